@@ -1,0 +1,1 @@
+"""The first-order motion model (Siarohin et al., NeurIPS 2019) as a host."""

@@ -1,0 +1,1 @@
+"""Where frames come from: procedural heads, or folders of clips."""

@@ -1,0 +1,1 @@
+"""Numbers that were really measured, each with the command that made it."""

@@ -1,0 +1,1 @@
+"""memcomp: a learned facial memory for talking-head generators."""

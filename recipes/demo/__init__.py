@@ -1,0 +1,1 @@
+"""Small recipes for two CPU cores, on procedural heads."""
