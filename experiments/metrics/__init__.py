@@ -1,1 +1,1 @@
-"""Image metrics, one idea a file."""
+"""Image metrics, one idea a file; `README.md` beside them has the formulas."""
