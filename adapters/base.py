@@ -1,0 +1,303 @@
+"""What a host generator is to the rest of the project: keypoints, outputs, the host contract, the registry."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from memcomp.compensation import MemoryCompensation
+    from memcomp.taps import KeypointTap, Tap
+
+MEMORY = "memory_compensation"  # the name under which a memory is registered on a generator
+ENTRY_POINTS = "memcomp.hosts"  # other packages register their hosts in this entry-point group
+
+
+@dataclass(frozen=True)
+class Keypoints:
+    """Keypoints of an image, with the local affine motion around each if the host estimates one.
+
+    Attributes:
+        value: (B, K, 2), (x, y) in [-1, 1]; ±1 are the centres of the border pixels.
+        jacobian: (B, K, 2, 2) or None; rows are the output's x and y.
+
+    ``kp["value"]`` and ``"jacobian" in kp`` work as well, so modules written for dicts of keypoints accept these.
+    """
+
+    value: Tensor
+    jacobian: Tensor | None = None
+
+    @classmethod
+    def of(cls, keypoints: Keypoints | Mapping[str, Tensor]) -> Keypoints:
+        """The same keypoints as `Keypoints`, from a dict with "value" and perhaps "jacobian"."""
+        if isinstance(keypoints, cls):
+            return keypoints
+        return cls(keypoints["value"], keypoints.get("jacobian"))
+
+    def detach(self) -> Keypoints:
+        """The same numbers without their history."""
+        return Keypoints(self.value.detach(), None if self.jacobian is None else self.jacobian.detach())
+
+    def __getitem__(self, key: str) -> Tensor:
+        if key not in self:
+            raise KeyError(key)
+        return getattr(self, key)
+
+    def __contains__(self, key: object) -> bool:
+        return key == "value" or (key == "jacobian" and self.jacobian is not None)
+
+
+@dataclass(frozen=True)
+class HostOutput:
+    """What a host makes of one source image and one driving pose. h, w: size of its dense-motion network.
+
+    Attributes:
+        prediction: (B, 3, H, W) in [0, 1].
+        deformed: (B, 3, H, W), the source image warped by the flow alone.
+        deformation: (B, h, w, 2), for every output place the (x, y) in [-1, 1] of the source to look at.
+        occlusion_map: (B, 1, h, w) in [0, 1], 1 = visible in the source; None if the host estimates none.
+        mask: (B, K + 1, h, w), weights of the K local motions and of the still background (first); sums to 1.
+        sparse_deformed: (B, K + 1, 3, h, w), the source warped by each of these motions.
+        kp_source, kp_driving: the keypoints the host was given.
+    """
+
+    prediction: Tensor
+    deformed: Tensor
+    deformation: Tensor
+    occlusion_map: Tensor | None
+    mask: Tensor
+    sparse_deformed: Tensor
+    kp_source: Keypoints
+    kp_driving: Keypoints
+
+
+class Host(nn.Module, ABC):
+    """A talking-head generator with its keypoint detector: the contract that training and evaluation rely on.
+
+    Images are (B, 3, H, W), RGB, in [0, 1]. Fresh weights come from torch's global generator (`torch.manual_seed`).
+    """
+
+    name: ClassVar[str]
+    loss_names: ClassVar[tuple[str, ...]] = ()  # what `loss_terms` can be asked for
+    optional_sections: ClassVar[frozenset[str]] = frozenset({"discriminator"})  # `load_upstream` does without them
+
+    def __init__(self, model: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.model: dict[str, Any] = dict(model)
+        self._frozen = False
+
+    @abstractmethod
+    def sections(self) -> dict[str, nn.Module]:
+        """Upstream's checkpoint section names → our submodules with the same state-dict keys."""
+
+    @abstractmethod
+    def keypoints(self, image: Tensor) -> Keypoints:
+        """Keypoints of images (B, 3, H, W)."""
+
+    @abstractmethod
+    def generate(self, source: Tensor, kp_source: Keypoints, kp_driving: Keypoints) -> HostOutput:
+        """The source images (B, 3, H, W) in the driving pose."""
+
+    def forward(self, source: Tensor, driving: Tensor) -> HostOutput:
+        """The source images in the pose of the driving images, both (B, 3, H, W)."""
+        return self.generate(source, self.keypoints(source), self.keypoints(driving))
+
+    @abstractmethod
+    def taps(self) -> tuple[list[Tap], KeypointTap]:
+        """Where warped features and source keypoints pass, in modules named below ``sections()["generator"]``."""
+
+    @abstractmethod
+    def transfer_motion(
+        self,
+        kp_source: Keypoints,
+        kp_driving: Keypoints,
+        kp_driving_initial: Keypoints,
+        *,
+        relative: bool = True,
+        adapt_scale: bool = True,
+    ) -> Keypoints:
+        """Keypoints that move the source as the driving head moved since its initial frame."""
+
+    def loss_terms(
+        self,
+        output: HostOutput,
+        source: Tensor,
+        driving: Tensor,
+        names: Iterable[str],
+        *,
+        generator: torch.Generator,
+        transform_params: Mapping[str, Any],
+    ) -> dict[str, Tensor]:
+        """The host's own loss terms, unweighted, one scalar for each of `names` (see `loss_names`).
+
+        All random draws come from `generator`, a CPU generator. `transform_params` describes the random warp
+        of the equivariance terms (see `memcomp.adapters.losses.RandomTransform.draw`).
+        """
+        raise NotImplementedError(f"the host {self.name!r} has no loss terms of its own")
+
+    def discriminator_loss(self, output: HostOutput, driving: Tensor) -> Tensor:
+        """What the discriminator minimises, on the detached prediction; a scalar."""
+        raise NotImplementedError(f"the host {self.name!r} has no discriminator")
+
+    @property
+    def memory(self) -> MemoryCompensation | None:
+        """The memory attached to this host, if any."""
+        for module in self.modules():
+            if MEMORY in module._modules:
+                return module._modules[MEMORY]  # type: ignore[return-value]
+        return None
+
+    def host_modules(self) -> list[nn.Module]:
+        """All modules except those of an attached memory."""
+        return [module for name, module in self.named_modules() if MEMORY not in name.split(".")]
+
+    def freeze(self) -> None:
+        """No gradients for the host and eval mode that survives `.train()`; an attached memory still trains.
+
+        Parameters and buffers of the host (batch-norm statistics too) then stay bit-identical. It may be called
+        before or after a memory is attached. Switch modes by `host.train()`, not on a part of the host.
+        """
+        self._frozen = True
+        for name, parameter in self.named_parameters():
+            if MEMORY not in name.split("."):
+                parameter.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Host:
+        """Set the mode of the host and its memory; a frozen host stays in eval mode, its memory follows `mode`."""
+        super().train(mode)
+        if self._frozen:
+            for module in self.host_modules():
+                module.training = False
+        return self
+
+    def optimizer_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Section name → its parameters that need gradients (an attached memory's are the generator's).
+
+        Sections without such parameters are left out, so that each value makes a valid optimiser.
+        """
+        groups = {
+            name: [parameter for parameter in module.parameters() if parameter.requires_grad]
+            for name, module in self.sections().items()
+        }
+        return {name: parameters for name, parameters in groups.items() if parameters}
+
+    def load_upstream(self, sections: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Load the sections of an upstream checkpoint. Nothing is changed unless everything fits.
+
+        ``module.`` prefixes are stripped; sections that are not ours (optimisers, epoch) are ignored, and so are
+        the keys of a memory while one is attached.
+
+        Raises:
+            ValueError: a section is missing, or keys are missing, unexpected or of another shape; all are named.
+        """
+        ours = self.sections()
+        absent = [name for name in ours if name not in sections and name not in self.optional_sections]
+        if absent:
+            raise ValueError(f"upstream checkpoint has no section {', '.join(absent)}; it has {', '.join(sections)}")
+        problems: list[str] = []
+        states: dict[str, dict[str, Tensor]] = {}
+        for name, module in ours.items():
+            if name in sections:
+                states[name], found = _match_state(name, module, sections[name])
+                problems += found
+        if problems:
+            raise ValueError(f"upstream checkpoint does not fit the host {self.name!r}:\n  " + "\n  ".join(problems))
+        for name, state in states.items():
+            ours[name].load_state_dict(state, strict=False)
+
+
+def _match_state(section: str, module: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The entries of `state` to load into `module`, and one line for each that does not fit."""
+    attached = any(MEMORY in child._modules for child in module.modules())
+    expected = {key: value for key, value in module.state_dict().items() if MEMORY not in key.split(".")}
+    given = {key.removeprefix("module."): value for key, value in state.items()}
+    if attached:
+        given = {key: value for key, value in given.items() if MEMORY not in key.split(".")}
+    problems = [f"missing key {section}.{key}" for key in expected if key not in given]
+    problems += [f"unexpected key {section}.{key}" for key in given if key not in expected]
+    problems += [
+        f"{section}.{key} has shape {tuple(given[key].shape)}, expected {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in given and given[key].shape != value.shape
+    ]
+    return given, problems
+
+
+def checked_params(
+    where: str, given: Any, constructor: Callable[..., Any], *, supplied: Iterable[str] = (), also: Iterable[str] = ()
+) -> dict[str, Any]:
+    """`given` as keyword arguments of `constructor`, checked against its signature.
+
+    Args:
+        where: name of this section in error messages.
+        given: the mapping to check.
+        constructor: whose parameters are the known keys; those without default are required.
+        supplied: parameters that the caller adds, unknown here.
+        also: keys that are allowed besides.
+
+    Raises:
+        ValueError: not a mapping, or a key is unknown or missing; it is named with the nearest right one.
+    """
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{where}: expected a mapping of parameters, got {given!r}")
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(constructor).parameters.items()
+        if name not in set(supplied) and name != "self"
+    }
+    known = [*parameters, *also]
+    for key in given:
+        if key not in known:
+            raise ValueError(f"{where}.{key}: unknown key{_nearest(str(key), known)}; known: {', '.join(known)}")
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in given:
+            raise ValueError(f"{where}.{name}: this key is missing; given: {', '.join(map(str, given)) or 'nothing'}")
+    return dict(given)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+_HOSTS: dict[str, type[Host]] = {}
+H = TypeVar("H", bound=type[Host])
+
+
+def register_host(host: H) -> H:
+    """Make a `Host` subclass known to `create_host` under its `name`; usable as a class decorator."""
+    _HOSTS[host.name] = host
+    return host
+
+
+def list_hosts() -> list[str]:
+    """Names of all hosts: ours and those that installed packages register in the group ``memcomp.hosts``."""
+    return sorted({*_HOSTS, *(point.name for point in entry_points(group=ENTRY_POINTS))})
+
+
+def create_host(name: str, model: Mapping[str, Any]) -> Host:
+    """A host with fresh weights.
+
+    Args:
+        name: one of `list_hosts()`.
+        model: the `model_params` of an upstream YAML file.
+
+    Raises:
+        ValueError: unknown host, or an unknown or missing key in `model`.
+    """
+    if name not in _HOSTS:
+        for point in entry_points(group=ENTRY_POINTS, name=name):
+            _HOSTS[name] = point.load()
+    if name not in _HOSTS:
+        known = list_hosts()
+        raise ValueError(f"unknown host {name!r}{_nearest(name, known)}; known hosts: {', '.join(known)}")
+    return _HOSTS[name](model)

@@ -1,0 +1,101 @@
+"""FOMM's occlusion-aware generator (Siarohin et al., 2019, §3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from memcomp.adapters.base import HostOutput, Keypoints
+from memcomp.adapters.blocks import DownBlock, ResBlock, SameBlock, UpBlock, warp
+from memcomp.adapters.fomm.motion import DenseMotionNetwork
+
+
+class OcclusionAwareGenerator(nn.Module):
+    """Encodes the source, warps the features by the dense motion, dims what is occluded, decodes.
+
+    Args:
+        num_channels: channels of the image.
+        num_kp: number K of keypoints.
+        block_expansion, max_features: level i has min(max_features, block_expansion · 2^i) channels.
+        num_down_blocks: levels below the image's size.
+        num_bottleneck_blocks: residual blocks at the lowest level.
+        dense_motion_params: further arguments of `DenseMotionNetwork`.
+        estimate_occlusion_map: let the dense motion predict occlusion.
+        align_corners: of `grid_sample` (see `memcomp.adapters.fomm.FOMM`).
+    """
+
+    def __init__(
+        self,
+        num_channels: int,
+        num_kp: int,
+        block_expansion: int,
+        max_features: int,
+        num_down_blocks: int,
+        num_bottleneck_blocks: int,
+        dense_motion_params: Mapping[str, Any],
+        estimate_occlusion_map: bool = False,
+        align_corners: bool = False,
+    ) -> None:
+        super().__init__()
+        self.dense_motion_network = DenseMotionNetwork(
+            num_kp=num_kp,
+            num_channels=num_channels,
+            estimate_occlusion_map=estimate_occlusion_map,
+            align_corners=align_corners,
+            **dense_motion_params,
+        )
+        widths = [min(max_features, block_expansion * 2**level) for level in range(num_down_blocks + 1)]
+        pairs = list(pairwise(widths))
+        self.first = SameBlock(num_channels, widths[0], kernel_size=7)
+        self.down_blocks = nn.ModuleList(DownBlock(fine, coarse) for fine, coarse in pairs)
+        self.up_blocks = nn.ModuleList(UpBlock(coarse, fine) for fine, coarse in reversed(pairs))
+        self.bottleneck = nn.Sequential()
+        for index in range(num_bottleneck_blocks):
+            self.bottleneck.add_module(f"r{index}", ResBlock(widths[-1]))
+        self.final = nn.Conv2d(widths[0], num_channels, 7, padding=3)
+        self.num_channels = num_channels
+        self.align_corners = align_corners
+
+    def deform_input(self, inp: Tensor, deformation: Tensor) -> Tensor:
+        """Warp (B, C, H, W) by a flow (B, h, w, 2) of any size, which is resized to H × W first."""
+        if deformation.shape[1:3] != inp.shape[2:]:
+            flow = F.interpolate(deformation.permute(0, 3, 1, 2), size=inp.shape[2:], mode="bilinear")
+            deformation = flow.permute(0, 2, 3, 1)
+        return warp(inp, deformation, align_corners=self.align_corners)
+
+    def forward(
+        self,
+        source_image: Tensor,
+        kp_driving: Keypoints | Mapping[str, Tensor],
+        kp_source: Keypoints | Mapping[str, Tensor],
+    ) -> HostOutput:
+        """Source images (B, C, H, W) and the keypoints of both images → the source in the driving pose."""
+        kp_driving, kp_source = Keypoints.of(kp_driving), Keypoints.of(kp_source)
+        out = self.first(source_image)
+        for block in self.down_blocks:
+            out = block(out)  # at the end (B, C', H / 2^n, W / 2^n)
+        motion = self.dense_motion_network(source_image=source_image, kp_driving=kp_driving, kp_source=kp_source)
+        out = self.deform_input(out, motion.deformation)
+        if motion.occlusion_map is not None:
+            visible = motion.occlusion_map
+            if visible.shape[2:] != out.shape[2:]:
+                visible = F.interpolate(visible, size=out.shape[2:], mode="bilinear")
+            out = out * visible
+        out = self.bottleneck(out)
+        for block in self.up_blocks:
+            out = block(out)
+        return HostOutput(
+            prediction=torch.sigmoid(self.final(out)),
+            deformed=self.deform_input(source_image, motion.deformation),
+            deformation=motion.deformation,
+            occlusion_map=motion.occlusion_map,
+            mask=motion.mask,
+            sparse_deformed=motion.sparse_deformed,
+            kp_source=kp_source,
+            kp_driving=kp_driving,
+        )

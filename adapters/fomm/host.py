@@ -1,0 +1,114 @@
+"""FOMM as a host: the networks put together, their sections, taps and loss terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor, nn
+
+from memcomp.adapters.base import Host, HostOutput, Keypoints, checked_params, register_host
+from memcomp.adapters.fomm.discriminator import MultiScaleDiscriminator
+from memcomp.adapters.fomm.generator import OcclusionAwareGenerator
+from memcomp.adapters.fomm.keypoints import KeypointDetector
+from memcomp.adapters.fomm.motion import DenseMotionNetwork
+from memcomp.adapters.transfer import transfer_motion
+
+if TYPE_CHECKING:
+    from memcomp.taps import KeypointTap, Tap
+
+
+def _common(num_kp: int, num_channels: int = 3, estimate_jacobian: bool = False) -> None:
+    """The signature of ``common_params``."""
+
+
+@register_host
+class FOMM(Host):
+    """The first-order motion model.
+
+    Args:
+        model: upstream's `model_params`: ``common_params``, ``kp_detector_params``, ``generator_params`` (with
+            ``dense_motion_params``) and, unless the host is to have no discriminator, ``discriminator_params``;
+            besides, our ``align_corners`` (default False).
+
+    ``align_corners`` is that of every `grid_sample`: the source warped by each local motion, the features and the
+    image warped by the flow, and the frame of the equivariance terms. Upstream passes nothing, which is False on
+    current torch but was True on torch < 1.3, with which the first checkpoints were trained: give True for those.
+    Coordinates put ±1 at the centres of the border pixels in either case, and the resizing of flow and occlusion
+    map was and is done with False.
+
+    Raises:
+        ValueError: an unknown or a missing key in `model`.
+    """
+
+    name: ClassVar[str] = "fomm"
+
+    def __init__(self, model: Mapping[str, Any]) -> None:
+        super().__init__(model)
+        sections = checked_params("model", model, _model)
+        common = checked_params("model.common_params", sections["common_params"], _common)
+        shared = {"num_kp": common["num_kp"], "num_channels": common.get("num_channels", 3)}
+        given = ("num_kp", "num_channels", "estimate_jacobian", "align_corners", "estimate_occlusion_map")
+        detector = checked_params(
+            "model.kp_detector_params", sections["kp_detector_params"], KeypointDetector, supplied=given
+        )
+        generator = checked_params(
+            "model.generator_params", sections["generator_params"], OcclusionAwareGenerator, supplied=given[:4]
+        )
+        where = "model.generator_params.dense_motion_params"
+        checked_params(where, generator["dense_motion_params"], DenseMotionNetwork, supplied=given)
+        align_corners = bool(sections.get("align_corners", False))
+        jacobian = common.get("estimate_jacobian", False)
+        self.kp_detector = KeypointDetector(**shared, estimate_jacobian=jacobian, **detector)
+        self.generator = OcclusionAwareGenerator(**shared, align_corners=align_corners, **generator)
+        self.discriminator: MultiScaleDiscriminator | None = None
+        if sections.get("discriminator_params") is not None:
+            discriminator = checked_params(
+                "model.discriminator_params",
+                sections["discriminator_params"],
+                MultiScaleDiscriminator,
+                supplied=given,
+            )
+            self.discriminator = MultiScaleDiscriminator(**shared, **discriminator)
+
+    def sections(self) -> dict[str, nn.Module]:
+        """``generator`` (with the dense motion inside), ``kp_detector`` and, if the host has one, ``discriminator``."""
+        sections: dict[str, nn.Module] = {"generator": self.generator, "kp_detector": self.kp_detector}
+        return sections if self.discriminator is None else sections | {"discriminator": self.discriminator}
+
+    def keypoints(self, image: Tensor) -> Keypoints:
+        """Keypoints, with Jacobians if estimated, of images (B, 3, H, W)."""
+        return self.kp_detector(image)
+
+    def generate(self, source: Tensor, kp_source: Keypoints, kp_driving: Keypoints) -> HostOutput:
+        """The source images (B, 3, H, W) in the driving pose."""
+        return self.generator(source, kp_source=kp_source, kp_driving=kp_driving)
+
+    def transfer_motion(
+        self,
+        kp_source: Keypoints,
+        kp_driving: Keypoints,
+        kp_driving_initial: Keypoints,
+        *,
+        relative: bool = True,
+        adapt_scale: bool = True,
+    ) -> Keypoints:
+        """See `memcomp.adapters.transfer.transfer_motion`."""
+        return transfer_motion(kp_source, kp_driving, kp_driving_initial, relative=relative, adapt_scale=adapt_scale)
+
+    def taps(self) -> tuple[list[Tap], KeypointTap]:
+        """The inputs of the bottleneck, of each further decoder block and of the last convolution."""
+        from memcomp.taps import KeypointTap, Tap
+
+        decoder = [f"up_blocks.{index}" for index in range(1, len(self.generator.up_blocks))]
+        return [Tap(name) for name in ("bottleneck", *decoder, "final")], KeypointTap("dense_motion_network")
+
+
+def _model(
+    common_params: Mapping[str, Any],
+    kp_detector_params: Mapping[str, Any],
+    generator_params: Mapping[str, Any],
+    discriminator_params: Mapping[str, Any] | None = None,
+    align_corners: bool = False,
+) -> None:
+    """The signature of `model`."""
