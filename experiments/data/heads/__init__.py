@@ -1,0 +1,1 @@
+"""Procedural talking heads: seeded identities, smooth clips, exact landmarks, depth, labels and disocclusion."""
