@@ -38,7 +38,7 @@ class Keypoints:
     @classmethod
     def of(cls, keypoints: Keypoints | Mapping[str, Tensor]) -> Keypoints:
         """The same keypoints as `Keypoints`, from a dict with "value" and perhaps "jacobian"."""
-        if isinstance(keypoints, cls):
+        if isinstance(keypoints, Keypoints):
             return keypoints
         return cls(keypoints["value"], keypoints.get("jacobian"))
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
+from memcomp.adapters import losses
 from memcomp.adapters.base import Host, HostOutput, Keypoints, checked_params, register_host
-from memcomp.adapters.fomm.discriminator import MultiScaleDiscriminator
+from memcomp.adapters.fomm.discriminator import Judgement, MultiScaleDiscriminator
 from memcomp.adapters.fomm.generator import OcclusionAwareGenerator
 from memcomp.adapters.fomm.keypoints import KeypointDetector
 from memcomp.adapters.fomm.motion import DenseMotionNetwork
@@ -42,6 +44,13 @@ class FOMM(Host):
     """
 
     name: ClassVar[str] = "fomm"
+    loss_names: ClassVar[tuple[str, ...]] = (
+        "equivariance_value",
+        "equivariance_jacobian",
+        "keypoint_distance",
+        "generator_gan",
+        "feature_matching",
+    )
 
     def __init__(self, model: Mapping[str, Any]) -> None:
         super().__init__(model)
@@ -95,6 +104,62 @@ class FOMM(Host):
     ) -> Keypoints:
         """See `memcomp.adapters.transfer.transfer_motion`."""
         return transfer_motion(kp_source, kp_driving, kp_driving_initial, relative=relative, adapt_scale=adapt_scale)
+
+    def loss_terms(
+        self,
+        output: HostOutput,
+        source: Tensor,
+        driving: Tensor,
+        names: Iterable[str],
+        *,
+        generator: torch.Generator,
+        transform_params: Mapping[str, Any],
+    ) -> dict[str, Tensor]:
+        """The terms of `loss_names` that are named, unweighted.
+
+        ``equivariance_value`` and ``equivariance_jacobian`` share one random warp of the driving frame, drawn from
+        `generator` with `transform_params` (``sigma_affine``, ``sigma_tps``, ``points_tps``); ``keypoint_distance``
+        sums source and driving; ``generator_gan`` and ``feature_matching`` judge prediction and driving frame, given
+        the detached driving keypoints. They leave gradients in the discriminator: zero these before its own step.
+
+        Raises:
+            ValueError: an unknown name, a host without discriminator or without Jacobians for a term that needs them.
+        """
+        names = list(names)
+        for name in names:
+            if name not in self.loss_names:
+                raise ValueError(f"the host {self.name!r} has no loss {name!r}; it has {', '.join(self.loss_names)}")
+        terms: dict[str, Tensor] = {}
+        if any(name.startswith("equivariance") for name in names):
+            transform = losses.RandomTransform.draw(driving, generator, **transform_params)
+            moved = self.keypoints(transform.warp_frame(driving, align_corners=self.generator.align_corners))
+            if "equivariance_value" in names:
+                terms["equivariance_value"] = losses.equivariance_value(output.kp_driving, moved, transform)
+            if "equivariance_jacobian" in names:
+                terms["equivariance_jacobian"] = losses.equivariance_jacobian(output.kp_driving, moved, transform)
+        if "keypoint_distance" in names:
+            terms["keypoint_distance"] = losses.keypoint_distance(output.kp_source) + losses.keypoint_distance(
+                output.kp_driving
+            )
+        if "generator_gan" in names or "feature_matching" in names:
+            kp = output.kp_driving.detach()
+            fake = self._judge(output.prediction, kp)
+            if "generator_gan" in names:
+                terms["generator_gan"] = losses.gan_generator(fake.predictions)
+            if "feature_matching" in names:
+                terms["feature_matching"] = losses.feature_matching(self._judge(driving, kp).features, fake.features)
+        return terms
+
+    def discriminator_loss(self, output: HostOutput, driving: Tensor) -> Tensor:
+        """Least squares on the driving frame (real) and the detached prediction (fake)."""
+        kp = output.kp_driving.detach()
+        fake = self._judge(output.prediction.detach(), kp)
+        return losses.gan_discriminator(self._judge(driving, kp).predictions, fake.predictions)
+
+    def _judge(self, image: Tensor, kp: Keypoints) -> Judgement:
+        if self.discriminator is None:
+            raise ValueError("the host has no discriminator: its model lacks discriminator_params")
+        return self.discriminator(image, kp)
 
     def taps(self) -> tuple[list[Tap], KeypointTap]:
         """The inputs of the bottleneck, of each further decoder block and of the last convolution."""
