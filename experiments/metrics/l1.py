@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+
 from memcomp.experiments.metrics.pixels import as_images, mean_over
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
+
 from memcomp.experiments.metrics.l1 import l1
 from memcomp.experiments.metrics.psnr import psnr
 from memcomp.experiments.metrics.ssim import inner, ssim

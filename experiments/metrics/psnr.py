@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+
 from memcomp.experiments.metrics.pixels import as_images, mean_over
 
 

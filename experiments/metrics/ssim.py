@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from memcomp.experiments.metrics.pixels import as_images, mean_over
 from skimage.metrics import structural_similarity
+
+from memcomp.experiments.metrics.pixels import as_images, mean_over
 
 WINDOW = 7  # uniform window of 7×7 pixels, scikit-image's default and the one the published evaluation used
 BORDER = WINDOW // 2  # pixels whose window leaves the image are not counted

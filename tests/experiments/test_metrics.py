@@ -5,12 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
 from memcomp.experiments.metrics.aggregate import mean, paired_difference
 from memcomp.experiments.metrics.l1 import l1
 from memcomp.experiments.metrics.protocols import MINIMUM_PIXELS, measure
 from memcomp.experiments.metrics.psnr import psnr
 from memcomp.experiments.metrics.ssim import ssim
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 
 @pytest.fixture
