@@ -10,8 +10,7 @@ from memcomp.experiments.data.heads.identity import Identity
 from memcomp.experiments.data.heads.loft import smoothstep
 from memcomp.experiments.data.heads.shading import Samples, Scene, edge, over, rgb
 
-IRIS = 0.062  # radius, head units
-BALL = 0.115  # radius of the eyeball, head units
+IRIS = 0.064  # radius, head units
 
 
 def lid_curves(who: Identity, outward: Tensor, blink: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,7 +36,7 @@ def opening(who: Identity, x: Tensor, y: Tensor, blink: Tensor) -> Tensor:
 def paint_eyes(scene: Scene, s: Samples, skin: Tensor, diffuse: Tensor) -> tuple[Tensor, Tensor]:
     """Samples around the eyes, their skin colour and light (3, M) → colour (3, M), whether the ball is seen (M,)."""
     who, poses = scene.who, scene.poses
-    x, y, z = s.rest
+    x, y, _ = s.rest
     outward, height = x.abs() - who.eye_x, y - EYE_Y
     blink = poses.blink[s.frame]
     soft = s.footprint
@@ -45,20 +44,9 @@ def paint_eyes(scene: Scene, s: Samples, skin: Tensor, diffuse: Tensor) -> tuple
     inside = torch.minimum(upper - height, height - lower)
     span = edge(who.eye_width - outward.abs(), 0.010 + soft)
     seen = edge(inside, 0.009 + soft) * span
-    # the ball: the ray from the camera through the opening meets a sphere whose front touches the face
-    centre = torch.stack([x.sign() * who.eye_x, torch.full_like(x, EYE_Y), torch.full_like(x, 0.0)])
-    surface = torch.where(inside > -0.05, z, z.amax())
-    centre[2] = surface.mean() - BALL * 0.9
-    camera = scene.camera[s.frame].T
-    ray = torch.nn.functional.normalize(s.rest - camera, dim=0)
-    to_centre = centre - s.rest
-    along = (ray * to_centre).sum(0)
-    miss = (to_centre * to_centre).sum(0) - along * along
-    hit = along - (BALL**2 - miss).clamp(min=0).sqrt()
-    on_ball = (ray * hit - to_centre) / BALL  # unit where the ray hits
-    look_x, look_y = 0.42 * poses.gaze_x[s.frame], 0.30 * poses.gaze_y[s.frame]
-    dx = (on_ball[0] - look_x) * BALL
-    dy = (on_ball[1] - look_y - 0.03) * BALL
+    # the ball turns behind the opening: the centre of the iris moves with the gaze
+    dx = x - x.sign() * who.eye_x - 0.050 * poses.gaze_x[s.frame]
+    dy = height - 0.004 - 0.026 * poses.gaze_y[s.frame]
     radius = (dx * dx + dy * dy).sqrt()
     w = 0.010 + soft
     veins = 0.80 + 0.20 * smoothstep(outward.abs() / who.eye_width, 1.0, 0.35)

@@ -107,11 +107,11 @@ def _features(p: Tensor, who: Identity) -> Tensor:
     # nose: a ridge that grows from the bridge to the tip, a ball and two wings
     base, top = nose_base(who), EYE_Y + 0.10
     along = ((top - y) / (top - base)).clamp(0, 1.4)
-    grow = 0.045 + 0.185 * along**1.25
+    grow = 0.045 + 0.150 * along**1.2
     ending = smoothstep(y, base - 0.035, base + 0.075) * smoothstep(y, top + 0.14, top - 0.08)
     width = who.nose_width * (0.070 + 0.050 * along**2)
     ridge_nose = grow * ending * torch.exp(-((side / width) ** 2.5))
-    tip = bump(x, y, (0.0, base + 0.075), (0.075 * who.nose_width, 0.062)) * 0.055
+    tip = bump(x, y, (0.0, base + 0.075), (0.085 * who.nose_width, 0.070)) * 0.060
     wings = bump(side, y, (0.098 * who.nose_width, base + 0.050), (0.050 * who.nose_width, 0.048)) * 0.078
     nose = (ridge_nose + tip) * who.nose_height + wings
     out[..., 2] = front * (ridge + socket + lids + muzzle + chin + sulcus + lips + nose + 0.9 * cheek + hollow)
@@ -165,6 +165,6 @@ def build_face(who: Identity, detail: float = 1.0) -> Face:
     pocket = torch.arange(1, MOUTH_ROWS + 1) / (MOUTH_ROWS + 1)
     upper_lip, lower_lip = moves[:, seam, None], moves[:, seam + MOUTH_ROWS + 1, None]
     inside = upper_lip + (lower_lip - upper_lip) * pocket[:, None, None]
-    inside[0, ..., 2] -= 0.16 * opening * (1 - (2 * pocket[:, None] - 1) ** 2) ** 0.5
+    inside[0, ..., 2] -= 0.26 * opening * (1 - (2 * pocket[:, None] - 1) ** 2) ** 0.5
     moves[:, seam + 1 : seam + MOUTH_ROWS + 1] = inside
     return Face(rest, moves, theta, seam, opening)

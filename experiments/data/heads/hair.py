@@ -17,7 +17,10 @@ def _strand_light(scene: Scene, s: Samples, strands: Tensor, shade: Tensor) -> T
     across = half @ s.normal
     band = torch.exp(-(((across - 0.93) / 0.10) ** 2)) * (1 + 1.2 * strands)
     base = rgb(who.hair)
-    return base * ((1 + 0.42 * strands) * shade) * diffuse + (base * 0.55 + 0.05) * 0.55 * band.clamp(min=0)
+    bright = 0.2126 * who.hair[0] + 0.7152 * who.hair[1] + 0.0722 * who.hair[2]
+    contrast = 0.42 - 0.22 * bright  # fair hair is more even
+    sheen = (base * 0.45 + 0.05) * (0.50 - 0.28 * bright)
+    return base * ((1 + contrast * strands) * shade) * diffuse + sheen * band.clamp(min=0)
 
 
 def paint_cap(scene: Scene, s: Samples) -> tuple[Tensor, Tensor]:
@@ -41,11 +44,13 @@ def paint_cap(scene: Scene, s: Samples) -> tuple[Tensor, Tensor]:
         medium = torch.sin(4.7 * f * wave + p[4] + 1.5 * coarse) * fade(s.footprint, 1.3 / f)
         fine = torch.sin(11.0 * f * wave + p[5]) * fade(s.footprint, 0.55 / f)
         strands = 0.22 * coarse + 0.28 * medium + 0.22 * fine
-    shade = 0.72 + 0.28 * smoothstep(s.aux, 0.0, 0.05)
+    shade = 0.80 + 0.20 * smoothstep(s.aux, 0.0, 0.05)
     colour = _strand_light(scene, s, strands, shade)
-    if who.hairstyle == "buzz":
-        skin = rgb(who.skin) * light(scene, s.normal, wrap=(0.42, 0.3, 0.26), gloss=0.0, shine=1)[0]
-        colour = over(colour, 0.42 - 0.3 * smoothstep(s.aux, 0.0, 0.016), skin)
+    # the scalp shines through where the hair is thin: at the hairline, between strands
+    thin = 0.016 if who.hairstyle == "buzz" else 0.022
+    scalp = smoothstep(s.aux + 0.02 * strands, thin, 0.0) * 0.85 + (0.12 if who.hairstyle == "buzz" else 0.0)
+    skin = rgb(who.skin) * light(scene, s.normal, wrap=(0.42, 0.28, 0.24), gloss=0.0, shine=1)[0]
+    colour = over(colour, scalp.clamp(0, 0.9), skin)
     return colour, torch.full_like(s.frame, int(Label.HAIR))
 
 
@@ -60,14 +65,9 @@ def paint_curtain(scene: Scene, s: Samples) -> tuple[Tensor, Tensor]:
     medium = torch.sin(4.7 * f * turn + p[4] + coarse) * fade(s.footprint, 0.95 / f)
     fine = torch.sin(11.0 * f * turn + p[5]) * fade(s.footprint, 0.4 / f)
     strands = 0.22 * coarse + 0.28 * medium + 0.22 * fine
-    inner = smoothstep(s.normal[2] * 0 + _faces_head(s), 0.05, -0.05)
+    inner = smoothstep(s.normal[2], 0.05, -0.05)  # the sheet's inside, darker
     shade = (0.95 - 0.18 * s.aux) * (1 - 0.50 * inner)
     return _strand_light(scene, s, strands, shade), torch.full_like(s.frame, int(Label.HAIR))
-
-
-def _faces_head(s: Samples) -> Tensor:
-    """Positive where the outside of a sheet is seen."""
-    return s.normal[2]
 
 
 def paint_torso(scene: Scene, s: Samples) -> tuple[Tensor, Tensor]:
@@ -86,7 +86,7 @@ def paint_torso(scene: Scene, s: Samples) -> tuple[Tensor, Tensor]:
     hem = edge(0.028 - (below - 0.035).abs(), 0.012 + soft)
     cloth = over(cloth, 0.55 * hem, rgb(who.cloth) * 0.55)
     worn = edge(below, 0.012 + soft)
-    albedo = over(rgb(who.skin) * 0.94, worn, cloth) if False else over((rgb(who.skin) * 0.94).expand(3, len(x)), worn, cloth)
+    albedo = over((rgb(who.skin) * 0.94).expand(3, len(x)), worn, cloth)
     diffuse, highlight = light(scene, s.normal, wrap=(0.35, 0.32, 0.30), gloss=0.02, shine=10)
     label = torch.where(worn > 0.5, int(Label.CLOTH), int(Label.SKIN))
     return albedo * diffuse + highlight, label

@@ -67,7 +67,6 @@ class Posed:
 
     points: Tensor  # (T, V, 3)
     normals: Tensor  # (T, V, 3) unit
-    camera: Tensor  # (T, 3) the camera in head axes and units
 
     @property
     def screen(self) -> Tensor:
@@ -166,9 +165,7 @@ def pose_mesh(mesh: Mesh, who: Identity, poses: Poses) -> Posed:
     with_head = points @ turn_head.transpose(1, 2) * scale + at_head
     with_body = points @ turn_body.transpose(1, 2) * scale + at_body
     turned = normals @ turn_head.transpose(1, 2) * weight + normals @ turn_body.transpose(1, 2) * (1 - weight)
-    camera = (torch.tensor([0.0, 0.0, CAMERA]) - at_head) / scale @ turn_head
     return Posed(
         points=with_body + (with_head - with_body) * weight,
         normals=torch.nn.functional.normalize(turned, dim=-1),
-        camera=camera[:, 0],
     )

@@ -63,8 +63,8 @@ def hair_edge(who: Identity, theta: Tensor) -> Tensor:
     line = (who.hair_line + 0.02, who.hair_line + 0.03, who.hair_line - 0.02)
     heights = [line[k] if h is None else h for k, h in enumerate(_EDGES[who.hairstyle])]
     edge = interpolate(torch.tensor(_EDGE_AT), torch.tensor(heights), degrees.abs())
-    wave = torch.sin(11 * theta + who.noise[0]) + 0.7 * torch.sin(23 * theta + who.noise[1])
-    rough = 0.014 if who.hairstyle in ("fringe", "bob", "swept", "short") else 0.006
+    wave = torch.sin(7 * theta + who.noise[0]) + 0.7 * torch.sin(19 * theta + who.noise[1])
+    rough = 0.010 if who.hairstyle in ("fringe", "bob", "swept") else 0.006
     return edge + rough * wave * (theta.abs() < 1.1)
 
 
@@ -158,7 +158,7 @@ def neck(who: Identity) -> list[Piece]:
     )
     at = ring_positions([5, 6, 5, 4], 1.0)
     points = sweep(catmull_rom(rings, at), angles(40))
-    weight = smoothstep(points[..., 1], -1.40, -0.62)
+    weight = smoothstep(points[..., 1], -1.25, -0.60)
     return [Piece(points, True, weight, torch.zeros_like(weight))]
 
 
@@ -167,7 +167,9 @@ def torso(who: Identity) -> list[Piece]:
     s, n = who.shoulder_width, 0.43 * who.neck_width
     rings = torch.tensor(
         [
-            (-1.00, -0.70, n * 0.90, 0.06, -0.70),
+            (-0.98, -0.68, -0.20, -0.50, -0.10),
+            (-0.98, -0.68, 0.00, -0.30, -0.30),
+            (-1.02, -0.72, n * 0.86, 0.04, -0.68),
             (-1.16, -0.84, n * 1.10, 0.10, -0.76),
             (-1.30, -0.98, n * 1.60, 0.16, -0.80),
             (-1.40, -1.12, 0.96 * s, 0.22, -0.84),
@@ -178,7 +180,7 @@ def torso(who: Identity) -> list[Piece]:
             (-3.20, -3.10, 1.50 * s, 0.46, -0.90),
         ]
     )
-    at = ring_positions([4, 4, 4, 4, 4, 4], 1.0)
+    at = ring_positions([2, 3, 4, 4, 4, 4, 4, 4], 1.0)
     return [_rigid(sweep(catmull_rom(rings, at), angles(48), square=0.03), True, weight=0.0)]
 
 
@@ -212,7 +214,7 @@ def glasses(who: Identity) -> list[Piece]:
         return 0.80 - 0.30 * x**2
 
     rims = [
-        _tube(torch.stack([s * centre_x + lens_x, centre_y + lens_y, bend(s * centre_x + lens_x)], 1), 0.017, True)
+        _tube(torch.stack([s * centre_x + lens_x, centre_y + lens_y, bend(s * centre_x + lens_x)], 1), 0.019, True)
         for s in (-1.0, 1.0)
     ]
     across = torch.linspace(-1, 1, 7) * (centre_x - r)

@@ -98,7 +98,7 @@ def _render(mesh: Mesh, who: Identity, poses: Poses, size: int, behind: Tensor) 
     sample_part = torch.cat([part[one, 0], part[many, many_sub]])
     footprint = torch.cat([spread[one].clamp(max=3 * pixel_size), torch.full((len(many),), pixel_size * 0.6)])
     normal = points[:, 3:6]
-    colour, sample_label = _paint(Scene(who, poses, posed.camera), points, normal, owner // pixels, footprint, sample_part)
+    colour, sample_label = _paint(Scene(who, poses), points, normal, owner // pixels, footprint, sample_part)
 
     depth.scatter_reduce_(0, owner, points[:, 7], "amin")
     share = torch.cat([torch.ones(len(one)), torch.full((len(many),), 0.25)])

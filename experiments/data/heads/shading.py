@@ -47,7 +47,6 @@ class Scene:
 
     who: Identity
     poses: Poses
-    camera: Tensor  # (T, 3) in head axes and units
 
 
 def rgb(colour: Colour) -> Tensor:

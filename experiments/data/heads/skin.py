@@ -64,8 +64,7 @@ def _beard(who: Identity, x: Tensor, y: Tensor, z: Tensor, footprint: Tensor) ->
     p = who.noise
     # upper border: from the sideburn down the cheek to the corner of the mouth
     cheek = my + 0.10 + 0.55 * (side - who.mouth_width).clamp(min=0) ** 1.3
-    ragged = 0.012 * torch.sin(31 * side + 17 * z + p[0])
-    cover = smoothstep(cheek + ragged - y, -0.03, 0.07) * smoothstep(z, -0.12, -0.02)
+    cover = smoothstep(cheek - y, -0.06, 0.11) * smoothstep(z, -0.12, -0.02)
     cover = cover * smoothstep(y, -1.0, -0.93).clamp(min=0.75)
     patch = bump(side, y, (0.0, my - 0.10), (0.055, 0.03))
     bare = (smoothstep(side, 0.21, 0.15) * smoothstep(y, my - 0.09, my - 0.03))  # around the mouth
@@ -109,6 +108,7 @@ def paint_head(scene: Scene, s: Samples) -> tuple[Tensor, Tensor]:
     thickness = who.brow_thickness * (1 - 0.45 * smoothstep(outward, -0.02, 0.17)) * smoothstep(outward, 0.215, 0.12)
     inside = smoothstep(outward, -0.185, -0.125)
     fine = torch.sin(120 * side - 95 * y + p[3]) * 0.14 * fade(soft, 0.045)
+    inside = inside * smoothstep(outward, 0.215, 0.150)
     brow = edge(thickness - bow.abs(), 0.020 + soft) * inside * front * (0.88 + fine)
     albedo = over(albedo, brow.clamp(0, 1), rgb(who.brow_colour))
     # --- lips
