@@ -1,1 +1,9 @@
 """Procedural talking heads: seeded identities, smooth clips, exact landmarks, depth, labels and disocclusion."""
+
+from memcomp.experiments.data.heads.identity import Identity
+from memcomp.experiments.data.heads.pose import Poses
+from memcomp.experiments.data.heads.render import RENDERER_VERSION, Frames, render
+from memcomp.experiments.data.heads.shading import Label
+from memcomp.experiments.data.heads.visibility import Landmarks, disocclusion, landmarks
+
+__all__ = ["RENDERER_VERSION", "Frames", "Identity", "Label", "Landmarks", "Poses", "disocclusion", "landmarks", "render"]

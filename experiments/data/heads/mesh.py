@@ -79,6 +79,16 @@ class Posed:
         return CAMERA - self.points[..., 2]
 
 
+def mesh_detail(size: int) -> float:
+    """Resolution of the mesh for a picture of this size: small pictures need fewer triangles."""
+    return 0.6 if size <= 80 else 0.8 if size <= 160 else 1.0
+
+
+def two_sided(mesh: Mesh) -> Tensor:
+    """(N,) bool: triangles seen from both sides."""
+    return mesh.part == int(Part.CURTAIN)
+
+
 @lru_cache(maxsize=32)
 def build(who: Identity, detail: float = 1.0) -> Mesh:
     """The mesh of this person; `detail` scales its resolution."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from memcomp.experiments.data.heads.background import background
 from memcomp.experiments.data.heads.hair import paint_cap, paint_curtain, paint_glasses, paint_torso
 from memcomp.experiments.data.heads.identity import Identity
-from memcomp.experiments.data.heads.mesh import Mesh, Part, Posed, build, pose_mesh
+from memcomp.experiments.data.heads.mesh import Mesh, Part, build, mesh_detail, pose_mesh, two_sided
 from memcomp.experiments.data.heads.pose import Poses
 from memcomp.experiments.data.heads.raster import barycentric, pixel_centres, rasterise
 from memcomp.experiments.data.heads.shading import Label, Samples, Scene
@@ -39,16 +39,6 @@ class Frames:
     image: Tensor  # (T, 3, H, W) RGB in [0, 1]
     depth: Tensor  # (T, 1, H, W) distance along the camera's axis in half pictures, inf where only background is seen
     label: Tensor  # (T, 1, H, W) uint8, Label
-
-
-def mesh_detail(size: int) -> float:
-    """Resolution of the mesh for a picture of this size: small pictures need fewer triangles."""
-    return 0.6 if size <= 80 else 0.8 if size <= 160 else 1.0
-
-
-def two_sided(mesh: Mesh) -> Tensor:
-    """(N,) bool: triangles seen from both sides."""
-    return mesh.part == int(Part.CURTAIN)
 
 
 @torch.no_grad()

@@ -1,0 +1,131 @@
+"""What a frame shows of a person's material points: landmarks with visibility, and disocclusion between two frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import max_pool2d, pad
+
+from memcomp.experiments.data.heads.anchors import UPPER_LIDS, landmark_anchors
+from memcomp.experiments.data.heads.eyes import opening
+from memcomp.experiments.data.heads.face import EYE_Y
+from memcomp.experiments.data.heads.identity import Identity
+from memcomp.experiments.data.heads.mesh import CAMERA, Mesh, Part, Posed, build, mesh_detail, pose_mesh, two_sided
+from memcomp.experiments.data.heads.pose import Poses
+from memcomp.experiments.data.heads.raster import barycentric, pixel_centres, rasterise
+from memcomp.experiments.data.heads.skin import mouth_gap
+
+TOLERANCE = 0.02  # half pictures: a point this far behind the seen surface still counts as seen
+GRAZING = -0.05  # cosine below which a surface is turned away from the camera
+
+
+@dataclass(frozen=True)
+class View:
+    """What T frames show: the seen triangle and depth at every pixel centre."""
+
+    triangle: Tensor  # (T, H, W) int64, -1: background
+    depth: Tensor  # (T, H, W) half pictures, inf: background
+
+    @classmethod
+    def of(cls, mesh: Mesh, posed: Posed, size: int) -> View:
+        """Rasterise at size × size, one sample per pixel."""
+        screen, closeness = posed.screen, 1 / posed.depth
+        triangle = rasterise(screen, closeness, mesh.triangles, two_sided(mesh), size)
+        frame, row, column = (triangle >= 0).nonzero(as_tuple=True)
+        at = pixel_centres(size)[row, column]
+        weight, vertex = barycentric(screen, closeness, mesh.triangles, frame, triangle[frame, row, column], at)
+        depth = torch.full(triangle.shape, torch.inf)
+        depth[frame, row, column] = (posed.depth[frame[:, None], vertex] * weight).sum(1)
+        return cls(triangle, depth)
+
+    def sees(self, frame: Tensor, point: Tensor, normal: Tensor) -> Tensor:
+        """Whether each frame (M,) shows points (M, 3) in half pictures with unit normals (M, 3) → (M,) bool.
+
+        The farthest depth of the 3 × 3 pixels around counts, so that a slope is not taken for an obstacle.
+        """
+        size = self.depth.shape[-1]
+        farthest = max_pool2d(self.depth[:, None], 3, stride=1, padding=1)[:, 0]
+        depth = CAMERA - point[:, 2]
+        screen = point[:, :2] * (CAMERA / depth)[:, None] * torch.tensor([1.0, -1.0])
+        column, row = ((screen + 1) * (size / 2)).floor().long().unbind(1)
+        framed = (row >= 0) & (row < size) & (column >= 0) & (column < size)
+        nearest = farthest[frame, row.clamp(0, size - 1), column.clamp(0, size - 1)]
+        to_camera = torch.nn.functional.normalize(torch.tensor([0.0, 0.0, CAMERA]) - point, dim=1)
+        return framed & (depth <= nearest + TOLERANCE) & ((normal * to_camera).sum(1) > GRAZING)
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """68 landmarks in T frames, iBUG order."""
+
+    points: Tensor  # (T, 68, 2) picture coordinates in [-1, 1], x right, y down; outside it when out of the picture
+    visible: Tensor  # (T, 68) bool: inside the picture and not hidden
+    depth: Tensor  # (T, 68) half pictures
+
+
+@torch.no_grad()
+def landmarks(who: Identity, poses: Poses, size: int = 256) -> Landmarks:
+    """Exact landmarks of every frame; `size` is the resolution at which visibility is decided."""
+    mesh = build(who, mesh_detail(size))
+    posed = pose_mesh(mesh, who, poses)
+    eyes_open, eyes_closed = landmark_anchors(who, mesh_detail(size))
+    points, normals = eyes_open.on(posed.points), eyes_open.on(posed.normals)
+    lids = list(UPPER_LIDS)
+    points[:, lids] = torch.lerp(points[:, lids], eyes_closed.on(posed.points)[:, lids], poses.blink[:, None, None])
+    depth = CAMERA - points[..., 2]
+    frame = torch.arange(len(poses))[:, None].expand(-1, points.shape[1])
+    visible = View.of(mesh, posed, size).sees(frame.flatten(), points.flatten(0, 1), normals.flatten(0, 1))
+    screen = points[..., :2] * (CAMERA / depth)[..., None] * torch.tensor([1.0, -1.0])
+    return Landmarks(screen, visible.view(frame.shape), depth)
+
+
+@torch.no_grad()
+def disocclusion(who: Identity, source: Poses, driving: Poses, size: int) -> Tensor:
+    """Pixels of the driving frames showing a point of the person that the source frame hides → (T, 1, H, W) bool.
+
+    Every pixel is followed through the mesh to the same material point in the source frame, with that frame's jaw,
+    smile and brows. Also marked: the inside of the mouth that the source's lips cover, eyeball behind the source's
+    lids, and lids that the source's open eyes fold away. The background is never marked. `source` has T frames or one.
+    """
+    if len(source) not in (1, len(driving)):
+        raise ValueError(f"source has {len(source)} frames, expected 1 or the driving's {len(driving)}")
+    if len(source) != len(driving):
+        source = source[torch.zeros(len(driving), dtype=torch.long)]
+    mesh = build(who, mesh_detail(size))
+    before, after = pose_mesh(mesh, who, source), pose_mesh(mesh, who, driving)
+    seen = View.of(mesh, after, size).triangle
+    frame, row, column = (seen >= 0).nonzero(as_tuple=True)
+    triangle = seen[frame, row, column]
+    weight, vertex = barycentric(
+        after.screen, 1 / after.depth, mesh.triangles, frame, triangle, pixel_centres(size)[row, column]
+    )
+
+    def material(values: Tensor) -> Tensor:
+        """Vertex values (T, V, F) → values at the seen points (M, F)."""
+        return (values[frame[:, None], vertex] * weight[..., None]).sum(1)
+
+    normal = material(before.normals)
+    part = mesh.part[triangle]
+    any_side = (part == int(Part.CURTAIN)) | (part == int(Part.POCKET))
+    normal[any_side] = torch.tensor([0.0, 0.0, 1.0])
+    visible = View.of(mesh, before, size).sees(frame, material(before.points), normal)
+
+    x, y, z = (mesh.rest[vertex] * weight[..., None]).sum(1).unbind(1)
+    aux = (mesh.aux[vertex] * weight).sum(1)
+    from_upper_lip = aux * mouth_gap(who, x, driving.mouth[frame])
+    covered = (part == int(Part.POCKET)) & (from_upper_lip >= mouth_gap(who, x, source.mouth[frame]))
+    near_eye = (part == int(Part.HEAD)) & (z > 0.2) & ((y - EYE_Y).abs() < 0.14)
+    was_open = opening(who, x, y, source.blink[frame]) > 0
+    is_open = opening(who, x, y, driving.blink[frame]) > 0
+    hidden = ~visible | covered | (near_eye & (was_open != is_open))
+    mask = torch.zeros(len(driving), 1, size, size)
+    mask[frame, 0, row, column] = hidden.float()
+    return _opened(mask) > 0.5
+
+
+def _opened(mask: Tensor) -> Tensor:
+    """Morphological opening by 2 × 2 pixels: contours one pixel wide and lone pixels go, every other region stays."""
+    eroded = -max_pool2d(-mask, 2, stride=1)
+    return max_pool2d(pad(eroded, (1, 1, 1, 1)), 2, stride=1)
