@@ -10,67 +10,90 @@ import torch
 from torch import Tensor
 
 
-def rasterise(screen: Tensor, closeness: Tensor, triangles: Tensor, two_sided: Tensor, size: int) -> Tensor:
-    """Seen triangles (T, size, size), int64, -1 where there is none.
+def rasterise(
+    screen: Tensor, closeness: Tensor, triangles: Tensor, two_sided: Tensor, size: int
+) -> tuple[Tensor, Tensor]:
+    """Seen triangle (T, size, size), int64, and its closeness there, float32; without one: N and 0.
 
     screen: (T, V, 2) in [-1, 1], x right, y down; closeness: (T, V) 1 / depth > 0; triangles: (N, 3), counter-clockwise
     towards the camera; two_sided: (N,) bool, the others are seen from their front only.
     """
-    frames = len(screen)
+    frames, number = len(screen), len(triangles)
     pixels = (screen + 1) * (size / 2) - 0.5  # pixel centres are integers
-    corner = pixels[:, triangles]  # (T, N, 3, 2)
-    x, y = corner[..., 0], corner[..., 1]
-    low_x, high_x = x.amin(-1).ceil().clamp_(min=0), x.amax(-1).floor().clamp_(max=size - 1)
-    low_y, high_y = y.amin(-1).ceil().clamp_(min=0), y.amax(-1).floor().clamp_(max=size - 1)
-    area = (x[..., 2] - x[..., 0]) * (y[..., 1] - y[..., 0]) - (x[..., 1] - x[..., 0]) * (y[..., 2] - y[..., 0])
-    seen = (high_x >= low_x) & (high_y >= low_y) & ((area > 1e-6) | (two_sided & (area < -1e-6)))
-    frame, triangle = seen.nonzero(as_tuple=True)
+    corners = triangles.T.contiguous()
+    px, py = pixels.unbind(-1)
+    x = [px.index_select(1, c).view(-1) for c in corners]  # three of (T * N,)
+    y = [py.index_select(1, c).view(-1) for c in corners]
+    low_x, high_x = _span(x, size)
+    low_y, high_y = _span(y, size)
+    area = (x[2] - x[0]) * (y[1] - y[0]) - (x[1] - x[0]) * (y[2] - y[0])
+    facing = (area > 1e-6) | (two_sided.repeat(frames) & (area < -1e-6))
+    seen = ((high_x >= low_x) & (high_y >= low_y) & facing).nonzero()[:, 0]
 
-    x, y, area = x[seen], y[seen], area[seen]
-    low_x, low_y = low_x[seen], low_y[seen]
-    width = (high_x[seen] - low_x).long() + 1
-    count = width * ((high_y[seen] - low_y).long() + 1)
-    near = closeness[frame[:, None], triangles[triangle]]
-    # edge functions and closeness are affine in the pixel: value = a x + b y + c, one row per triangle
-    nx, ny = x.roll(-1, 1), y.roll(-1, 1)
-    mx, my = x.roll(-2, 1), y.roll(-2, 1)
-    a = (my - ny) / area[:, None]
-    b = (nx - mx) / area[:, None]
-    c = (mx * ny - nx * my) / area[:, None]
-    plane = torch.stack([a, b, c], 1)  # (S, 3 coefficients, 3 corners)
-    depth_plane = (plane * near[:, None]).sum(-1)  # (S, 3)
+    x, y = [v[seen] for v in x], [v[seen] for v in y]
+    low_x, low_y, inverse = low_x[seen], low_y[seen], 1 / area[seen]
+    across = high_x[seen] - low_x + 1
+    count = (across * (high_y[seen] - low_y + 1)).long()
+    triangle = seen.remainder(number)
+    frame = torch.div(seen, number, rounding_mode="floor")
+    near = [closeness.view(-1)[frame * closeness.shape[1] + c[triangle]] for c in corners]
+    # barycentric weights of corner 0 and 1 are affine in the pixel; from the box's first pixel on: w + a i + b j
+    planes = [across, low_x, low_y]
+    for k, m in ((1, 2), (2, 0)):
+        a, b = (y[m] - y[k]) * inverse, (x[k] - x[m]) * inverse
+        planes += [a, b, (low_x - x[k]) * a + (low_y - y[k]) * b]
+    planes += [near[2], near[0] - near[2], near[1] - near[2]]
+    table = torch.stack(planes, 1)  # (S, 12)
 
-    which = torch.repeat_interleave(torch.arange(len(count)), count)
+    which = torch.repeat_interleave(count)  # candidate → triangle
     first = count.cumsum(0) - count
-    local = torch.arange(len(which)) - first[which]
-    across = width[which]
-    row = torch.div(local, across, rounding_mode="floor")
-    px = low_x[which] + (local - row * across)
-    py = low_y[which] + row
-    p = plane[which]
-    edges = p[:, 0] * px[:, None] + p[:, 1] * py[:, None] + p[:, 2]
-    inside = (edges.amin(1) >= -1e-5).nonzero()[:, 0]
-    which, px, py = which[inside], px[inside], py[inside]
-    d = depth_plane[which]
-    close = d[:, 0] * px + d[:, 1] * py + d[:, 2]
+    local = (torch.arange(len(which)) - first[which]).float()
+    across, _, _, a0, b0, w0, a1, b1, w1, *_ = table.index_select(0, which).unbind(1)
+    j = ((local + 0.5) / across).floor_()
+    i = local - j * across
+    w0 = w0 + a0 * i + b0 * j
+    w1 = w1 + a1 * i + b1 * j
+    inside = ((torch.minimum(w0, w1) >= -1e-5) & (w0 + w1 <= 1 + 1e-5)).nonzero()[:, 0]
+    which, w0, w1 = which[inside], w0[inside], w1[inside]
+    chosen = table.index_select(0, which)
+    close = chosen[:, 9] + w0 * chosen[:, 10] + w1 * chosen[:, 11]
+    column, row = (chosen[:, 1] + i[inside]).long(), (chosen[:, 2] + j[inside]).long()
     # positive floats order like their bits
     key = (close.view(torch.int32).long() << 32) | triangle[which]
-    pixel = (frame[which] * size + py.long()) * size + px.long()
-    buffer = torch.full((frames * size * size,), -1, dtype=torch.int64)
-    buffer.scatter_reduce_(0, pixel, key, "amax")
-    return torch.where(buffer < 0, buffer, buffer & 0xFFFFFFFF).view(frames, size, size)
+    buffer = torch.full((frames * size * size,), number, dtype=torch.int64)
+    buffer.scatter_reduce_(0, (frame[which] * size + row) * size + column, key, "amax")
+    shape = (frames, size, size)
+    return (buffer & 0xFFFFFFFF).view(shape), (buffer >> 32).to(torch.int32).view(torch.float32).view(shape)
 
 
-def barycentric(
-    screen: Tensor, closeness: Tensor, triangles: Tensor, frame: Tensor, triangle: Tensor, at: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Perspective-correct weights (M, 3) and corner vertices (M, 3) of picture points `at` (M, 2) on given triangles."""
-    vertex = triangles[triangle]
-    corner = screen[frame[:, None], vertex] - at[:, None]  # (M, 3, 2)
-    x, y = corner.unbind(-1)
-    weight = x.roll(-1, 1) * y.roll(-2, 1) - x.roll(-2, 1) * y.roll(-1, 1)
-    weight = weight * closeness[frame[:, None], vertex]
-    return weight / weight.sum(1, keepdim=True), vertex
+def _span(corner: list[Tensor], size: int) -> tuple[Tensor, Tensor]:
+    """First and last pixel centre between three corner coordinates, inside the picture."""
+    low = torch.minimum(torch.minimum(corner[0], corner[1]), corner[2]).ceil_().clamp_(min=0)
+    high = torch.maximum(torch.maximum(corner[0], corner[1]), corner[2]).floor_().clamp_(max=size - 1)
+    return low, high
+
+
+def gather(table: Tensor, triangles: Tensor, frame: Tensor, triangle: Tensor, at: Tensor) -> Tensor:
+    """Vertex values interpolated, perspective-correct, at picture points.
+
+    table: (T, V, 3 + F): screen x, y, closeness and F values of every vertex; triangles: (N, 3); frame, triangle: (M,);
+    at: (M, 2) picture points → (M, F).
+    """
+    flat = table.view(-1, table.shape[-1])
+    offset = frame * table.shape[1]
+    vertex = triangles.index_select(0, triangle).unbind(1)
+    corner = [flat.index_select(0, offset + v) for v in vertex]
+    x = [c[:, 0] - at[:, 0] for c in corner]
+    y = [c[:, 1] - at[:, 1] for c in corner]
+    weight = [(x[k - 2] * y[k - 1] - x[k - 1] * y[k - 2]) * corner[k][:, 2] for k in range(3)]
+    total = weight[0] + weight[1] + weight[2]
+    return sum(c[:, 3:] * (w / total)[:, None] for c, w in zip(corner, weight, strict=True))  # type: ignore[return-value]
+
+
+def vertex_table(screen: Tensor, closeness: Tensor, *values: Tensor) -> Tensor:
+    """The table that `gather` reads: screen (T, V, 2), closeness (T, V), values (T or 1, V, F) → (T, V, 3 + sum of F)."""
+    frames = len(screen)
+    return torch.cat([screen, closeness[..., None], *(v.expand(frames, -1, -1) for v in values)], -1)
 
 
 def pixel_centres(size: int) -> Tensor:

@@ -13,12 +13,13 @@ from memcomp.experiments.data.heads.hair import paint_cap, paint_curtain, paint_
 from memcomp.experiments.data.heads.identity import Identity
 from memcomp.experiments.data.heads.mesh import Mesh, Part, build, mesh_detail, pose_mesh, two_sided
 from memcomp.experiments.data.heads.pose import Poses
-from memcomp.experiments.data.heads.raster import barycentric, pixel_centres, rasterise
+from memcomp.experiments.data.heads.raster import gather, pixel_centres, rasterise, vertex_table
 from memcomp.experiments.data.heads.shading import Label, Samples, Scene
 from memcomp.experiments.data.heads.skin import paint_ear, paint_head, paint_neck, paint_pocket
 
 RENDERER_VERSION = 1  # raise it whenever a pixel of any picture may change
 CHUNK_SAMPLES = 2**18  # sub-pixels rendered at a time: keeps temporaries in the cache
+STEEP = 2.0  # depth step across a pixel, in pixels, above which its sub-pixels are painted one by one
 
 PAINT: dict[Part, Callable[[Scene, Samples], tuple[Tensor, Tensor]]] = {
     Part.HEAD: paint_head,
@@ -52,68 +53,64 @@ def render(who: Identity, poses: Poses, size: int) -> Frames:
 
 
 def _render(mesh: Mesh, who: Identity, poses: Poses, size: int, behind: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    frames, pixels = len(poses), size * size
+    """One chunk: visibility at 2 × 2 sub-pixels; where they see one smooth piece of one part, it is painted once."""
+    frames, pixels, nothing = len(poses), size * size, len(mesh.triangles)
     posed = pose_mesh(mesh, who, poses)
     screen, closeness = posed.screen, 1 / posed.depth
-    seen = rasterise(screen, closeness, mesh.triangles, two_sided(mesh), 2 * size)
-    # (T * pixels, 4 sub-pixels)
-    seen = seen.view(frames, size, 2, size, 2).permute(0, 1, 3, 2, 4).reshape(-1, 4)
-    part = torch.where(seen < 0, -1, mesh.part[seen.clamp(min=0)])
-    label = torch.zeros(frames * pixels, dtype=torch.uint8)
-    depth = torch.full((frames * pixels,), torch.inf)
-    image = behind.repeat(1, frames)
+    seen, close = rasterise(screen, closeness, mesh.triangles, two_sided(mesh), 2 * size)
+    seen, close = _sub_pixels(seen, size), _sub_pixels(close, size)  # (T * pixels, 4)
+    part = torch.cat([mesh.part, mesh.part.new_tensor([-1])])[seen]
+    nearest, nearest_sub = close.max(1)
+    step = nearest - close.amin(1)  # closeness is 1 / depth: its steps are those of depth times closeness squared
+    smooth = step < STEEP * (2 / size) * nearest * nearest
+    same = (part == part[:, :1]).all(1)
+    one = (same & smooth & (part[:, 0] >= 0)).nonzero()[:, 0]
+    many, many_sub = (~(same & smooth)[:, None] & (part >= 0)).nonzero(as_tuple=True)
 
-    hit_pixel, hit_sub = (seen >= 0).nonzero(as_tuple=True)
-    sub_at = pixel_centres(2 * size).view(size, 2, size, 2, 2).permute(0, 2, 1, 3, 4).reshape(-1, 4, 2)
-    triangle = seen[hit_pixel, hit_sub]
-    frame = hit_pixel // pixels
-    weight, vertex = barycentric(
-        screen, closeness, mesh.triangles, frame, triangle, sub_at[hit_pixel % pixels, hit_sub]
-    )
-    table = torch.cat([mesh.rest.expand(frames, -1, -1), posed.normals, mesh.aux.expand(frames, -1)[..., None], posed.depth[..., None]], -1)
-    surface = (table[frame[:, None], vertex] * weight[..., None]).sum(1)  # (M, 8)
-
-    # pixels whose four sub-pixels see one smooth piece of one part are painted once, in their middle
-    full = torch.zeros(frames * pixels, 4, 8)
-    full[hit_pixel, hit_sub] = surface
-    rest = full[..., :3]
-    spread = (rest.amax(1) - rest.amin(1)).amax(1)
-    pixel_size = 2 / (size * who.size)
-    uniform = (part[:, 0] >= 0) & (part == part[:, :1]).all(1) & (spread < 4 * pixel_size)
-    mixed = ~uniform & (part >= 0).any(1)
-    one = uniform.nonzero()[:, 0]
-    many, many_sub = (mixed[:, None] & (part >= 0)).nonzero(as_tuple=True)
-    points = torch.cat([full[one].mean(1), full[many, many_sub]])
     owner = torch.cat([one, many])
-    sample_part = torch.cat([part[one, 0], part[many, many_sub]])
-    footprint = torch.cat([spread[one].clamp(max=3 * pixel_size), torch.full((len(many),), pixel_size * 0.6)])
-    normal = points[:, 3:6]
-    colour, sample_label = _paint(Scene(who, poses), points, normal, owner // pixels, footprint, sample_part)
+    frame = torch.div(owner, pixels, rounding_mode="floor")
+    triangle = torch.cat([seen[one, 0], seen[many, many_sub]])
+    centre = pixel_centres(size).view(-1, 2)
+    sub_centre = pixel_centres(2 * size).view(size, 2, size, 2, 2).transpose(1, 2).reshape(-1, 4, 2)
+    at = torch.cat([centre[one.remainder(pixels)], sub_centre[many.remainder(pixels), many_sub]])
+    table = vertex_table(screen, closeness, mesh.rest[None], posed.normals, mesh.aux[None, :, None])
+    surface = gather(table, mesh.triangles, frame, triangle, at)  # (M, 7): rest, normal, aux
+    pixel_size = torch.full((len(owner),), 1 / (size * who.size))  # half a pixel, head units
+    pixel_size[len(one) :] *= 0.6
+    kind = torch.cat([part[one, 0], part[many, many_sub]])
+    colour, found = _paint(Scene(who, poses), surface, frame, pixel_size, kind)
 
-    depth.scatter_reduce_(0, owner, points[:, 7], "amin")
-    share = torch.cat([torch.ones(len(one)), torch.full((len(many),), 0.25)])
+    share = torch.ones(len(owner))
+    share[len(one) :] = 0.25
     covered = torch.zeros(frames * pixels).index_add_(0, owner, share)
-    image = image * (1 - covered)
+    image = behind.repeat(1, frames) * (1 - covered)
     image.index_add_(1, owner, colour * share)
-    label[many] = sample_label[len(one) :]
-    label[one] = sample_label[: len(one)]
-    shape = (frames, 1, size, size)
+    label = torch.zeros(frames * pixels, dtype=torch.uint8)  # of the nearest sub-pixel
+    label[one] = found[: len(one)]
+    first = (many_sub == nearest_sub[many]).nonzero()[:, 0]
+    label[many[first]] = found[len(one) + first]
     image = image.view(3, frames, size, size).transpose(0, 1).clamp(0, 1)
-    return image.contiguous(), depth.view(shape), label.view(shape)
+    shape = (frames, 1, size, size)
+    return image.contiguous(), (1 / nearest).view(shape), label.view(shape)
 
 
-def _paint(
-    scene: Scene, points: Tensor, normal: Tensor, frame: Tensor, footprint: Tensor, part: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Paint every sample with the paint of its part → colour (3, M), label (M,) uint8."""
-    rows = points.T.contiguous()
-    normal = torch.nn.functional.normalize(rows[3:6], dim=0)
-    samples = Samples(rows[:3], normal, rows[6], frame, footprint)
+def _sub_pixels(values: Tensor, size: int) -> Tensor:
+    """(T, 2 size, 2 size) → (T * size * size, 4)"""
+    return values.view(-1, size, 2, size, 2).transpose(2, 3).reshape(-1, 4)
+
+
+def _paint(scene: Scene, surface: Tensor, frame: Tensor, pixel: Tensor, part: Tensor) -> tuple[Tensor, Tensor]:
+    """Paint M samples, each with the paint of its part → colour (3, M), label (M,) uint8."""
     colour = torch.empty(3, len(part))
     label = torch.empty(len(part), dtype=torch.uint8)
     for kind, paint in PAINT.items():
         index = (part == int(kind)).nonzero()[:, 0]
         if len(index):
-            colour[:, index], found = paint(scene, samples[index])
+            rows = surface.index_select(0, index).T.contiguous()
+            normal = rows[3:6]
+            normal = normal * (normal * normal).sum(0).clamp_(min=1e-12).rsqrt_()
+            footprint = pixel[index] / normal[2].clamp(min=0.2)  # a sample covers more of a surface seen at an angle
+            samples = Samples(rows[:3], normal, rows[6], frame[index], footprint)
+            colour[:, index], found = paint(scene, samples)
             label[index] = found.to(torch.uint8)
     return colour, label

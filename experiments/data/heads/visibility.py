@@ -14,7 +14,7 @@ from memcomp.experiments.data.heads.face import EYE_Y
 from memcomp.experiments.data.heads.identity import Identity
 from memcomp.experiments.data.heads.mesh import CAMERA, Mesh, Part, Posed, build, mesh_detail, pose_mesh, two_sided
 from memcomp.experiments.data.heads.pose import Poses
-from memcomp.experiments.data.heads.raster import barycentric, pixel_centres, rasterise
+from memcomp.experiments.data.heads.raster import gather, pixel_centres, rasterise, vertex_table
 from memcomp.experiments.data.heads.skin import mouth_gap
 
 TOLERANCE = 0.02  # half pictures: a point this far behind the seen surface still counts as seen
@@ -25,20 +25,14 @@ GRAZING = -0.05  # cosine below which a surface is turned away from the camera
 class View:
     """What T frames show: the seen triangle and depth at every pixel centre."""
 
-    triangle: Tensor  # (T, H, W) int64, -1: background
+    triangle: Tensor  # (T, H, W) int64, N: background
     depth: Tensor  # (T, H, W) half pictures, inf: background
 
     @classmethod
     def of(cls, mesh: Mesh, posed: Posed, size: int) -> View:
         """Rasterise at size × size, one sample per pixel."""
-        screen, closeness = posed.screen, 1 / posed.depth
-        triangle = rasterise(screen, closeness, mesh.triangles, two_sided(mesh), size)
-        frame, row, column = (triangle >= 0).nonzero(as_tuple=True)
-        at = pixel_centres(size)[row, column]
-        weight, vertex = barycentric(screen, closeness, mesh.triangles, frame, triangle[frame, row, column], at)
-        depth = torch.full(triangle.shape, torch.inf)
-        depth[frame, row, column] = (posed.depth[frame[:, None], vertex] * weight).sum(1)
-        return cls(triangle, depth)
+        triangle, close = rasterise(posed.screen, 1 / posed.depth, mesh.triangles, two_sided(mesh), size)
+        return cls(triangle, 1 / close)
 
     def sees(self, frame: Tensor, point: Tensor, normal: Tensor) -> Tensor:
         """Whether each frame (M,) shows points (M, 3) in half pictures with unit normals (M, 3) → (M,) bool.
@@ -96,24 +90,20 @@ def disocclusion(who: Identity, source: Poses, driving: Poses, size: int) -> Ten
     mesh = build(who, mesh_detail(size))
     before, after = pose_mesh(mesh, who, source), pose_mesh(mesh, who, driving)
     seen = View.of(mesh, after, size).triangle
-    frame, row, column = (seen >= 0).nonzero(as_tuple=True)
+    frame, row, column = (seen < len(mesh.triangles)).nonzero(as_tuple=True)
     triangle = seen[frame, row, column]
-    weight, vertex = barycentric(
-        after.screen, 1 / after.depth, mesh.triangles, frame, triangle, pixel_centres(size)[row, column]
+    # at every seen point: its place and normal in the source frame, its place at rest, aux
+    table = vertex_table(
+        after.screen, 1 / after.depth, before.points, before.normals, mesh.rest[None], mesh.aux[None, :, None]
     )
-
-    def material(values: Tensor) -> Tensor:
-        """Vertex values (T, V, F) → values at the seen points (M, F)."""
-        return (values[frame[:, None], vertex] * weight[..., None]).sum(1)
-
-    normal = material(before.normals)
+    found = gather(table, mesh.triangles, frame, triangle, pixel_centres(size)[row, column])
+    point, normal, rest, aux = found[:, :3], found[:, 3:6], found[:, 6:9], found[:, 9]
     part = mesh.part[triangle]
     any_side = (part == int(Part.CURTAIN)) | (part == int(Part.POCKET))
     normal[any_side] = torch.tensor([0.0, 0.0, 1.0])
-    visible = View.of(mesh, before, size).sees(frame, material(before.points), normal)
+    visible = View.of(mesh, before, size).sees(frame, point, normal)
 
-    x, y, z = (mesh.rest[vertex] * weight[..., None]).sum(1).unbind(1)
-    aux = (mesh.aux[vertex] * weight).sum(1)
+    x, y, z = rest.unbind(1)
     from_upper_lip = aux * mouth_gap(who, x, driving.mouth[frame])
     covered = (part == int(Part.POCKET)) & (from_upper_lip >= mouth_gap(who, x, source.mouth[frame]))
     near_eye = (part == int(Part.HEAD)) & (z > 0.2) & ((y - EYE_Y).abs() < 0.14)
