@@ -1,0 +1,125 @@
+"""The fixed network of the perceptual loss: any timm model, its weights from the hub, a package or a file."""
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from memcomp.experiments.errors import UserError
+
+
+class Features(nn.Module):
+    """Outputs of named submodules of a timm network; nothing behind the last of them is computed."""
+
+    def __init__(self, network: nn.Module, layers: Sequence[str] | None) -> None:
+        super().__init__()
+        self.network = network
+        self.layers = list(layers or [info["module"] for info in network.feature_info])
+        modules = dict(network.named_modules())
+        for layer in self.layers:
+            if layer not in modules:
+                known = ", ".join(info["module"] for info in network.feature_info)
+                raise UserError(f"loss.perceptual.layers: the backbone has no module {layer!r}; it has, say, {known}")
+            modules[layer].register_forward_hook(self._keep)
+        for module in modules.values():
+            if hasattr(module, "inplace"):  # a later layer must not overwrite what was kept
+                module.inplace = False
+        self._kept: list[Tensor] = []
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """(B, 3, H, W), normalised → one tensor for each layer, in the network's order."""
+        try:
+            self.network.forward_features(image)  # type: ignore[operator]
+        except _LastLayer:
+            pass
+        kept, self._kept = self._kept, []
+        return kept
+
+    def _keep(self, module: nn.Module, inputs: object, output: Tensor) -> None:
+        self._kept.append(output)
+        if len(self._kept) == len(self.layers):
+            raise _LastLayer
+
+
+class _LastLayer(Exception):
+    """Leaves a network's forward after the last layer that is wanted."""
+
+
+def load_backbone(name: str, weights: str) -> tuple[nn.Module, str]:
+    """A timm network with trained weights, and a description of both.
+
+    Args:
+        name: of any timm model.
+        weights: "hub" (downloaded once), "package:NAME" (an installed package that ships a .pth file) or a file.
+
+    Raises:
+        UserError: no such model, no network, no such package, or weights of another network.
+    """
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name[:5]}*")[:5]
+        raise UserError(f"loss.perceptual.backbone: timm has no model {name!r}; it has, say, {', '.join(near)}")
+    if weights == "hub":
+        return _from_hub(name)
+    if weights.startswith("package:"):
+        package = weights.removeprefix("package:")
+        try:
+            folder = Path(next(iter(import_module(package).__path__)))
+        except ModuleNotFoundError:
+            raise UserError(f"loss.perceptual.weights: the package {package!r} is not installed") from None
+        found = sorted([*folder.rglob("*.pth"), *folder.rglob("*.safetensors")])
+        if not found:
+            raise UserError(f"loss.perceptual.weights: the package {package!r} holds no .pth or .safetensors file")
+        file = found[0]
+    else:
+        file = Path(weights)
+    network = timm.create_model(name, pretrained=False)
+    state = _read_weights(file)
+    expected = network.state_dict()
+    if state.keys() != expected.keys():
+        state = _efficientnet_names(state, expected)
+    wrong = [key for key in expected if key not in state or state[key].shape != expected[key].shape]
+    wrong = [key for key in wrong if not key.startswith(("classifier", "fc", "head"))]  # the classifier is not used
+    if wrong:
+        raise UserError(
+            f"loss.perceptual.weights: {file} does not fit {name}; {wrong[0]} is missing or of another shape"
+        )
+    network.load_state_dict({key: state[key] for key in expected if key in state}, strict=False)
+    return network, f"{name} ({weights if weights.startswith('package:') else file.name})"
+
+
+def _from_hub(name: str) -> tuple[nn.Module, str]:
+    try:
+        network = timm.create_model(name, pretrained=True)
+    except Exception as error:  # each hub client reports a missing network in its own way
+        config = timm.get_pretrained_cfg(name)
+        where = f"https://huggingface.co/{config.hf_hub_id}" if config is not None and config.hf_hub_id else "its page"
+        raise UserError(
+            f"loss.perceptual: the weights of {name} could not be fetched ({type(error).__name__}); on a machine with "
+            f"a network download them from {where} and name the file in loss.perceptual.weights"
+        ) from None
+    config = network.pretrained_cfg
+    return network, f"{config['architecture']}.{config['tag']} (hub)"
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    if not file.is_file():
+        raise UserError(f"loss.perceptual.weights: expected 'hub', 'package:NAME' or a file, found no {file}")
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(file)
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file shows in many ways
+        raise UserError(f"loss.perceptual.weights: {file} cannot be read as weights ({error})") from None
+
+
+def _efficientnet_names(state: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The PyTorch EfficientNet port names layers otherwise than timm but lists them in the same order."""
+    shapes = [value.shape for value in expected.values()]
+    if [value.shape for value in state.values()] != shapes:
+        return state
+    return dict(zip(expected, state.values(), strict=True))

@@ -1,0 +1,214 @@
+"""One safetensors file holds a run: the host (memory included), the optimiser, the recipe and the step. No pickle.
+
+Keys: `model.<host state-dict key>` and, while training can go on, `optimizer.<section>.<parameter>.<state>`.
+Metadata: `format`, `recipe` (JSON), `step`, `info` (JSON; what the run found out, such as the resolved backbone).
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from memcomp.adapters import Host, create_host
+from memcomp.experiments.errors import UserError
+from memcomp.experiments.files import atomic_write, existing_file
+from memcomp.experiments.recipe import Recipe, recipe_from_dict
+
+FORMAT = "memcomp-run-1"
+DEMO_HOST = "demo"  # the name, as a path to a checkpoint, of the host that comes with the package
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A checkpoint, read.
+
+    Attributes:
+        recipe: what was trained.
+        tensors: "model.…" and "optimizer.…" → tensor, on the CPU.
+        step: optimiser steps done.
+        info: what else the run recorded, such as {"backbone": …}.
+    """
+
+    recipe: Recipe
+    tensors: dict[str, Tensor]
+    step: int
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def model(self) -> dict[str, Tensor]:
+        """The host's state dict."""
+        return {key.removeprefix("model."): value for key, value in self.tensors.items() if key.startswith("model.")}
+
+
+def save_run(
+    path: str | os.PathLike[str],
+    recipe: Recipe,
+    host: Host,
+    step: int,
+    *,
+    optimizer: Mapping[str, Tensor] | None = None,
+    info: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint; `path` holds the previous one until the new one is complete.
+
+    Args:
+        path: file to write.
+        recipe: the resolved recipe.
+        host: with its memory, if it has one.
+        step: optimiser steps done.
+        optimizer: "<section>.<parameter>.<state>" → tensor; left out, training cannot be resumed from the file.
+        info: anything JSON can hold.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    tensors = {f"model.{key}": value for key, value in host.state_dict().items()}
+    tensors |= {f"optimizer.{key}": value for key, value in (optimizer or {}).items()}
+    # copies: safetensors refuses tensors that share memory
+    tensors = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
+    metadata = {
+        "format": FORMAT,
+        "recipe": json.dumps(recipe.to_dict()),
+        "step": str(step),
+        "info": json.dumps(info or {}),
+    }
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+def load_run(path: str | os.PathLike[str]) -> RunState:
+    """Read a checkpoint.
+
+    Raises:
+        UserError: no such file, not a checkpoint of `memcomp train`, or weights that are not finite.
+    """
+    file = checkpoint_path(path)
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file}: expected a checkpoint of `memcomp train` (safetensors); {error}") from None
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"{file}: expected a checkpoint of format {FORMAT}, found {metadata.get('format', 'none')}")
+    for key, value in tensors.items():
+        if key.startswith("model.") and value.is_floating_point() and not bool(value.isfinite().all()):
+            raise UserError(
+                f"{file}: {key.removeprefix('model.')} is not finite; expected weights without NaN or infinity"
+            )
+    recipe = recipe_from_dict(json.loads(metadata["recipe"]), str(file))
+    return RunState(recipe, tensors, int(metadata["step"]), json.loads(metadata["info"]))
+
+
+def load_host(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> tuple[Host, Recipe]:
+    """The trained host of a checkpoint, its memory attached if it has one, in eval mode on `device`.
+
+    Raises:
+        UserError: as `load_run`, or the weights do not fit the recipe beside them.
+    """
+    run = load_run(path)
+    host = build_host(run.recipe)
+    load_weights(host, run.model(), str(path))
+    return host.to(device).eval(), run.recipe
+
+
+def build_host(recipe: Recipe) -> Host:
+    """A fresh host with the memory that the recipe names. The host's weights are the same with and without a memory.
+
+    Raises:
+        UserError: the host or its memory cannot be made as described.
+    """
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(recipe.seed)
+        try:
+            host = create_host(recipe.host.name, recipe.host.model)
+            if recipe.freeze_host:
+                host.freeze()
+            if recipe.memory is not None:
+                from memcomp.adapters.attach import attach
+
+                scales = None if recipe.memory.scales == "all" else recipe.memory.scales
+                attach(host, recipe.memory.compensation(), mode=recipe.memory.mode, scales=scales)  # type: ignore[arg-type]
+        except (ValueError, TypeError) as error:
+            raise UserError(f"host {recipe.host.name!r} of the recipe: {error}") from None
+    return host
+
+
+def load_weights(host: Host, weights: Mapping[str, Tensor], origin: str, *, partial_memory: bool = False) -> None:
+    """Load a state dict after checking it key by key.
+
+    Args:
+        host: with or without a memory.
+        weights: its state dict.
+        origin: the file, for errors.
+        partial_memory: the memory's keys may be missing on either side (a host trained alone gets a memory, or back).
+
+    Raises:
+        UserError: a key that is missing, unexpected or of another shape.
+    """
+    ours = host.state_dict()
+    given = dict(weights)
+    if partial_memory:
+        given = {key: value for key, value in given.items() if key in ours or not _of_memory(key)}
+    for key, value in given.items():
+        if key not in ours:
+            raise UserError(f"{origin}: unexpected {key}; the recipe's host {host.name!r} has no such weight")
+        if value.shape != ours[key].shape:
+            ours_shape = tuple(ours[key].shape)
+            raise UserError(f"{origin}: {key} has shape {tuple(value.shape)}, the recipe's host expects {ours_shape}")
+    missing = [key for key in ours if key not in given and not (partial_memory and _of_memory(key))]
+    if missing:
+        raise UserError(
+            f"{origin}: {missing[0]} is missing ({len(missing)} of {len(ours)} weights of the recipe's host)"
+        )
+    host.load_state_dict(given, strict=False)
+
+
+def initialise(host: Host, path: str) -> None:
+    """Start the host (and the memory, where both have one) from a checkpoint of ours or of upstream (.pth, .tar).
+
+    Raises:
+        UserError: no such file, or weights that do not fit.
+    """
+    if Path(path).suffix in (".pth", ".tar", ".pt"):
+        file = existing_file(path, "checkpoint")
+        try:
+            sections = torch.load(file, map_location="cpu", weights_only=True)
+            host.load_upstream({name: value for name, value in sections.items() if name in host.sections()})
+        except Exception as error:  # torch.load reports a damaged file by many kinds of exception
+            raise UserError(f"{file}: expected upstream's checkpoint; {error}") from None
+        return
+    load_weights(host, load_run(path).model(), path, partial_memory=True)
+
+
+def checkpoint_path(path: str | os.PathLike[str]) -> Path:
+    """The file that `path` names: a checkpoint, the folder of a run, or "demo" for the host of the package.
+
+    Raises:
+        UserError: there is none.
+    """
+    if os.fspath(path) == DEMO_HOST:
+        from memcomp.experiments.shipped import shipped_host
+
+        return shipped_host()
+    file = Path(path)
+    if file.is_dir():
+        found = next((file / name for name in RUN_FILES if (file / name).is_file()), None)
+        if found is None:
+            raise UserError(f"{file}: expected a run's folder with {' or '.join(RUN_FILES)}, found neither")
+        return found
+    return existing_file(file, "checkpoint")
+
+
+RUN_FILES = ("model.safetensors", "checkpoints/last.safetensors")
+
+
+def _of_memory(key: str) -> bool:
+    return "memory_compensation" in key.split(".")

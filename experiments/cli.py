@@ -1,0 +1,71 @@
+"""The `memcomp` command. Nothing but the standard library is imported until a subcommand is chosen."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from memcomp.experiments.errors import UserError
+
+# subcommand: (module with `add_arguments(parser)` and `run(args)`, one line of help)
+COMMANDS = {
+    "demo": ("memcomp.experiments.demo", "train a small host with and without the memory and compare the two"),
+    "train": ("memcomp.experiments.train", "train what a recipe describes"),
+    "evaluate": ("memcomp.experiments.evaluate", "measure a checkpoint on seeded pairs of unseen people"),
+    "animate": ("memcomp.experiments.animate", "move the face of a picture as a video moves"),
+    "heads": ("memcomp.experiments.data.heads_set", "draw procedural heads: a contact sheet, or clips to train on"),
+    "recipes": ("memcomp.experiments.recipe", "list the recipes, or print one"),
+    "speed": ("memcomp.experiments.speed.compensation", "time the memory against its plain equations"),
+}
+# modules that a base install (torch and safetensors) lacks, and the extra that brings them
+EXTRAS = {
+    "train": ("numpy", "yaml", "timm", "torchvision", "imageio", "av", "skimage", "tqdm", "matplotlib", "PIL"),
+    "faces": ("dlib", "_dlib_pybind11", "face_recognition_models"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns the exit code: 0 done, 2 wrong input, 130 interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser, subparsers = _parser()
+    try:
+        if arguments and arguments[0] in COMMANDS:  # only the chosen module is imported, even for --help
+            module = importlib.import_module(COMMANDS[arguments[0]][0])
+            module.add_arguments(subparsers[arguments[0]])
+        parsed = parser.parse_args(arguments)
+        module.run(parsed)
+    except UserError as error:
+        return _fail(str(error))
+    except ModuleNotFoundError as error:
+        extra = next((extra for extra, names in EXTRAS.items() if (error.name or "").split(".")[0] in names), None)
+        if extra is None:
+            raise
+        return _fail(f"`memcomp {arguments[0]}` needs {error.name}: pip install 'memcomp[{extra}]'")
+    except KeyboardInterrupt:
+        print("memcomp: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `memcomp recipes | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    parser = argparse.ArgumentParser(prog="memcomp", description="A learned facial memory for talking-head generators.")
+    parser.add_argument("--version", action="version", version=f"memcomp {version('memcomp')}")
+    commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
+    return parser, {
+        name: commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        for name, (_, text) in COMMANDS.items()
+    }
+
+
+def _fail(message: str) -> int:
+    print("memcomp: error: " + " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

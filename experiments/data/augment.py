@@ -1,0 +1,33 @@
+"""Augmentation of a pair of frames as the first-order model trains: swap, mirror, colour jitter; the same for both."""
+
+import torch
+from torch import Tensor
+from torchvision.transforms import functional
+
+from memcomp.experiments.recipe import AugmentSection
+
+
+def augment_pair(pair: Tensor, settings: AugmentSection, generator: torch.Generator) -> Tensor:
+    """Augment uint8 frames (2, 3, H, W): source, driving → the same shape and dtype.
+
+    Swapping comes first; only a pair that was not swapped may be mirrored. The colour factors are drawn once for
+    both frames and the order of the four operations is shuffled for each pair.
+    """
+    if _uniform(generator) < settings.time_flip:
+        pair = pair.flip(0)
+    elif _uniform(generator) < settings.mirror:
+        pair = pair.flip(-1)
+    for operation in torch.randperm(4, generator=generator).tolist():
+        name, strength = JITTER[operation], getattr(settings, JITTER[operation])
+        factor = strength * (2 * _uniform(generator) - 1)
+        if strength:
+            pair = _ADJUST[name](pair, factor if name == "hue" else max(0.0, 1 + factor))
+    return pair
+
+
+JITTER = ("brightness", "contrast", "saturation", "hue")
+_ADJUST = {name: getattr(functional, f"adjust_{name}") for name in JITTER}
+
+
+def _uniform(generator: torch.Generator) -> float:
+    return torch.rand((), generator=generator).item()

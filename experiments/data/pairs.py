@@ -1,0 +1,114 @@
+"""Training pairs: two frames of one person. Every draw of pair number i derives from (seed, i), so a run can be resumed
+at any step, with any number of worker processes, and sees what it would have seen."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from memcomp.experiments.data.augment import augment_pair
+from memcomp.experiments.errors import UserError
+from memcomp.experiments.recipe import AugmentSection
+
+
+class DamagedClip(UserError):
+    """A clip that cannot be read: named and skipped in training, an error everywhere else."""
+
+
+class ClipSource(Protocol):
+    """Clips grouped by person. `Clips` and `HeadClips` are ones."""
+
+    people: Sequence[Sequence[int]]  # person → numbers of the person's clips
+
+    def name(self, clip: int) -> str:
+        """The clip's name, for messages."""
+
+    def count(self, clip: int) -> int:
+        """Number of frames; may raise `DamagedClip`."""
+
+    def read(self, clip: int, frames: Sequence[int]) -> Tensor:
+        """uint8 (len(frames), 3, H, W); may raise `DamagedClip`."""
+
+
+class PairSet(Dataset[dict[str, object]]):
+    """Pair i → {"source": (3, H, W) float in [0, 1], "driving": the same, "skipped": names of damaged clips met}.
+
+    One epoch of `len(people) * repeats` pairs meets every person `repeats` times, in an order of its own. Of the person
+    one clip is drawn, of the clip two frames with replacement, the earlier one being the source.
+    """
+
+    def __init__(self, clips: ClipSource, seed: int, repeats: int = 1, augment: AugmentSection | None = None) -> None:
+        self.clips, self.seed, self.repeats, self.augment = clips, seed, repeats, augment
+        self._order: tuple[int, Tensor] = (-1, torch.empty(0))
+
+    @property
+    def epoch_length(self) -> int:
+        """Pairs in one epoch."""
+        return len(self.clips.people) * self.repeats
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        generator = seeded(self.seed, "pair", index)
+        clips = self.clips.people[self._person(index)]
+        skipped: list[str] = []
+        for _ in range(100):
+            clip = clips[_draw(len(clips), generator)]
+            try:
+                count = self.clips.count(clip)
+                frames = sorted(_draw(count, generator) for _ in range(2))
+                pair = self.clips.read(clip, frames)
+                break
+            except DamagedClip as damage:
+                skipped.append(str(damage))
+                clips = self.clips.people[_draw(len(self.clips.people), generator)]
+        else:
+            raise UserError(f"100 damaged clips in a row, the last one {skipped[-1]}")
+        if self.augment is not None:
+            pair = augment_pair(pair, self.augment, generator)
+        source, driving = pair.float().div(255)
+        return {"source": source, "driving": driving, "skipped": skipped}
+
+    def _person(self, index: int) -> int:
+        epoch, place = divmod(index, self.epoch_length)
+        if self._order[0] != epoch:
+            order = torch.randperm(self.epoch_length, generator=seeded(self.seed, "epoch", epoch))
+            self._order = (epoch, order % len(self.clips.people))
+        return int(self._order[1][place])
+
+
+class StepBatches(Sampler[list[int]]):
+    """The pair numbers of the steps `start` … `stop` - 1 that process `rank` of `world` works on."""
+
+    def __init__(self, start: int, stop: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
+        self.steps, self.batch_size, self.share = range(start, stop), batch_size, batch_size // world
+        self.first = rank * self.share
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self.steps:
+            start = step * self.batch_size + self.first
+            yield list(range(start, start + self.share))
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+def collate(samples: Sequence[dict[str, object]]) -> dict[str, object]:
+    """Stack pairs into (B, 3, H, W); names of damaged clips become one list."""
+    batch: dict[str, object] = {
+        key: torch.stack([sample[key] for sample in samples])  # type: ignore[misc]
+        for key in ("source", "driving")
+    }
+    batch["skipped"] = [name for sample in samples for name in sample["skipped"]]  # type: ignore[attr-defined]
+    return batch
+
+
+def seeded(seed: int, purpose: str, index: int) -> torch.Generator:
+    """A CPU generator for one draw; different seeds, purposes and indices give unrelated streams."""
+    digest = hashlib.blake2b(f"{seed}/{purpose}/{index}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+def _draw(count: int, generator: torch.Generator) -> int:
+    return int(torch.randint(count, (), generator=generator))

@@ -1,0 +1,147 @@
+"""The training objective: reconstruction terms of our own, the host's terms, and the memory's consistency, weighted."""
+
+import contextlib
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from memcomp.adapters import Host
+from memcomp.adapters.base import HostOutput
+from memcomp.adapters.blocks import AntiAliasDown
+from memcomp.experiments.backbone import Features, load_backbone
+from memcomp.experiments.errors import UserError
+from memcomp.experiments.recipe import LossSection, PerceptualSection
+
+HOST_TERMS = ("equivariance_value", "equivariance_jacobian", "keypoint_distance", "generator_gan", "feature_matching")
+
+
+class Objective(nn.Module):
+    """What a recipe's `loss` section asks for.
+
+    Attributes:
+        backbone: what the perceptual loss looks through, with the origin of its weights; None without one.
+    """
+
+    def __init__(self, section: LossSection) -> None:
+        super().__init__()
+        self.section = section
+        self.perceptual = None if section.perceptual is None else PerceptualPyramid(section.perceptual)
+        self.backbone = None if self.perceptual is None else self.perceptual.description
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether the discriminator is trained."""
+        return self.section.generator_gan > 0
+
+    def forward(
+        self, host: Host, source: Tensor, driving: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor], HostOutput]:
+        """Run the host and sum its loss.
+
+        Args:
+            host: in train or eval mode.
+            source: (B, 3, H, W) in [0, 1].
+            driving: the same person; what the prediction is compared with.
+            generator: of the random transform of the equivariance terms.
+
+        Returns:
+            The loss; its terms, weighted and detached, which sum to it; the host's output.
+
+        Raises:
+            UserError: the host has no such loss term, or the perceptual backbone refuses the picture's size.
+        """
+        weights, memory = self.section, host.memory
+        consistent = weights.consistency > 0 and memory is not None and memory.config.consistency
+        with memory.recording() if consistent and memory is not None else contextlib.nullcontext() as record:
+            output = host(source, driving)
+        terms: dict[str, Tensor] = {}
+        if consistent and record is not None:
+            terms["consistency"] = weights.consistency * record.consistency_loss()
+        if self.perceptual is not None:
+            terms["perceptual"] = self.perceptual(output.prediction, driving)
+        if weights.pyramid_l1:
+            terms["pyramid_l1"] = weights.pyramid_l1 * pyramid_l1(output.prediction, driving)
+        if weights.ssim:
+            terms["ssim"] = weights.ssim * (1 - ssim(output.prediction, driving))
+        asked = [name for name in HOST_TERMS if getattr(weights, name) > 0]
+        if not self.adversarial:  # as upstream: feature matching belongs to the adversarial branch
+            asked = [name for name in asked if name != "feature_matching"]
+        unknown = [name for name in asked if name not in host.loss_names]
+        if unknown:
+            known = ", ".join(host.loss_names)
+            raise UserError(f"loss.{unknown[0]}: the host {host.name!r} has no such term; expected 0 (it has {known})")
+        transform = {name: getattr(weights.transform, name) for name in ("sigma_affine", "sigma_tps", "points_tps")}
+        values = host.loss_terms(output, source, driving, asked, generator=generator, transform_params=transform)
+        terms |= {name: getattr(weights, name) * value for name, value in values.items()}
+        total = torch.stack([value.float() for value in terms.values()]).sum()
+        return total, {name: value.detach() for name, value in terms.items()}, output
+
+
+def pyramid_l1(prediction: Tensor, target: Tensor, levels: int = 4) -> Tensor:
+    """Mean absolute difference of (B, 3, H, W), averaged over `levels` resolutions, each half of the one before."""
+    difference = prediction - target  # pooling is linear, so the difference is pooled, once
+    total = difference.abs().mean()
+    for _ in range(levels - 1):
+        difference = F.avg_pool2d(difference, 2)
+        total = total + difference.abs().mean()
+    return total / levels
+
+
+def ssim(prediction: Tensor, target: Tensor, window: int = 7) -> Tensor:
+    """Mean structural similarity (Wang et al., 2004) of (B, 3, H, W) in [0, 1]: a scalar, 1 for equal pictures.
+
+    Uniform window, biased variances, only where the window lies inside. It is for training; measured numbers come
+    from `memcomp.experiments.metrics`.
+    """
+    c1, c2 = 0.01**2, 0.03**2
+    x, y = prediction.float(), target.float()  # variances are small differences: never in bf16
+    stacked = torch.cat([x, y, x * x + y * y, x * y], dim=1)
+    mean_x, mean_y, mean_squares, mean_product = F.avg_pool2d(stacked, window, stride=1).chunk(4, dim=1)
+    product, squares = mean_x * mean_y, mean_x * mean_x + mean_y * mean_y
+    numerator = (2 * product + c1) * (2 * (mean_product - product) + c2)
+    return (numerator / ((squares + c1) * (mean_squares - squares + c2))).mean()
+
+
+class PerceptualPyramid(nn.Module):
+    """Sum over scales and layers of weight * mean |f(prediction) - f(target)|, f from a fixed network (FOMM, §3.3).
+
+    Attributes:
+        description: name of the network and origin of its weights, for the table of results.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, section: PerceptualSection) -> None:
+        super().__init__()
+        network, self.description = load_backbone(section.backbone, section.weights)
+        self.features = Features(network, section.layers)
+        self.layer_weights = section.layer_weights or (1.0,) * len(self.features.layers)
+        if len(self.layer_weights) != len(self.features.layers):
+            layers = ", ".join(self.features.layers)
+            raise UserError(
+                f"loss.perceptual.layer_weights: expected {len(self.features.layers)} numbers, for {layers}"
+            )
+        self.weight = section.weight
+        # the recipe's scales name the picture sizes; 1 is the picture itself
+        self.pyramid = nn.ModuleList(nn.Identity() if s == 1 else AntiAliasDown(3, s) for s in section.scales)
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.tensor(network.pretrained_cfg[name]).view(1, 3, 1, 1))
+        self.requires_grad_(False)
+        self.train(False)
+
+    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Both (B, 3, H, W) in [0, 1] → a scalar."""
+        total = prediction.new_zeros(())
+        for shrink in self.pyramid:
+            ours = self.features((shrink(prediction) - self.mean) / self.std)
+            with torch.no_grad():
+                theirs = self.features((shrink(target) - self.mean) / self.std)
+            for weight, a, b in zip(self.layer_weights, ours, theirs, strict=True):
+                total = total + weight * (a.float() - b.float()).abs().mean()
+        return self.weight * total
+
+    def train(self, mode: bool = True) -> "PerceptualPyramid":
+        """The network is always in eval mode: its statistics are not ours to change."""
+        return super().train(False)

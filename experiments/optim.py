@@ -1,0 +1,202 @@
+"""Adam for each part of the host, the learning rate at a step, and several processes working as one."""
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from memcomp.adapters import Host
+from memcomp.experiments.errors import UserError
+from memcomp.experiments.recipe import OptimSection
+
+DISCRIMINATOR = "discriminator"
+
+
+def rate_factor(step: int, total: int, steps_per_epoch: float, section: OptimSection) -> float:
+    """What the learning rate of `step` (from 0) of `total` is multiplied with.
+
+    A pure function of the step, so that nothing has to be saved to resume.
+    """
+    factor = min(1.0, (step + 1) / section.warmup) if section.warmup else 1.0
+    if section.schedule == "multistep":
+        factor *= section.gamma ** sum(step >= milestone * steps_per_epoch for milestone in section.milestones)
+    if section.schedule == "cosine_tail":
+        start = total * (1 - section.tail)
+        if step > start:
+            factor *= 0.5 * (1 + math.cos(math.pi * (step - start) / max(total - start, 1)))
+    return factor
+
+
+class Optimisers:
+    """One Adam for each section of the host (as upstream trains); a memory may have a learning rate of its own."""
+
+    def __init__(self, host: Host, section: OptimSection) -> None:
+        self.section = section
+        names = {id(parameter): name for name, parameter in host.named_parameters()}
+        memory = set() if host.memory is None else {id(parameter) for parameter in host.memory.parameters()}
+        self.names: dict[str, list[str]] = {}
+        self.adams: dict[str, torch.optim.Adam] = {}
+        for part, parameters in host.optimizer_groups().items():
+            own = [p for p in parameters if id(p) not in memory]
+            extra = [p for p in parameters if id(p) in memory]
+            memory_lr = section.lr if section.memory_lr is None else section.memory_lr
+            groups = [
+                {"params": params, "lr": lr, "base_lr": lr}
+                for params, lr in ((own, section.lr), (extra, memory_lr))
+                if params
+            ]
+            self.adams[part] = torch.optim.Adam(groups, betas=(section.betas[0], section.betas[1]), foreach=True)
+            self.names[part] = [names[id(p)] for p in (*own, *extra)]
+
+    def set_rate(self, factor: float) -> float:
+        """Set every learning rate to `factor` times its base; returns that of the host."""
+        for adam in self.adams.values():
+            for group in adam.param_groups:
+                group["lr"] = factor * group["base_lr"]
+        return factor * self.section.lr
+
+    def zero_grad(self, parts: Iterable[str] | None = None) -> None:
+        """Forget the gradients of these parts, or of all."""
+        for part in self.adams if parts is None else parts:
+            self.adams[part].zero_grad(set_to_none=True)
+
+    def generator_parts(self) -> list[str]:
+        """All parts but the discriminator."""
+        return [part for part in self.adams if part != DISCRIMINATOR]
+
+    def step(self, parts: Iterable[str]) -> float:
+        """Clip and step these parts unless a gradient is not finite.
+
+        Returns:
+            Norm of all their gradients before clipping; not finite = nothing was changed.
+        """
+        parts = list(parts)
+        norms = {part: nn.utils.get_total_norm(self._gradients(part), foreach=True) for part in parts}
+        total = torch.stack(list(norms.values())).norm().item()
+        if math.isfinite(total):
+            for part in parts:
+                if self.section.clip is not None:
+                    nn.utils.clip_grads_with_norm_(self._parameters(part), self.section.clip, norms[part], foreach=True)
+                self.adams[part].step()
+        return total
+
+    def state(self) -> dict[str, Tensor]:
+        """ "<part>.<parameter>.<state>" → tensor, everything Adam remembers."""
+        return {
+            f"{part}.{name}.{key}": value
+            for part, adam in self.adams.items()
+            for name, parameter in zip(self.names[part], self._parameters(part), strict=True)
+            for key, value in adam.state.get(parameter, {}).items()
+        }
+
+    def load_state(self, state: Mapping[str, Tensor], origin: str) -> None:
+        """Take up what `state` returned.
+
+        Raises:
+            UserError: the parts or parameters are others, or there is no state at all.
+        """
+        entries: dict[str, dict[int, dict[str, Tensor]]] = {part: {} for part in self.adams}
+        places = {
+            f"{part}.{name}": (part, index) for part, names in self.names.items() for index, name in enumerate(names)
+        }
+        for key, value in state.items():
+            place, _, kind = key.rpartition(".")
+            if place not in places:
+                raise UserError(f"{origin}: optimiser state of {place}, which this recipe does not train")
+            part, index = places[place]
+            entries[part].setdefault(index, {})[kind] = value
+        if not state:
+            raise UserError(
+                f"{origin}: expected a checkpoint with optimiser state, such as checkpoints/last.safetensors"
+            )
+        for part, adam in self.adams.items():
+            adam.load_state_dict({"state": entries[part], "param_groups": adam.state_dict()["param_groups"]})
+
+    def gradients(self) -> list[Tensor]:
+        """Every gradient there is."""
+        return [gradient for part in self.adams for gradient in self._gradients(part)]
+
+    def _parameters(self, part: str) -> list[Tensor]:
+        return [parameter for group in self.adams[part].param_groups for parameter in group["params"]]
+
+    def _gradients(self, part: str) -> list[Tensor]:
+        return [parameter.grad for parameter in self._parameters(part) if parameter.grad is not None]
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of one training: one, or those that torchrun started. Each works on its share of every batch.
+
+    Gradients are averaged explicitly after the backward pass: the loss calls parts of the host several times, which
+    the bookkeeping of `DistributedDataParallel` does not expect.
+    """
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @classmethod
+    def start(cls, device: str) -> "Processes":
+        """Join the others, if torchrun started several.
+
+        Raises:
+            UserError: a device that this machine or this build of torch lacks.
+        """
+        world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+        chosen = resolve_device(device)
+        if chosen.type == "cuda" and world > 1:
+            chosen = torch.device("cuda", local)
+            torch.cuda.set_device(chosen)
+        if world > 1 and not dist.is_initialized():
+            dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        return cls(dist.get_rank() if world > 1 else 0, world, chosen)
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes the files and talks."""
+        return self.rank == 0
+
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor by its mean over all processes."""
+        tensors = list(tensors)
+        if self.world == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.detach().float().flatten() for tensor in tensors])
+        dist.all_reduce(flat)
+        parts = flat.div_(self.world).split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.detach().copy_(part.view_as(tensor))
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` holds in some process."""
+        if self.world == 1:
+            return flag
+        tensor = torch.tensor(float(flag), device=self.device)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return bool(tensor.item())
+
+    def stop(self) -> None:
+        """Leave the others."""
+        if self.world > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def resolve_device(device: str) -> torch.device:
+    """ "auto" (CUDA if there is one) or a torch device.
+
+    Raises:
+        UserError: a device that this machine or this build of torch lacks.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"device: expected auto, cpu or cuda, got {device!r}") from None
+    if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()):
+        raise UserError(f"device: {device} was asked for, but this machine or this build of torch has no such device")
+    return chosen
