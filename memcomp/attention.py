@@ -1,0 +1,111 @@
+"""The one attention: many queries, few keys, and no stored matrix (MCNet Eq. 2).
+
+out = softmax(ReLU(W x + b)^T K) V'. A 256x256 feature against a 32x32 memory has 65,536 queries and 1,024 keys: the
+matrix alone takes 268 MB. Here queries are made, compared and summed in chunks that stay in the cache, and made again
+in the backward pass. The projection before the query is linear, so the caller folds it into W; the output
+convolution after the attention is linear and the rows of a softmax sum to one, so the caller folds it into V'.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Entries of the attention matrix held at a time: a CPU's second-level cache or so; on a GPU enough rows to fill it.
+CHUNK = {"cpu": 2**20, "cuda": 2**26}
+
+
+def cross_attention(feature: Tensor, weight: Tensor, bias: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """softmax(ReLU(weight x + bias)^T keys) values for each pixel x of the feature.
+
+    Args:
+        feature: (B, C, H, W), any strides.
+        weight: (D, C), the query's 1x1 convolution.
+        bias: (D,).
+        keys: (B, D, M), already multiplied by the attention's scale.
+        values: (B, E, M).
+
+    Returns:
+        (B, E, H, W), channels-last where the feature is.
+
+    Under torch.compile and torch.export it is one un-chunked expression.
+    """
+    if torch.is_autocast_enabled(feature.device.type):
+        dtype = torch.get_autocast_dtype(feature.device.type)
+        feature, weight, bias, keys, values = (t.to(dtype) for t in (feature, weight, bias, keys, values))
+    tokens = feature.flatten(2).transpose(1, 2)  # (B, N, C)
+    if torch.compiler.is_compiling():
+        queries = F.relu(F.linear(tokens, weight, bias))  # (B, N, D)
+        out = torch.softmax(queries @ keys, dim=-1) @ values.transpose(1, 2)  # (B, N, E)
+    else:
+        out = _ChunkedAttention.apply(tokens, weight, bias, keys, values)
+    return out.transpose(1, 2).unflatten(2, feature.shape[2:])
+
+
+def _chunks(tokens: Tensor, keys: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Slices over (samples, queries) with at most about CHUNK attention entries each."""
+    (batch, queries, _), budget = tokens.shape, CHUNK.get(tokens.device.type, CHUNK["cuda"])
+    rows = max(1, budget // keys.shape[2])
+    samples = max(1, rows // max(queries, 1))
+    for sample in range(0, batch, samples):
+        for query in range(0, queries, rows):
+            yield slice(sample, sample + samples), slice(query, query + rows)
+
+
+def _queries(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """ReLU(W x + b): (b, n, C) -> (b, n, D)."""
+    return torch.addmm(bias, x.reshape(-1, x.shape[2]), weight.t()).relu_().view(*x.shape[:2], -1)
+
+
+def _empty_tokens(like: Tensor, channels: int) -> Tensor:
+    """(B, N, channels) in the memory layout of `like`: channels-last, or channels-first seen as tokens."""
+    batch, tokens, _ = like.shape
+    if like.stride(2) == 1 and like.stride(1) != 1:
+        return like.new_empty(batch, tokens, channels)
+    return like.new_empty(batch, channels, tokens).transpose(1, 2)
+
+
+def _accumulate(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b; the total of half-precision products is kept in float32."""
+    if total.dtype == a.dtype:
+        total.baddbmm_(a, b)
+    else:
+        total += torch.bmm(a, b)
+
+
+class _ChunkedAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, weight: Tensor, bias: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        ctx.save_for_backward(tokens, weight, bias, keys, values)
+        out = _empty_tokens(tokens, values.shape[1])
+        with torch.autocast(tokens.device.type, enabled=False):
+            for b, n in _chunks(tokens, keys):
+                matrix = torch.softmax(_queries(tokens[b, n], weight, bias) @ keys[b], dim=-1)  # (b, n, M)
+                out[b, n] = matrix @ values[b].transpose(1, 2)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        tokens, weight, bias, keys, values = ctx.saved_tensors
+        total = torch.promote_types(tokens.dtype, torch.float32)
+        d_keys, d_values, d_weight = (torch.zeros_like(t, dtype=total) for t in (keys, values, weight[None]))
+        d_bias = torch.zeros_like(bias, dtype=total)
+        d_tokens = _empty_tokens(tokens, tokens.shape[2]) if ctx.needs_input_grad[0] else None
+        with torch.autocast(tokens.device.type, enabled=False):
+            for b, n in _chunks(tokens, keys):
+                x, g = tokens[b, n], grad[b, n]
+                queries = _queries(x, weight, bias)  # (b, n, D)
+                matrix = torch.softmax(queries @ keys[b], dim=-1)  # (b, n, M)
+                _accumulate(d_values[b], g.transpose(1, 2), matrix)
+                d_logits = torch._softmax_backward_data(g @ values[b], matrix, 2, matrix.dtype)
+                _accumulate(d_keys[b], queries.transpose(1, 2), d_logits)
+                d_queries = (d_logits @ keys[b].transpose(1, 2)).mul_(queries > 0)
+                _accumulate(d_weight, d_queries.flatten(0, 1).t()[None], x.reshape(-1, x.shape[2])[None])
+                d_bias += d_queries.sum((0, 1), dtype=total)
+                if d_tokens is not None:
+                    d_tokens[b, n] = d_queries @ weight
+        return (d_tokens, *(t.to(tokens.dtype) for t in (d_weight[0], d_bias, d_keys, d_values)))

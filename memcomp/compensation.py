@@ -1,0 +1,237 @@
+"""One memory, N scales (MCNet Fig. 2): split -> project -> condition -> attend -> merge, and Eq. 4's recording."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from memcomp.config import CompensationConfig
+from memcomp.iicm import IICM
+from memcomp.mcm import MCM, merge, preserve_variance, split
+from memcomp.memory import MetaMemory
+from memcomp.release import ReleaseIICM, ReleaseMCM
+
+__all__ = ["CompensationConfig", "CompensationOutput", "MemoryCompensation", "Record"]
+
+
+@dataclass(frozen=True)
+class CompensationOutput:
+    """What one scale gives."""
+
+    feature: Tensor
+    """F_cpt (B, C_i, H, W): the compensated feature, in the input's dtype and memory format."""
+    value: Tensor
+    """F_V (B, C_m, H_m, W_m), with gradient."""
+    target: Tensor
+    """F_proj resized to (B, C_m, H_m, W_m), detached: what Eq. 4 compares F_V with."""
+
+
+class Record:
+    """The terms of Eq. 4 of the host calls made while recording."""
+
+    def __init__(self, enabled: bool) -> None:
+        self._enabled = enabled
+        self._terms: dict[int, list[Tensor]] = {}
+
+    def add(self, scale: int, output: CompensationOutput) -> None:
+        """Keep mean |F_V - target| of one call of a scale."""
+        if self._enabled:
+            dtype = torch.promote_types(output.value.dtype, torch.float32)
+            term = F.l1_loss(output.value.to(dtype), output.target.to(dtype))
+            self._terms.setdefault(scale, []).append(term)
+
+    def consistency_loss(self) -> Tensor:
+        """Eq. 4 as released: mean over elements, averaged over the calls of a scale, summed over scales. A scalar.
+
+        The target is detached. F_V itself depends on the feature through the identity code and the dynamic kernels,
+        so gradients do reach the feature, the projection and the keypoints, as in the released code, although the
+        paper says that the source's features are not affected. Zero if the config has `consistency=False`.
+
+        Raises:
+            RuntimeError: if no compensation ran while recording.
+        """
+        if not self._enabled:
+            return torch.zeros(())
+        if not self._terms:
+            raise RuntimeError("nothing was recorded: call the host inside `with compensation.recording() as record:`")
+        return torch.stack([torch.stack(terms).mean() for terms in self._terms.values()]).sum()
+
+
+class Scale(nn.Module):
+    """What one scale owns: the 1x1 convolutions into and out of the memory's width, and the gate of a start.
+
+    Args:
+        channels: C_i of the feature.
+        config: the compensation's.
+    """
+
+    def __init__(self, channels: int, config: CompensationConfig) -> None:
+        super().__init__()
+        width = channels if config.split == "none" else channels // 2
+        self.split = config.split
+        self.projection = nn.Conv2d(width, config.memory_channels, 1)
+        self.output: nn.Module
+        if config.variant == "paper":
+            self.output = nn.Conv2d(config.memory_channels, width, 1)
+            preserve_variance(self.projection)
+            preserve_variance(self.output)
+        else:
+            last = nn.Conv2d(config.memory_channels, width, 3, padding=1)
+            self.output = nn.Sequential(last, nn.InstanceNorm2d(width, affine=True))
+        gated = config.start == "identity"
+        self.gate = nn.Parameter(torch.zeros(channels)) if gated else None  # g, one for each channel
+
+    def describe(self, part: Tensor) -> Tensor:
+        """GAP(F_proj) (B, C_m) of the split-off feature: a mean commutes with a 1x1 convolution."""
+        return F.linear(part.mean((2, 3)), self.projection.weight.flatten(1), self.projection.bias)
+
+    def target(self, part: Tensor, size: tuple[int, int]) -> Tensor:
+        """F_proj at the memory's size, without gradient: resizing commutes with a 1x1 convolution."""
+        with torch.no_grad():
+            if part.shape[2:] != size:
+                part = F.interpolate(part, size=size, mode="bilinear", align_corners=True)
+            return self.projection(part)
+
+    def finish(self, part: Tensor, kept: Tensor | None, compensated: Tensor, like: Tensor) -> Tensor:
+        """Gate, merge (Eq. 3), and give the result `like`'s dtype and memory format."""
+        compensated = compensated.to(like.dtype)
+        part = part.to(like.dtype)
+        if self.gate is not None:
+            _, gate = split(self.gate.to(like.dtype)[None, :, None, None], self.split)
+            compensated = part + gate * (compensated - part)
+        merged = merge(kept, compensated, self.split)
+        last = like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
+        return merged.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+class MemoryCompensation(nn.Module):
+    """Compensates warped features of several scales by one learned memory.
+
+    Args:
+        channels: C_i of each scale's feature; even unless `config.split == "none"`.
+        keypoints: K, number of source keypoints.
+        config: `CompensationConfig.paper()` by default.
+
+    Raises:
+        ValueError: no scale, odd channels with a split, or no keypoint.
+    """
+
+    def __init__(self, channels: Sequence[int], keypoints: int, config: CompensationConfig | None = None) -> None:
+        super().__init__()
+        config = config or CompensationConfig.paper()
+        self.channels, self.keypoints, self.config = tuple(channels), keypoints, config
+        if not self.channels or min(self.channels) < 1 or keypoints < 1:
+            raise ValueError(
+                f"expected channels >= 1 for at least one scale and keypoints >= 1, got {channels}, {keypoints}"
+            )
+        if config.split != "none" and any(c % 2 for c in self.channels):
+            raise ValueError(f"split={config.split!r} needs an even number of channels at every scale, got {channels}")
+        deviation = 1.0
+        if config.memory_init == "released":
+            deviation = math.sqrt(2 / (config.memory_channels * math.prod(config.memory_size)))
+        self.memory = MetaMemory(config.memory_channels, config.memory_size, deviation)
+        units = 1 if config.sharing == "networks" else len(self.channels)
+        conditioned = config.identity_conditioning
+        self.iicm = nn.ModuleList(_make_iicm(config, keypoints) for _ in range(units if conditioned else 0))
+        self.mcm = nn.ModuleList(_make_mcm(config, deviation) for _ in range(units))
+        self.scales = nn.ModuleList(Scale(c, config) for c in self.channels)
+        self._record: Record | None = None
+
+    def forward(self, feature: Tensor, keypoints: Tensor, *, scale: int, noise: Tensor | None = None) -> Tensor:
+        """F_cpt of one scale.
+
+        Args:
+            feature: warped feature (B, C_i, H, W).
+            keypoints: source keypoints (B, K, 2) or (1, K, 2), (x, y) in [-1, 1].
+            scale: i, from 0.
+            noise: (B or 1, 1, H_m, W_m), only for variant "release"; None = none.
+
+        Returns:
+            (B, C_i, H, W) in the feature's dtype, device and memory format.
+
+        Raises:
+            ValueError: scale out of range, or a tensor of another shape.
+        """
+        feature_out, value, target = self._compensate(feature, keypoints, scale, noise, self._record is not None)
+        if self._record is not None and value is not None and target is not None:
+            self._record.add(scale, CompensationOutput(feature_out, value, target))
+        return feature_out
+
+    def compensate(
+        self, feature: Tensor, keypoints: Tensor, scale: int, noise: Tensor | None = None
+    ) -> CompensationOutput:
+        """As `forward`, with the tensors of Eq. 4 too; records nothing."""
+        out, value, target = self._compensate(feature, keypoints, scale, noise, with_value=True)
+        assert value is not None and target is not None
+        return CompensationOutput(out, value, target)
+
+    @contextmanager
+    def recording(self) -> Iterator[Record]:
+        """Collect the terms of Eq. 4: `with m.recording() as record: host(...)`, then `record.consistency_loss()`.
+
+        Raises:
+            RuntimeError: inside another recording.
+        """
+        if self._record is not None:
+            raise RuntimeError("this compensation is recording already: recordings do not nest")
+        self._record = Record(self.config.consistency)
+        try:
+            yield self._record
+        finally:
+            self._record = None
+
+    def _compensate(
+        self, feature: Tensor, keypoints: Tensor, scale: int, noise: Tensor | None, with_value: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        self._check(feature, keypoints, scale, noise)
+        layer, unit = cast(Scale, self.scales[scale]), 0 if self.config.sharing == "networks" else scale
+        kept, part = split(feature, self.config.split)
+        if not torch.is_autocast_enabled(feature.device.type):
+            part = part.to(layer.projection.weight.dtype)
+        descriptor = layer.describe(part)  # (B, C_m)
+        memory = self.memory()  # M_o (1, C_m, H_m, W_m)
+        if self.config.identity_conditioning:
+            keypoints = keypoints.expand(feature.shape[0], -1, -1)
+            given = () if noise is None else (noise,)
+            memory = self.iicm[unit](memory, descriptor, keypoints, *given)  # M_s (B, C_m, H_m, W_m)
+        compensated, value = self.mcm[unit](
+            part, memory, descriptor, layer.projection, layer.output, with_value=with_value
+        )  # (B, width, H, W), (B, C_m, H_m, W_m)
+        target = layer.target(part, self.config.memory_size) if with_value else None
+        return layer.finish(part, kept, compensated, feature), value, target
+
+    def _check(self, feature: Tensor, keypoints: Tensor, scale: int, noise: Tensor | None) -> None:
+        if not 0 <= scale < len(self.channels):
+            raise ValueError(f"scale must be in 0..{len(self.channels) - 1}, not {scale}")
+        if feature.ndim != 4 or feature.shape[1] != self.channels[scale] or 0 in feature.shape:
+            expected = f"(B, {self.channels[scale]}, H, W)"
+            raise ValueError(f"the feature of scale {scale} must be {expected}, not {tuple(feature.shape)}")
+        batch = feature.shape[0]
+        if keypoints.ndim != 3 or keypoints.shape[1:] != (self.keypoints, 2) or keypoints.shape[0] not in (1, batch):
+            raise ValueError(f"keypoints must be ({batch} or 1, {self.keypoints}, 2), not {tuple(keypoints.shape)}")
+        if noise is None:
+            return
+        if self.config.variant != "release" or not self.config.identity_conditioning:
+            raise ValueError("noise is only used by variant 'release' with identity_conditioning")
+        if noise.ndim != 4 or noise.shape[1:] != (1, *self.config.memory_size) or noise.shape[0] not in (1, batch):
+            size = self.config.memory_size
+            raise ValueError(f"noise must be ({batch} or 1, 1, {size[0]}, {size[1]}), not {tuple(noise.shape)}")
+
+
+def _make_iicm(config: CompensationConfig, keypoints: int) -> IICM:
+    if config.variant == "paper":
+        return IICM(config.memory_channels, keypoints, config.identity_hidden)
+    return ReleaseIICM(config.memory_channels, keypoints, config.identity_hidden, config.identity_code, config.noise)
+
+
+def _make_mcm(config: CompensationConfig, deviation: float) -> MCM | ReleaseMCM:
+    channels = config.memory_channels
+    hidden = config.kernel_hidden or channels // 4 + 1
+    if config.variant == "paper":
+        return MCM(channels, config.kernels, config.temperature, hidden, config.attention_scale, deviation)
+    return ReleaseMCM(channels, config.kernels, config.temperature, hidden, config.attention_scale)
