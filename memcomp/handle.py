@@ -1,0 +1,186 @@
+"""What happens while an attached generator runs: its keypoints are read, its features compensated, and both let go."""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
+    from memcomp.compensation import MemoryCompensation
+    from memcomp.taps import KeypointTap, Tap
+
+CHILD = "memory_compensation"  # the name under which the root owns the memory: the prefix of its state-dict keys
+
+
+class Handle:
+    """A memory in its place. All its hooks are bound methods of this one object, so that copies work.
+
+    `copy.deepcopy` of the root (or of the handle) gives an independent root with its own memory and its own handle,
+    found by `Handle.of(copy)`; modules `beside` the root must be copied together with it. Pickling likewise.
+    """
+
+    root: nn.Module
+    """The module that owns the memory as `memory_compensation`, and that is to be called."""
+    compensation: MemoryCompensation
+    taps: tuple[Tap, ...]
+    keypoints: KeypointTap
+
+    def __init__(
+        self,
+        root: nn.Module,
+        compensation: MemoryCompensation,
+        taps: tuple[Tap, ...],
+        tapped: list[nn.Module],
+        keypoints: KeypointTap,
+        source: nn.Module,
+    ) -> None:
+        """Use `inject`, which checks its arguments."""
+        self.root, self.compensation, self.taps, self.keypoints = root, compensation, taps, keypoints
+        self._tapped = tapped
+        self._called = keypoints.module or type(root).__name__
+        self._position = _argument_position(source, keypoints.argument)
+        # The source keypoints of the call in progress and, for each such call, of the call around it. The latter
+        # weakly, for they live in their caller's frame: a call cut off by KeyboardInterrupt then keeps nothing alive.
+        self._current: Tensor | weakref.ref[Tensor] | None = None
+        self._outer: list[weakref.ref[Tensor] | None] = []
+        self._frozen: set[str] | None = None  # names of the parameters that `freeze_host` froze
+        weight = next((value for value in root.parameters() if value.is_floating_point()), None)
+        if weight is not None:
+            compensation.to(device=weight.device, dtype=weight.dtype)
+        root.add_module(CHILD, compensation.train(root.training))
+        self._hooks: list[RemovableHandle] = [
+            root.register_forward_pre_hook(self._enter, prepend=True),
+            root.register_forward_hook(self._leave, always_call=True),
+            source.register_forward_pre_hook(self._read_keypoints, with_kwargs=True),
+        ]
+        for module, tap in zip(tapped, taps, strict=True):
+            if tap.where == "input":
+                self._hooks.append(module.register_forward_pre_hook(self._on_input, with_kwargs=True))
+            else:
+                self._hooks.append(module.register_forward_hook(self._on_output))
+
+    @staticmethod
+    def of(root: nn.Module) -> Handle | None:
+        """The handle of an attached module, e.g. of a deep copy or of an unpickled one; None if it has none."""
+        for hook in (*root._forward_pre_hooks.values(), *root._forward_hooks.values()):
+            if isinstance(owner := getattr(hook, "__self__", None), Handle):
+                return owner
+        return None
+
+    def remove(self) -> None:
+        """Take the memory off: hooks, child and freeze are gone, the root is what it was. May be called again."""
+        if not self._hooks:
+            return
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        delattr(self.root, CHILD)
+        if self._frozen is not None:
+            self.root.__dict__.pop("train", None)
+            for name in self._frozen:
+                self.root.get_parameter(name).requires_grad_(True)
+            self._frozen = None
+
+    def freeze_host(self) -> None:
+        """Train the memory alone: the rest of the root gets no gradients and stays in eval mode even after `.train()`.
+
+        Call it before DDP. `remove()` gives the gradients back.
+        """
+        if self._frozen is not None:
+            return
+        host = [(name, value) for name, value in self.root.named_parameters() if not name.startswith(CHILD + ".")]
+        self._frozen = {name for name, value in host if value.requires_grad}
+        for _, value in host:
+            value.requires_grad_(False)
+        self.root.__dict__["train"] = self._train  # a bound method too: copied and pickled with the root
+        self.root.train(self.compensation.training)
+
+    def _train(self, mode: bool = True) -> nn.Module:
+        type(self.root).train(self.root, False)
+        self.compensation.train(mode)
+        return self.root
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if getattr(module, "_is_replica", False):
+            raise RuntimeError("nn.DataParallel on several devices cannot train or run an attached memory: use DDP")
+        outer = self._current if self._outer else None
+        self._outer.append(weakref.ref(outer) if isinstance(outer, Tensor) else outer)
+
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._current = self._outer.pop() if self._outer else None
+
+    def _read_keypoints(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        argument, key = self.keypoints.argument, self.keypoints.key
+        if argument in kwargs:
+            value = kwargs[argument]
+        elif self._position is not None and self._position < len(args):
+            value = args[self._position]
+        else:
+            raise TypeError(f"'{self._called}' was called without '{argument}', the source keypoints")
+        if key is not None:
+            value = value[key] if isinstance(value, Mapping) else getattr(value, key)
+        self._current = value
+
+    def _on_input(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if args:
+            return (self._compensated(module, "input", args[0]), *args[1:]), kwargs
+        name = next(iter(inspect.signature(module.forward).parameters))
+        return args, {**kwargs, name: self._compensated(module, "input", kwargs[name])}
+
+    def _on_output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor:
+        return self._compensated(module, "output", output)
+
+    def _compensated(self, module: nn.Module, where: str, tensor: Any) -> Tensor:
+        scale = next(
+            index
+            for index, (tapped, tap) in enumerate(zip(self._tapped, self.taps, strict=True))
+            if tapped is module and tap.where == where
+        )
+        tap, channels = self.taps[scale], self.compensation.channels[scale]
+        keypoints = self._current() if isinstance(self._current, weakref.ref) else self._current
+        if keypoints is None or not self._outer:
+            self._current = None
+            raise RuntimeError(
+                f"the {where} of '{tap.module}' was reached without source keypoints. Call the module, "
+                f"{type(self.root).__name__}(...), not its .forward nor a submodule alone; it must call "
+                f"'{self._called}' with the keypoints first. Checkpoint activations of the whole module only."
+            )
+        if not isinstance(tensor, Tensor) or tensor.ndim != 4:
+            found = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise ValueError(f"the {where} of '{tap.module}' must be a tensor (B, C, H, W), not {found}")
+        first = tensor.shape[1] // 2 if tap.part == "second_half" else 0
+        if tensor.shape[1] - first != channels:
+            raise ValueError(
+                f"the warped feature at the {where} of '{tap.module}' has {tensor.shape[1] - first} channels, scale "
+                f"{scale} of the memory was made for {channels}: say Tap(..., channels={tensor.shape[1]})"
+            )
+        feature = self.compensation(tensor[:, first:], keypoints, scale=scale)
+        if not first:
+            return feature
+        last = tensor.is_contiguous(memory_format=torch.channels_last)  # a half of such a tensor is not
+        return torch.cat([tensor[:, :first], feature], dim=1).contiguous(
+            memory_format=torch.channels_last if last else torch.contiguous_format
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_current": None, "_outer": []}  # a copy is not in the middle of a call
+
+
+def _argument_position(module: nn.Module, argument: str) -> int | None:
+    """Where `module.forward` takes `argument` by position; None if by keyword only."""
+    parameters = inspect.signature(module.forward).parameters
+    if argument not in parameters:
+        if any(value.kind is inspect.Parameter.VAR_KEYWORD for value in parameters.values()):
+            return None
+        raise ValueError(f"{type(module).__name__}.forward has no argument '{argument}', only: {', '.join(parameters)}")
+    keyword_only = parameters[argument].kind is inspect.Parameter.KEYWORD_ONLY
+    return None if keyword_only else list(parameters).index(argument)
