@@ -1,0 +1,145 @@
+"""Evaluation pairs of real clips: drawn from a seed, or named in a CSV file."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from memcomp.experiments.data.clips import Clips
+from memcomp.experiments.data.pairs import seeded
+from memcomp.experiments.errors import UserError
+from memcomp.experiments.files import existing_file
+
+Place = tuple[int, int]  # number of the clip, number of the frame
+
+
+@dataclass(frozen=True)
+class ClipPair:
+    """Two frames of real clips, read when they are asked for; images are (3, H, W) float in [0, 1].
+
+    For one person the driving frame is also the target. For two people there is none: `driving` tells only the pose.
+    """
+
+    clips: Clips
+    source_at: Place
+    driving_at: Place
+    start: int
+    """The driving clip's frame that is most like the source: relative motion counts from it."""
+
+    @property
+    def name(self) -> str:
+        """Which frames these are."""
+        return "_".join(f"{self.clips.paths[clip].stem}#{frame}" for clip, frame in (self.source_at, self.driving_at))
+
+    @property
+    def source(self) -> Tensor:
+        """The face to move."""
+        return self._read(self.source_at)
+
+    @property
+    def driving(self) -> Tensor:
+        """The pose to take."""
+        return self._read(self.driving_at)
+
+    @property
+    def target(self) -> Tensor:
+        """The driving frame: the truth for pairs of one person."""
+        return self.driving
+
+    @property
+    def disoccluded(self) -> None:
+        """Unknown in real clips."""
+        return None
+
+    def driving_clip(self, most: int) -> list[Tensor]:
+        """Up to `most` frames of the driving clip from `start` on."""
+        clip = self.driving_at[0]
+        frames = range(self.start, min(self.start + most, self.clips.count(clip)))
+        return list(self.clips.read(clip, frames).float() / 255)
+
+    def _read(self, place: Place) -> Tensor:
+        clip, frame = place
+        return self.clips.read(clip, [frame])[0].float() / 255
+
+
+def draw_pairs(clips: Clips, count: int, seed: int, *, cross: bool) -> list[ClipPair]:
+    """`count` pairs: of two different frames of one clip, or (`cross`) of frames of two people's clips.
+
+    People are drawn first, then clips, then frames, so that someone with many clips does not weigh more.
+
+    Raises:
+        UserError: `cross` with a single person; a clip that cannot be read or has one frame only.
+    """
+    if cross and len(clips.people) < 2:
+        raise UserError(f"{clips.folder}: cross-identity pairs need clips of two people, found one")
+    pairs = []
+    for number in range(count):
+        generator = seeded(seed, "cross identity" if cross else "same identity", number)
+        people = torch.randperm(len(clips.people), generator=generator).tolist()
+        mine, other = (_pick(clips.people[person], generator) for person in (people[0], people[1 if cross else 0]))
+        if cross:
+            driving = (other, _draw(clips.count(other), generator))
+            pairs.append(ClipPair(clips, (mine, _draw(clips.count(mine), generator)), driving, 0))
+            continue
+        length = clips.count(mine)
+        if length < 2:
+            raise UserError(f"{clips.paths[mine]}: expected a clip of two frames or more, it has {length}")
+        first, second = torch.randperm(length, generator=generator)[:2].tolist()
+        pairs.append(ClipPair(clips, (mine, first), (mine, second), first))
+    return pairs
+
+
+def read_pairs(path: str | Path, clips: Clips, count: int) -> list[ClipPair]:
+    """The first `count` pairs of a CSV with columns `source`, `driving` and, if known, `best_frame`.
+
+    Each value is `<clip>#<frame>`, frames from 0. Clips are found by name in the folder that `clips` reads.
+
+    Raises:
+        UserError: no such file, a column is missing, or a value names no frame of these clips.
+    """
+    numbers = {clip.name: number for number, clip in enumerate(clips.paths)}
+
+    def place(line: int, row: dict[str, str], column: str) -> Place:
+        value = row[column] or ""
+        name, _, frame = value.rpartition("#")
+        clip = numbers.get(Path(name).name)
+        if clip is None or not frame.isdigit() or int(frame) >= clips.count(clip):
+            raise UserError(
+                f"{path}, line {line}: {column} {value!r}: expected <clip>#<frame> of a clip in {clips.folder}"
+            )
+        return clip, int(frame)
+
+    with existing_file(path, "CSV file of pairs").open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        for column in ("source", "driving"):
+            if column not in (reader.fieldnames or ()):
+                raise UserError(f"{path}: expected columns source, driving[, best_frame]; {column} is missing")
+        pairs = []
+        for line, row in zip(range(2, count + 2), reader, strict=False):
+            driving = place(line, row, "driving")
+            best = place(line, row, "best_frame") if row.get("best_frame") else (driving[0], 0)
+            if best[0] != driving[0]:
+                raise UserError(f"{path}, line {line}: best_frame is not of the driving clip")
+            pairs.append(ClipPair(clips, place(line, row, "source"), driving, best[1]))
+    if not pairs:
+        raise UserError(f"{path}: expected pairs, found none")
+    return pairs
+
+
+def is_cross(pair: ClipPair) -> bool:
+    """Whether the pair shows two people."""
+    owner = {clip: person for person, numbers in enumerate(pair.clips.people) for clip in numbers}
+    return owner[pair.source_at[0]] != owner[pair.driving_at[0]]
+
+
+def _pick(items: Sequence[int], generator: torch.Generator) -> int:
+    return items[_draw(len(items), generator)]
+
+
+def _draw(count: int, generator: torch.Generator) -> int:
+    return int(torch.randint(count, (), generator=generator))

@@ -1,0 +1,170 @@
+"""Pictures of what was measured: strips of images, loss curves, the memory, differences with intervals."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from memcomp.experiments.files import atomic_write
+from memcomp.experiments.metrics.aggregate import Difference
+from memcomp.experiments.metrics.protocols import HIGHER_IS_BETTER, MASKED, PROTOCOLS
+from memcomp.experiments.report import TITLES
+from memcomp.experiments.scoring import Pair, Scores
+from memcomp.experiments.video import Frame, to_frame
+
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")  # Tol's bright set, safe for colour-blind
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure as PNG, all or nothing."""
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+
+
+def strips(path: str | Path, rows: Mapping[str, Sequence[Frame]], titles: Sequence[str]) -> None:
+    """A picture with one labelled row of images for each entry; small images are enlarged without smoothing."""
+    figure = Figure(figsize=(1.5 * len(titles) + 0.9, 1.5 * len(rows) + 0.35), layout="constrained")
+    axes = figure.subplots(len(rows), len(titles), squeeze=False)
+    for axis_row, (label, images) in zip(axes, rows.items(), strict=True):
+        for axis, image in zip(axis_row, images, strict=True):
+            axis.imshow(image, interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        axis_row[0].set_ylabel(label, fontsize=8)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=9)
+    save_figure(figure, path)
+
+
+def worst_median_best(path: str | Path, scores: Mapping[str, Scores], pairs: Mapping[str, Sequence[Pair]]) -> None:
+    """Strips of the pairs with the largest, the median and the smallest L1 of each kind of pairs."""
+    rows = {}
+    for kind, scored in scores.items():
+        values = [value for value in scored.column("standard.l1") if value is not None]
+        order = sorted(range(len(values)), key=lambda i: -values[i])
+        for label, i in {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}.items():
+            pair, prediction = pairs[kind][i], scored.predictions[i]
+            source, driving, target = (to_frame(image) for image in (pair.source, pair.driving, pair.target))
+            images = [source, driving, target, prediction, error_picture(prediction, target)]
+            rows[f"{kind},\n{label}: L1 {values[i]:.3f}"] = images
+    strips(path, rows, ["source", "driving", "target", "prediction", "error"])
+
+
+def caption(titles: Sequence[str], column: int) -> Frame:
+    """A white bar, 28 pixels high, with a title over each column of `column` pixels: (28, column * n, 3) uint8."""
+    figure = Figure(figsize=(column * len(titles) / 100, 0.28), dpi=100)
+    for i, title in enumerate(titles):
+        figure.text((i + 0.5) / len(titles), 0.5, title, ha="center", va="center", fontsize=10)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def error_picture(prediction: Frame, target: Frame) -> Frame:
+    """Mean absolute error of each pixel over colours, black (0) to yellow (half the range or more)."""
+    error = np.abs(prediction.astype(float) - target).mean(axis=-1) / 127.5
+    coloured = matplotlib.colormaps["inferno"](np.clip(error, 0, 1))[..., :3]
+    return (coloured * 255).round().astype(np.uint8)
+
+
+def read_log(path: str | Path) -> dict[str, np.ndarray]:
+    """A run's log.csv: column → (rows,) float; empty cells become NaN."""
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+        return {name: np.array([_number(row[name]) for row in rows]) for name in reader.fieldnames or ()}
+
+
+def _number(cell: str | None) -> float:
+    try:
+        return float(cell or "nan")
+    except ValueError:
+        return math.nan
+
+
+def loss_curves(path: str | Path, logs: Mapping[str, Path], columns: Sequence[str]) -> None:
+    """One panel per column with a line per run: thin as logged, thick the running mean over a twentieth of it."""
+    figure = Figure(figsize=(4.2 * len(columns), 3.2), layout="constrained")
+    for axis, column in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
+        for colour, (label, log) in zip(COLOURS, logs.items(), strict=False):
+            table = read_log(log)
+            if column not in table:
+                continue
+            kept = np.isfinite(table[column])
+            steps, values = table["step"][kept], table[column][kept]
+            window = max(1, len(values) // 20)
+            if window > 1:
+                axis.plot(steps, values, color=colour, alpha=0.25, linewidth=0.7)
+            smooth = np.convolve(values, np.ones(window) / window, "valid")
+            axis.plot(steps[window - 1 :], smooth, color=colour, linewidth=1.6, label=label, marker="." * (window == 1))
+        axis.set(xlabel="step", title=column.replace("_", " "))
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].legend(frameon=False)
+    save_figure(figure, path)
+
+
+def memory_picture(path: str | Path, memory: torch.Tensor, title: str, channels: int = 64) -> None:
+    """The memory M_o: its strength at each place, and the channels that vary most over the places.
+
+    Args:
+        path: PNG to write.
+        memory: (C_m, H_m, W_m).
+        title: above the picture.
+        channels: at most how many to draw; all share one colour scale, white = 0.
+    """
+    values = memory.detach().float().cpu().numpy()
+    order = np.argsort(-values.std(axis=(1, 2)), kind="stable")[:channels]
+    columns = math.ceil(math.sqrt(len(order)))
+    rows = math.ceil(len(order) / columns)
+    figure = Figure(figsize=(11, 6.4), layout="constrained")
+    parts: Any = figure.subfigures(1, 2, width_ratios=(1, 1.25))
+    left, right = parts
+    axis = left.subplots()
+    image = axis.imshow(np.sqrt((values**2).mean(axis=0)), cmap="viridis")
+    axis.set(title="strength at each place (root mean square over channels)", xticks=[], yticks=[])
+    axis.title.set_fontsize(9)
+    left.colorbar(image, ax=axis, shrink=0.7)
+    limit = float(np.abs(values[order]).max()) or 1.0
+    tiles = right.subplots(rows, columns, squeeze=False).ravel()
+    for tile in tiles:
+        tile.set_axis_off()
+    for tile, channel in zip(tiles, order, strict=False):
+        drawn = tile.imshow(values[channel], cmap="RdBu_r", vmin=-limit, vmax=limit)
+    right.colorbar(drawn, ax=list(tiles), shrink=0.7)
+    right.suptitle(f"{len(order)} of {len(values)} channels, those that vary most first", fontsize=9)
+    figure.suptitle(title)
+    save_figure(figure, path)
+
+
+def difference_picture(path: str | Path, deltas: Mapping[str, Mapping[str, Difference]], title: str) -> None:
+    """Differences of two models with 95 % intervals, one panel per metric; right of the line is better."""
+    names = [name for name in PROTOCOLS["standard"] if any(f"standard.{name}" in c for c in deltas.values())]
+    figure = Figure(figsize=(3.6 * len(names), 0.5 * 2 * len(deltas) + 1.2), layout="constrained")
+    for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        sign = 1 if HIGHER_IS_BETTER[name] else -1
+        labels: list[str] = []
+        for kind, columns in deltas.items():
+            for column, delta in columns.items():
+                if column.split(".")[1] == name:
+                    at = -len(labels)
+                    labels.append(kind + (f", {MASKED}" if column.endswith(MASKED) else ""))
+                    axis.plot([sign * delta.low, sign * delta.high], [at, at], color=COLOURS[0], linewidth=2)
+                    axis.plot(sign * delta.value, at, "o", color=COLOURS[0])
+        axis.axvline(0, color="black", linewidth=0.8)
+        axis.set(title=f"{TITLES[name]}: better →", ylim=(0.6 - len(labels), 0.6))
+        axis.set_yticks([-i for i in range(len(labels))], labels if axis is figure.axes[0] else [""] * len(labels))
+        axis.tick_params(labelsize=8)
+        axis.locator_params(axis="x", nbins=4)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=10)
+    save_figure(figure, path)

@@ -1,0 +1,116 @@
+"""Tables and files of what was measured; the pictures are in `pictures.py`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from memcomp.experiments.files import atomic_write
+from memcomp.experiments.metrics.aggregate import Difference, Mean, paired_difference
+from memcomp.experiments.metrics.protocols import HIGHER_IS_BETTER, MASKED, PROTOCOLS
+from memcomp.experiments.scoring import Results
+
+TITLES = {"l1": "L1", "psnr": "PSNR", "psnr_peak2": "PSNR peak 2", "ssim": "SSIM"}
+DIGITS = {"l1": 4, "psnr": 2, "psnr_peak2": 2, "ssim": 4}
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, padded so that it also reads well in a terminal; the first column to the left."""
+    widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
+        return "| " + " | ".join(padded) + " |"
+
+    rule = "|" + "|".join("-" * (w + 1) + ("-" if i == 0 else ":") for i, w in enumerate(widths)) + "|"
+    return "\n".join([line(header), rule, *map(line, rows)])
+
+
+def score_table(results: Results, protocol: str) -> str:
+    """The table of one protocol: a row for each kind of pairs and model; empty cells were not measured."""
+    masked = any(
+        column.endswith(MASKED) for models in results.values() for s in models.values() for column in s.columns
+    )
+    names = [(name, suffix) for suffix in (("", f".{MASKED}") if masked else ("",)) for name in PROTOCOLS[protocol]]
+    header = [f"{protocol} protocol", "pairs"]
+    header += [f"{TITLES[n]}{' ' + MASKED if s else ''} {'↑' if HIGHER_IS_BETTER[n] else '↓'}" for n, s in names]
+    rows = []
+    for kind, models in results.items():
+        for model, scores in models.items():
+            means = scores.means()
+            cells = [_cell(means.get(f"{protocol}.{name}{suffix}"), DIGITS[name]) for name, suffix in names]
+            rows.append([f"{kind}: {model}", str(len(scores.names)), *cells])
+    return markdown(header, rows)
+
+
+def _cell(value: Mean | None, digits: int) -> str:
+    return "" if value is None or value.value is None else f"{value.value:.{digits}f}"
+
+
+def differences(results: Results, first: str, second: str) -> dict[str, dict[str, Difference]]:
+    """Kind of pairs → column of the standard protocol → how much larger `first` is than `second`, pair by pair."""
+    found: dict[str, dict[str, Difference]] = {}
+    for kind, models in results.items():
+        for column in models[first].columns:
+            delta = paired_difference(models[first].column(column), models[second].column(column))
+            if column.startswith("standard.") and delta is not None:
+                found.setdefault(kind, {})[column] = delta
+    return found
+
+
+def difference_table(deltas: Mapping[str, Mapping[str, Difference]], title: str) -> str:
+    """The differences with their 95 % intervals, and which way each points."""
+    rows = []
+    for kind, columns in deltas.items():
+        for column, delta in columns.items():
+            name, masked = column.split(".")[1], column.endswith(MASKED)
+            better = (delta.value > 0) == HIGHER_IS_BETTER[name]
+            verdict = "no clear difference" if delta.low <= 0 <= delta.high else ("better" if better else "worse")
+            label = f"{kind}: {TITLES[name]}{' ' + MASKED if masked else ''}"
+            interval = f"[{delta.low:+.4f}, {delta.high:+.4f}]"
+            rows.append([label, f"{delta.value:+.4f}", interval, str(delta.pairs), verdict])
+    return markdown([title, "difference", "95 % interval", "pairs", "verdict"], rows)
+
+
+def results_json(results: Results) -> dict[str, Any]:
+    """Kind of pairs → model → column → {value, pairs, left_out}."""
+    return {
+        kind: {model: {c: vars(m) for c, m in scores.means().items()} for model, scores in models.items()}
+        for kind, models in results.items()
+    }
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Strict JSON (no NaN or Infinity), indented, all or nothing."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_pairs(path: str | Path, results: Results) -> None:
+    """CSV with one row per kind of pairs, model and pair; an empty cell was not measurable, `inf` is an exact copy."""
+    everything = [scores for models in results.values() for scores in models.values()]
+    columns = list(dict.fromkeys(column for scores in everything for column in scores.columns))
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["kind", "model", "pair", *columns])
+        for kind, models in results.items():
+            for model, scores in models.items():
+                for name, row in zip(scores.names, scores.values, strict=True):
+                    cells = ["" if row.get(c) is None else repr(row[c]) for c in columns]
+                    writer.writerow([kind, model, name, *cells])
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in ("memcomp", "torch", "numpy", "scikit-image", "av"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
