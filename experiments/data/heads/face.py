@@ -114,9 +114,10 @@ def _features(p: Tensor, who: Identity) -> Tensor:
     tip = bump(x, y, (0.0, base + 0.075), (0.085 * who.nose_width, 0.070)) * 0.060
     wings = bump(side, y, (0.098 * who.nose_width, base + 0.050), (0.050 * who.nose_width, 0.048)) * 0.078
     nose = (ridge_nose + tip) * who.nose_height + wings
-    out[..., 2] = front * (ridge + socket + lids + muzzle + chin + sulcus + lips + nose + 0.9 * cheek + hollow)
-    out[..., 0] = x.sign() * (front * (0.7 * cheek + 0.8 * hollow) - temple + corner * smoothstep(side, 0.2, 0.4))
-    out[..., 1] = front * (-0.25 * tip - 0.2 * ridge)
+    beard = who.beard_length * smoothstep(y, mouth_y(who) - 0.10, mouth_y(who) - 0.24) * smoothstep(z, -0.15, 0.1)
+    out[..., 2] = front * (ridge + socket + lids + muzzle + chin + sulcus + lips + nose + 0.9 * cheek + hollow) + beard
+    out[..., 0] = x.sign() * (front * (0.7 * cheek + 0.8 * hollow) - temple + corner * smoothstep(side, 0.2, 0.4) + 0.6 * beard)
+    out[..., 1] = front * (-0.25 * tip - 0.2 * ridge) - 0.9 * beard * smoothstep(y, -0.65, -0.90)
     return out
 
 

@@ -33,22 +33,22 @@ def paint_cap(scene: Scene, s: Samples) -> tuple[Tensor, Tensor]:
         curls = curls + 0.5 * torch.sin(61 * x + 21 * z) * torch.sin(57 * y + p[4])
         strands = 0.55 * curls * fade(s.footprint, 0.12)
     else:
-        part = 0.30 * who.hair_part if who.hairstyle in ("swept", "long") else 0.0
-        if who.hairstyle in ("fringe", "bob"):
-            turn = torch.atan2(x, (1.25 - y).clamp(min=0.05) + 0.35)  # combed down from the crown
-        else:
-            turn = torch.atan2(x - part, (z + 1.3).clamp(min=0.05))  # combed back
-        f = who.hair_strands
-        wave = turn + 0.012 * torch.sin(9 * y + 7 * z + p[2])
-        coarse = torch.sin(2.0 * f * wave + p[3]) * fade(s.footprint, 3.1 / f)
-        medium = torch.sin(4.7 * f * wave + p[4] + 1.5 * coarse) * fade(s.footprint, 1.3 / f)
-        fine = torch.sin(11.0 * f * wave + p[5]) * fade(s.footprint, 0.55 / f)
-        strands = 0.22 * coarse + 0.28 * medium + 0.22 * fine
+        # strands run from the crown to the edge of the hair; whole numbers of them, so that they close at the back
+        crown = 0.22 * who.hair_part if who.hairstyle in ("swept", "long") else 0.0
+        away = ((x - crown) ** 2 + (z + 0.30) ** 2).sqrt()
+        turn = torch.atan2(x - crown, z + 0.30) + 0.05 * torch.sin(5 * y + p[2])
+        coarse, medium, fine = (
+            torch.sin(n * turn + phase) * fade(s.footprint, 6.28 * away / n)
+            for n, phase in ((round(2.2 * who.hair_strands), p[3]), (round(5.1 * who.hair_strands), p[4]), (170, p[5]))
+        )
+        strands = 0.16 * coarse + 0.26 * medium + 0.24 * fine
+        if who.hairstyle == "buzz":
+            strands = 0.12 * fine
     shade = 0.80 + 0.20 * smoothstep(s.aux, 0.0, 0.05)
     colour = _strand_light(scene, s, strands, shade)
     # the scalp shines through where the hair is thin: at the hairline, between strands
-    thin = 0.016 if who.hairstyle == "buzz" else 0.022
-    scalp = smoothstep(s.aux + 0.02 * strands, thin, 0.0) * 0.85 + (0.12 if who.hairstyle == "buzz" else 0.0)
+    thin = 0.012 if who.hairstyle == "buzz" else 0.022
+    scalp = smoothstep(s.aux + 0.02 * strands, thin, 0.0) * 0.85 + (0.16 if who.hairstyle == "buzz" else 0.0)
     skin = rgb(who.skin) * light(scene, s.normal, wrap=(0.42, 0.28, 0.24), gloss=0.0, shine=1)[0]
     colour = over(colour, scalp.clamp(0, 0.9), skin)
     return colour, torch.full_like(s.frame, int(Label.HAIR))

@@ -132,10 +132,10 @@ class Identity:
         skin = _mix(SKIN_TONES[int(tone)], SKIN_TONES[int(tone) + 1], tone % 1)
         skin = tuple(min(max(v + rng.gauss(0, 0.01), 0.05), 0.98) for v in skin)  # type: ignore[assignment]
         fair = tone < 2.2
-        hair = _mix(rng.choice(FAIR_HAIR if fair else DARK_HAIR), GREY_HAIR, 0.0)
+        hair = rng.choice(FAIR_HAIR if fair else DARK_HAIR)
         grey = min(max((age - 0.62) * 2.6, 0.0), 1.0) * uniform(0.3, 1.0)
         hair = _mix(hair, GREY_HAIR, grey)
-        hair = tuple(min(max(v * uniform(0.94, 1.06), 0.02), 0.95) for v in hair)  # type: ignore[assignment]
+        hair = _mix(hair, (0.0, 0.0, 0.0), uniform(0.0, 0.12))
         if femininity > 0.5:
             hairstyle = rng.choices(HAIRSTYLES, (0, 1, 5, 8, 16, 22, 40, 8))[0]
         else:
@@ -143,7 +143,7 @@ class Identity:
         if hairstyle == "afro" and fair:
             hairstyle = "swept"
         beard = uniform(0.55, 0.95) if femininity < 0.5 and rng.random() < 0.38 else 0.0
-        stubble = femininity < 0.5 and beard == 0 and rng.random() < 0.35
+        stubble = (0.12 if max(hair) > 0.3 else 0.26) if femininity < 0.5 and rng.random() < 0.35 else 0.0
         moustache = uniform(0.6, 0.95) if beard > 0 or (femininity < 0.5 and rng.random() < 0.12) else 0.0
         makeup = uniform(0.2, 1.0) if femininity > 0.5 else 0.0
         natural_lip = (skin[0] * 0.86, skin[1] * 0.62, skin[2] * 0.62)
@@ -169,7 +169,7 @@ class Identity:
             ear=uniform(0.88, 1.12) * (1.04 - 0.1 * femininity),
             eye_x=uniform(0.262, 0.298),
             eye_width=uniform(0.128, 0.150) * (0.98 + 0.06 * femininity),
-            eye_height=uniform(0.052, 0.070) * (0.95 + 0.18 * femininity),
+            eye_height=uniform(0.048, 0.064) * (0.95 + 0.20 * femininity),
             eye_tilt=uniform(-0.06, 0.16),
             brow_y=uniform(0.155, 0.195) + 0.015 * femininity,
             brow_thickness=uniform(0.026, 0.040) * (1.15 - 0.45 * femininity),
@@ -192,8 +192,8 @@ class Identity:
             hair_part=uniform(-1, 1),
             hair_length=uniform(0.85, 1.25),
             hair_strands=uniform(10, 17),
-            beard=beard if beard > 0 else (0.28 if stubble else 0.0),
-            beard_length=uniform(0.01, 0.07) if beard > 0 else 0.0,
+            beard=beard if beard > 0 else stubble,
+            beard_length=uniform(0.01, 0.045) if beard > 0 else 0.0,
             moustache=moustache,
             glasses=glasses,
             glasses_radius=uniform(0.185, 0.215),
@@ -205,7 +205,7 @@ class Identity:
             collar=uniform(0.04, 0.3),
             shoulder_width=uniform(0.92, 1.08) * (1.08 - 0.16 * femininity),
             neck_width=uniform(0.94, 1.06) * (1.1 - 0.2 * femininity),
-            size=uniform(0.60, 0.66),
+            size=uniform(0.66, 0.72),
             light=(light[0] / norm, light[1] / norm, light[2] / norm),
             ambient=uniform(0.42, 0.56),
             background=(colour(0.12, 0.85, 0.45), colour(0.12, 0.85, 0.45), colour(0.2, 0.9, 0.5)),

@@ -73,6 +73,8 @@ def grid_normals(points: Tensor, wrap: bool) -> Tensor:
     down[..., 0, :, :] = points[..., 1, :, :] - points[..., 0, :, :]
     down[..., -1, :, :] = points[..., -1, :, :] - points[..., -2, :, :]
     normal = torch.linalg.cross(down, along_row)
+    for pole, beside in ((0, 1), (-1, -2)):  # a ring of no width has no direction of its own
+        normal[..., pole, :, :] += 1e-3 * normal[..., beside, :, :].mean(-2, keepdim=True)
     return torch.nn.functional.normalize(normal, dim=-1, eps=1e-8)
 
 

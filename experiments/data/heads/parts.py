@@ -52,7 +52,7 @@ _EDGES: dict[str, tuple[float | None, ...]] = {
     "long": (None, None, None, 0.30, 0.00, -0.30, -0.40, -0.40, -0.40, -0.45, -0.50),
     "afro": (None, None, None, 0.36, 0.10, 0.00, 0.16, 0.16, -0.25, -0.40, -0.46),
 }
-_VOLUME = {"buzz": 0.02, "short": 0.075, "swept": 0.12, "fringe": 0.11, "bob": 0.12, "long": 0.10, "afro": 0.30}
+_VOLUME = {"buzz": 0.02, "short": 0.075, "swept": 0.12, "fringe": 0.11, "bob": 0.12, "long": 0.10, "afro": 0.22}
 
 
 def hair_edge(who: Identity, theta: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from memcomp.experiments.data.heads.identity import Identity
 from memcomp.experiments.data.heads.mesh import Mesh, Part, build, mesh_detail, pose_mesh, two_sided
 from memcomp.experiments.data.heads.pose import Poses
 from memcomp.experiments.data.heads.raster import gather, pixel_centres, rasterise, vertex_table
-from memcomp.experiments.data.heads.shading import Label, Samples, Scene
+from memcomp.experiments.data.heads.shading import Samples, Scene
 from memcomp.experiments.data.heads.skin import paint_ear, paint_head, paint_neck, paint_pocket
 
 RENDERER_VERSION = 1  # raise it whenever a pixel of any picture may change

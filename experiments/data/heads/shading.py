@@ -33,7 +33,7 @@ class Samples:
     normal: Tensor  # (3, M) unit, camera axes
     aux: Tensor  # (M,) see Mesh.aux
     frame: Tensor  # (M,) which frame of the batch
-    footprint: Tensor  # (M,) width of a sample on the surface, head units: edges are drawn this soft
+    footprint: Tensor  # (M,) half the width of a sample on the surface, head units: edges are drawn this much softer
 
     def __getitem__(self, index: Tensor) -> Samples:
         return Samples(
@@ -64,9 +64,9 @@ def over(base: Tensor, weight: Tensor, colour: Tensor) -> Tensor:
     return torch.lerp(base, colour.expand_as(base), weight.expand(base.shape[1]))
 
 
-def fade(footprint: Tensor, wavelength: float) -> Tensor:
-    """How much of a pattern survives at this sampling: 1 well resolved … 0 finer than two samples a wave."""
-    return (1.6 - 2.4 * footprint / wavelength).clamp_(0, 1)
+def fade(footprint: Tensor, wavelength: Tensor | float) -> Tensor:
+    """How much of a pattern survives at this sampling: 1 resolved by four samples a wave … 0 by one and a half."""
+    return (1.6 - 4.8 * footprint / wavelength).clamp_(0, 1)
 
 
 def light(scene: Scene, normal: Tensor, *, wrap: Colour, gloss: float, shine: float) -> tuple[Tensor, Tensor]:

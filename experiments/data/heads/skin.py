@@ -64,7 +64,7 @@ def _beard(who: Identity, x: Tensor, y: Tensor, z: Tensor, footprint: Tensor) ->
     p = who.noise
     # upper border: from the sideburn down the cheek to the corner of the mouth
     cheek = my + 0.10 + 0.55 * (side - who.mouth_width).clamp(min=0) ** 1.3
-    cover = smoothstep(cheek - y, -0.06, 0.11) * smoothstep(z, -0.12, -0.02)
+    cover = smoothstep(cheek - y, -0.08, 0.13) * smoothstep(z, -0.12, -0.02)
     cover = cover * smoothstep(y, -1.0, -0.93).clamp(min=0.75)
     patch = bump(side, y, (0.0, my - 0.10), (0.055, 0.03))
     bare = (smoothstep(side, 0.21, 0.15) * smoothstep(y, my - 0.09, my - 0.03))  # around the mouth
@@ -73,7 +73,7 @@ def _beard(who: Identity, x: Tensor, y: Tensor, z: Tensor, footprint: Tensor) ->
     height = my + who.lip_thickness + 0.045 - 0.22 * side.clamp(max=0.3) ** 1.4
     lip = torch.exp(-(((y - height) / 0.042) ** 4)) * smoothstep(side, who.mouth_width + 0.06, who.mouth_width - 0.04)
     strands = torch.sin(150 * side + 42 * y + 9 * z + p[1]) * torch.sin(38 * y + 75 * x + p[2])
-    strands = 1 + 0.20 * strands * fade(footprint, 0.042)
+    strands = 1 + (0.18 if who.beard_length else 0.06) * strands * fade(footprint, 0.042)
     return (torch.maximum(beard * who.beard, lip * who.moustache) * strands).clamp_(0, 1)
 
 
