@@ -186,12 +186,17 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     raw = _yaml(text, origin)
     if not isinstance(raw, dict):
         raise UserError(f"{origin}: expected a mapping of keys, got {_describe(raw)}")
-    recipe = recipe_from_dict(raw, origin)  # first without overrides, so that each error names its own origin
-    if not overrides:
-        return recipe
-    for override in overrides:
-        _override(raw, override)
-    return recipe_from_dict(raw, f"{origin} with {' '.join(overrides)}")
+    recipe_from_dict(raw, origin)  # first without overrides, so that each error names its own origin
+    return _with_overrides(raw, overrides, origin)
+
+
+def with_overrides(recipe: Recipe, overrides: Sequence[str], origin: str) -> Recipe:
+    """The recipe with some keys changed, as in `load_recipe`; `origin` is named in errors.
+
+    Raises:
+        UserError: as `load_recipe`.
+    """
+    return _with_overrides(recipe.to_dict(), overrides, origin)
 
 
 def recipe_from_dict(raw: Mapping[str, Any], origin: str) -> Recipe:
@@ -266,6 +271,12 @@ def _yaml(text: str, origin: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{origin}{place}: expected YAML, {getattr(error, 'problem', None) or 'unreadable'}") from None
+
+
+def _with_overrides(raw: dict[str, Any], overrides: Sequence[str], origin: str) -> Recipe:
+    for override in overrides:
+        _override(raw, override)
+    return recipe_from_dict(raw, f"{origin} with {' '.join(overrides)}" if overrides else origin)
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
