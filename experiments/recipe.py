@@ -65,6 +65,7 @@ class DataSection:
     root: str | None = None  # clips: folder with train/ and test/
     identities: int = 200  # heads: people to train on
     frames: int = 16  # heads: frames of each
+    rate: float = 25.0  # heads: frames per second of their motion
     seed: int = 0  # heads: which people
     repeats: int = 1  # times that each person is seen in one epoch
     workers: int = 0  # processes that read data; 0 = the training process itself

@@ -1,4 +1,4 @@
-"""A data set of procedural heads: disjoint splits, clips rendered once and kept on disk, evaluation pairs with true targets.
+"""A data set of procedural heads: disjoint splits, clips rendered once and kept on disk, pairs with true targets.
 
 Also the `memcomp heads` command: a contact sheet, or ordinary clips.
 """
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from memcomp.experiments.data.heads import RENDERER_VERSION, Identity, Poses, disocclusion, render
+from memcomp.experiments.data.heads.pose import FRAME_RATE
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write, writable_folder
 
@@ -54,6 +55,7 @@ class HeadsSet:
         size: height and width of a frame, pixels.
         seed: another seed gives other people.
         cache_dir: where rendered clips are kept; None: $MEMCOMP_CACHE, or ~/.cache/memcomp.
+        rate: frames per second of the motion; a low one gives few frames that differ much.
 
     Raises:
         UserError: unknown split, or a number out of range.
@@ -67,6 +69,7 @@ class HeadsSet:
         size: int,
         seed: int = 0,
         cache_dir: str | os.PathLike[str] | None = None,
+        rate: float = FRAME_RATE,
     ) -> None:
         if split not in SPLITS:
             raise UserError(f"data split {split!r}: expected one of {', '.join(SPLITS)}")
@@ -77,7 +80,7 @@ class HeadsSet:
             raise UserError(f"heads: size = {size}, expected 16 … 2048 pixels")
         if seed < 0:
             raise UserError(f"heads: seed = {seed}, expected 0 or more")
-        self.split, self.length, self.size, self.seed = split, frames, size, seed
+        self.split, self.length, self.size, self.seed, self.rate = split, frames, size, seed, rate
         self._identities = identities
         self._first = (seed * len(SPLITS) + SPLITS.index(split)) * MOST_IDENTITIES
         root = cache_dir or os.environ.get("MEMCOMP_CACHE") or Path.home() / ".cache" / "memcomp"
@@ -93,7 +96,7 @@ class HeadsSet:
 
     def poses(self, i: int) -> Poses:
         """Pose and expression of every frame of clip i."""
-        return Poses.trajectory(self._seed(i), self.length)
+        return Poses.trajectory(self._seed(i), self.length, self.rate)
 
     def angles(self, i: int) -> Tensor:
         """(T, 3) yaw, pitch, roll of clip i in degrees."""
@@ -222,8 +225,6 @@ def write_clips(folder: str | os.PathLike[str], heads: HeadsSet, indices: Iterab
     import imageio.v3 as imageio
     from tqdm import tqdm
 
-    from memcomp.experiments.data.heads.pose import FRAME_RATE
-
     target = writable_folder(Path(folder) / heads.split)
     videos = []
     for i in tqdm(list(range(len(heads)) if indices is None else indices), unit="clip", desc=f"writing {target}"):
@@ -238,7 +239,7 @@ def write_clips(folder: str | os.PathLike[str], heads: HeadsSet, indices: Iterab
 
 
 def _table(heads: HeadsSet, i: int) -> str:
-    """CSV: one row per frame, pose (degrees and units of `Poses`), then x, y in [-1, 1] and visibility of 68 landmarks."""
+    """CSV: one row per frame; pose in the units of `Poses`, then x, y in [-1, 1] and visibility of 68 landmarks."""
     from dataclasses import fields
 
     from memcomp.experiments.data.heads import landmarks
@@ -272,7 +273,7 @@ def contact_sheet(seed: int, identities: int, size: int, split: str = "test") ->
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `memcomp heads`."""
-    parser.add_argument("--output", required=True, metavar="FILE.png|FOLDER", help="a .png: contact sheet; a folder: clips")
+    parser.add_argument("--output", required=True, metavar="FILE.png|FOLDER", help="contact sheet, or clips")
     parser.add_argument("--split", default="test", choices=SPLITS, help="which people (default: %(default)s)")
     parser.add_argument("--identities", type=int, default=8, metavar="N", help="how many people (default: %(default)s)")
     parser.add_argument("--frames", type=int, default=100, metavar="N", help="frames of a clip (default: %(default)s)")

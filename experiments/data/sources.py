@@ -65,6 +65,6 @@ def _clips(recipe: Recipe, split: str) -> ClipSource:
     from memcomp.experiments.data.heads_set import HeadsSet
 
     identities = data.identities if split == "train" else HELD_OUT_PEOPLE
-    heads = HeadsSet(split, identities, data.frames, recipe.size, data.seed, cache)
+    heads = HeadsSet(split, identities, data.frames, recipe.size, data.seed, cache, data.rate)
     heads.render_all(data.workers)
     return HeadClips(heads)

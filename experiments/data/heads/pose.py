@@ -46,10 +46,10 @@ class Poses:
         return cls(**full)
 
     @classmethod
-    def trajectory(cls, seed: int, frames: int) -> Poses:
-        """A smooth clip: every field a sum of three slow sinusoids, drawn from the seed, at `FRAME_RATE`."""
+    def trajectory(cls, seed: int, frames: int, rate: float = FRAME_RATE) -> Poses:
+        """A smooth clip: every field a sum of three slow sinusoids, drawn from the seed, at `rate` frames per second."""
         generator = torch.Generator().manual_seed(seed)
-        time = torch.arange(frames) / FRAME_RATE
+        time = torch.arange(frames) / rate
 
         def wave(amplitude: float, slow: float, fast: float) -> Tensor:
             """(T,) within ±1.25 amplitude; frequencies between slow and fast, Hz."""
@@ -104,9 +104,7 @@ class Poses:
 
 def rotation(yaw: Tensor, pitch: Tensor, roll: Tensor) -> Tensor:
     """Angles (T,) in degrees → rotations (T, 3, 3) of head axes (x right, y up, z to the camera): yaw, pitch, roll."""
-    (sy, sp, sr), (cy, cp, cr) = (
-        [f(torch.deg2rad(a)) for a in (yaw, pitch, roll)] for f in (torch.sin, torch.cos)
-    )
+    (sy, sp, sr), (cy, cp, cr) = ([f(torch.deg2rad(a)) for a in (yaw, pitch, roll)] for f in (torch.sin, torch.cos))
     zero, one = torch.zeros_like(sy), torch.ones_like(sy)
 
     def matrix(*entries: Tensor) -> Tensor:
