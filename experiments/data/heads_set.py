@@ -78,6 +78,8 @@ class HeadsSet:
                 raise UserError(f"heads: {name} = {value}, expected 1 … {most}")
         if not 16 <= size <= 2048:
             raise UserError(f"heads: size = {size}, expected 16 … 2048 pixels")
+        if not 0 < rate <= 1000:
+            raise UserError(f"heads: rate = {rate}, expected frames per second in 0 … 1000")
         if seed < 0:
             raise UserError(f"heads: seed = {seed}, expected 0 or more")
         self.split, self.length, self.size, self.seed, self.rate = split, frames, size, seed, rate
@@ -231,7 +233,7 @@ def write_clips(folder: str | os.PathLike[str], heads: HeadsSet, indices: Iterab
         video = target / f"head{heads._seed(i):07d}.mp4"
         frames = heads.frames(i).permute(0, 2, 3, 1).numpy()
         with atomic_write(video) as temporary:
-            imageio.imwrite(temporary, frames, plugin="pyav", codec="libx264", fps=int(FRAME_RATE))
+            imageio.imwrite(temporary, frames, plugin="pyav", codec="libx264", fps=heads.rate)
         with atomic_write(video.with_suffix(".csv")) as temporary:
             temporary.write_text(_table(heads, i))
         videos.append(video)
