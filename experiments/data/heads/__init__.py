@@ -6,4 +6,14 @@ from memcomp.experiments.data.heads.render import RENDERER_VERSION, Frames, rend
 from memcomp.experiments.data.heads.shading import Label
 from memcomp.experiments.data.heads.visibility import Landmarks, disocclusion, landmarks
 
-__all__ = ["RENDERER_VERSION", "Frames", "Identity", "Label", "Landmarks", "Poses", "disocclusion", "landmarks", "render"]
+__all__ = [
+    "RENDERER_VERSION",
+    "Frames",
+    "Identity",
+    "Label",
+    "Landmarks",
+    "Poses",
+    "disocclusion",
+    "landmarks",
+    "render",
+]

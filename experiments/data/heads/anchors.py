@@ -98,12 +98,12 @@ def _chart_points(who: Identity, blink: float) -> dict[int, tuple[float, float]]
         x = (k - 2) * 0.060 * who.nose_width
         points[31 + k] = (x, base + (0.012 if abs(k - 2) == 2 else -0.002))
     lip_x = [-0.62, -0.26, 0.0, 0.26, 0.62]
-    x = torch.tensor(lip_x) * who.mouth_width
-    top, bottom = lip_heights(who, x)
-    seam = seam_y(who, x)
+    lips = torch.tensor(lip_x) * who.mouth_width
+    top, bottom = lip_heights(who, lips)
+    seam = seam_y(who, lips)
     for k in range(5):
-        points[49 + k] = (float(x[k]), float(seam[k] + top[k]))
-        points[59 - k] = (float(x[k]), float(seam[k] + bottom[k]))
+        points[49 + k] = (float(lips[k]), float(seam[k] + top[k]))
+        points[59 - k] = (float(lips[k]), float(seam[k] + bottom[k]))
     return points
 
 

@@ -116,7 +116,8 @@ def _features(p: Tensor, who: Identity) -> Tensor:
     nose = (ridge_nose + tip) * who.nose_height + wings
     beard = who.beard_length * smoothstep(y, mouth_y(who) - 0.10, mouth_y(who) - 0.24) * smoothstep(z, -0.15, 0.1)
     out[..., 2] = front * (ridge + socket + lids + muzzle + chin + sulcus + lips + nose + 0.9 * cheek + hollow) + beard
-    out[..., 0] = x.sign() * (front * (0.7 * cheek + 0.8 * hollow) - temple + corner * smoothstep(side, 0.2, 0.4) + 0.6 * beard)
+    sideways = front * (0.7 * cheek + 0.8 * hollow) - temple + corner * smoothstep(side, 0.2, 0.4) + 0.6 * beard
+    out[..., 0] = x.sign() * sideways
     out[..., 1] = front * (-0.25 * tip - 0.2 * ridge) - 0.9 * beard * smoothstep(y, -0.65, -0.90)
     return out
 

@@ -75,7 +75,8 @@ def paint_torso(scene: Scene, s: Samples) -> tuple[Tensor, Tensor]:
     who = scene.who
     x, y, z = s.rest
     soft = s.footprint
-    neckline = -1.05 - who.collar * smoothstep(z, -0.5, 0.3) * torch.exp(-((x / 0.45) ** 2)) - 0.30 * x.abs().clamp(max=0.6)
+    dip = who.collar * smoothstep(z, -0.5, 0.3) * torch.exp(-((x / 0.45) ** 2))
+    neckline = -1.05 - dip - 0.30 * x.abs().clamp(max=0.6)
     below = neckline - y
     cloth = rgb(who.cloth).expand(3, len(x))
     if who.cloth_stripes:

@@ -63,11 +63,8 @@ def sweep(rings: Tensor, theta: Tensor, square: float = 0.0) -> Tensor:
 
 
 def grid_normals(points: Tensor, wrap: bool) -> Tensor:
-    """Outward unit normals (…, R, C, 3) of a grid whose rows run downwards and columns turn counter-clockwise from above."""
-    if wrap:
-        along_row = points.roll(-1, -2) - points.roll(1, -2)
-    else:
-        along_row = torch.gradient(points, dim=-2)[0]
+    """Outward unit normals (…, R, C, 3) of a grid whose rows run down and whose columns turn left to right in front."""
+    along_row = points.roll(-1, -2) - points.roll(1, -2) if wrap else torch.gradient(points, dim=-2)[0]
     down = torch.empty_like(points)
     down[..., 1:-1, :, :] = points[..., 2:, :, :] - points[..., :-2, :, :]
     down[..., 0, :, :] = points[..., 1, :, :] - points[..., 0, :, :]

@@ -117,10 +117,8 @@ def build(who: Identity, detail: float = 1.0) -> Mesh:
             row = faces // columns
             pocket = (row.min(1).values >= face.seam_row) & (row.max(1).values <= face.seam_row + MOUTH_ROWS + 1)
             label[pocket] = int(Part.POCKET)
-            piece.aux[face.seam_row + 1 : face.seam_row + MOUTH_ROWS + 1] = (
-                torch.arange(1, MOUTH_ROWS + 1)[:, None] / (MOUTH_ROWS + 1)
-            )
-            piece.aux[face.seam_row + MOUTH_ROWS + 1 :] = 1
+            between = (torch.arange(rows) - face.seam_row).clamp(0, MOUTH_ROWS + 1) / (MOUTH_ROWS + 1)
+            piece.aux.copy_(between[:, None])
             normals.append(_head_normals(piece.points[None], face)[0].reshape(-1, 3))
         else:
             normals.append(grid_normals(piece.points, piece.wrap).reshape(-1, 3))

@@ -185,14 +185,15 @@ def torso(who: Identity) -> list[Piece]:
 
 
 def _tube(path: Tensor, radius: float, closed: bool) -> Piece:
-    """A tube (L, TUBE_SIDES, 3) around a path (L, 3) that never runs along the y axis for long."""
+    """A tube (L, TUBE_SIDES, 3) around a path (L, 3); a closed one ends where it starts."""
     if closed:
         ahead = path.roll(-1, 0) - path.roll(1, 0)
         path, ahead = torch.cat([path, path[:1]]), torch.cat([ahead, ahead[:1]])
     else:
         ahead = torch.gradient(path, dim=0)[0]
     ahead = torch.nn.functional.normalize(ahead, dim=-1)
-    side = torch.nn.functional.normalize(torch.linalg.cross(ahead, torch.tensor([[0.31, 0.2, 0.93]]).expand_as(ahead)), dim=-1)
+    askew = torch.tensor([[0.31, 0.2, 0.93]]).expand_as(ahead)
+    side = torch.nn.functional.normalize(torch.linalg.cross(ahead, askew), dim=-1)
     over = torch.linalg.cross(side, ahead)
     turn = (torch.arange(TUBE_SIDES) / TUBE_SIDES * 2 * math.pi)[None, :, None]
     points = path[:, None] + radius * (turn.cos() * side[:, None] + turn.sin() * over[:, None])

@@ -47,7 +47,7 @@ class Poses:
 
     @classmethod
     def trajectory(cls, seed: int, frames: int, rate: float = FRAME_RATE) -> Poses:
-        """A smooth clip: every field a sum of three slow sinusoids, drawn from the seed, at `rate` frames per second."""
+        """A smooth clip, `rate` frames per second: every field a sum of three slow sinusoids drawn from the seed."""
         generator = torch.Generator().manual_seed(seed)
         time = torch.arange(frames) / rate
 

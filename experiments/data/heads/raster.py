@@ -91,7 +91,7 @@ def gather(table: Tensor, triangles: Tensor, frame: Tensor, triangle: Tensor, at
 
 
 def vertex_table(screen: Tensor, closeness: Tensor, *values: Tensor) -> Tensor:
-    """The table that `gather` reads: screen (T, V, 2), closeness (T, V), values (T or 1, V, F) → (T, V, 3 + sum of F)."""
+    """The table `gather` reads: screen (T, V, 2), closeness (T, V), values (T or 1, V, F) → (T, V, 3 + sum of F)."""
     frames = len(screen)
     return torch.cat([screen, closeness[..., None], *(v.expand(frames, -1, -1) for v in values)], -1)
 

@@ -54,7 +54,7 @@ def render(who: Identity, poses: Poses, size: int) -> Frames:
 
 def _render(mesh: Mesh, who: Identity, poses: Poses, size: int, behind: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """One chunk: visibility at 2 × 2 sub-pixels; where they see one smooth piece of one part, it is painted once."""
-    frames, pixels, nothing = len(poses), size * size, len(mesh.triangles)
+    frames, pixels = len(poses), size * size
     posed = pose_mesh(mesh, who, poses)
     screen, closeness = posed.screen, 1 / posed.depth
     seen, close = rasterise(screen, closeness, mesh.triangles, two_sided(mesh), 2 * size)

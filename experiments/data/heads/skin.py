@@ -48,7 +48,7 @@ def _shadows(who: Identity, x: Tensor, y: Tensor, z: Tensor, smile: Tensor) -> T
     fold = fold * smoothstep(y, mouth_y(who) - 0.09, mouth_y(who) + 0.06)
     under_lip = bump(x, y, (0.0, mouth_y(who) - 0.125), (0.13, 0.032))
     corner = bump(side, y, (who.mouth_width + 0.012, mouth_y(who)), (0.025, 0.03))
-    furrow = torch.exp(-(((y - 0.42 - 0.05 * (x / 0.3) ** 2).remainder(0.095) - 0.0475) / 0.010) ** 2)
+    furrow = torch.exp(-((((y - 0.42 - 0.05 * (x / 0.3) ** 2).remainder(0.095) - 0.0475) / 0.010) ** 2))
     furrow = furrow * bump(x, y, (0.0, 0.43), (0.27, 0.12)) * max(who.age - 0.55, 0.0)
     dark = 0.20 * socket + (0.13 + 0.05 * man) * inner + 0.11 * under_eye + 0.10 * nose_side + 0.30 * under_nose
     dark = dark + 0.24 * wing + (0.04 + 0.11 * who.age + 0.20 * smile.clamp(min=0)) * fold + 0.22 * under_lip
@@ -67,7 +67,7 @@ def _beard(who: Identity, x: Tensor, y: Tensor, z: Tensor, footprint: Tensor) ->
     cover = smoothstep(cheek - y, -0.08, 0.13) * smoothstep(z, -0.12, -0.02)
     cover = cover * smoothstep(y, -1.0, -0.93).clamp(min=0.75)
     patch = bump(side, y, (0.0, my - 0.10), (0.055, 0.03))
-    bare = (smoothstep(side, 0.21, 0.15) * smoothstep(y, my - 0.09, my - 0.03))  # around the mouth
+    bare = smoothstep(side, 0.21, 0.15) * smoothstep(y, my - 0.09, my - 0.03)  # around the mouth
     bare = torch.maximum(bare, bump(side, y, (0.10, my - 0.13), (0.05, 0.035)) * 0.6) * (1 - 0.7 * patch)
     beard = cover * (1 - bare)
     height = my + who.lip_thickness + 0.045 - 0.22 * side.clamp(max=0.3) ** 1.4
@@ -140,14 +140,15 @@ def paint_pocket(scene: Scene, s: Samples) -> tuple[Tensor, Tensor]:
     who = scene.who
     x = s.rest[0]
     across = (1 - (x / (who.mouth_width * 0.97)) ** 2).clamp(min=0)
-    gap = mouth_gap(who, x, scene.poses.mouth[s.frame])
+    mouth = scene.poses.mouth[s.frame]
+    gap = mouth_gap(who, x, mouth)
     from_upper, from_lower = s.aux * gap, (1 - s.aux) * gap
     soft = s.footprint
     depth = 0.55 + 0.45 * across
     colour = rgb((0.16, 0.045, 0.045)).expand(3, len(x))
-    tongue = smoothstep(from_lower, 0.5 * gap.max().clamp(min=0.05).item() + 0.015, 0.0) * across**0.7
+    tongue = smoothstep(from_lower / (0.02 + 0.085 * mouth), 1.0, 0.0) * across**0.7
     colour = over(colour, tongue * 0.9, rgb((0.66, 0.27, 0.27)))
-    gaps = 1 - 0.22 * torch.exp(-(((x.abs() + 0.0325).remainder(0.065) - 0.0325) / 0.006) ** 2) * fade(soft, 0.03)
+    gaps = 1 - 0.22 * torch.exp(-((((x.abs() + 0.0325).remainder(0.065) - 0.0325) / 0.006) ** 2)) * fade(soft, 0.03)
     teeth = edge(0.058 - from_upper, 0.012 + soft) * edge(across - 0.18, 0.2)
     colour = over(colour, teeth, rgb((0.93, 0.91, 0.86)) * gaps)
     under_lip = 0.45 + 0.55 * smoothstep(from_upper, -0.004, 0.030)
