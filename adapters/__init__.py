@@ -3,7 +3,8 @@
 if __name__ != "memcomp.adapters":  # a top-level `adapters` would collide with other people's packages
     raise ImportError(f"import memcomp.adapters, not {__name__}: install the project with `pip install -e .` first")
 
+from memcomp.adapters.attach import attach
 from memcomp.adapters.base import Host, HostOutput, Keypoints, create_host, list_hosts, register_host
 from memcomp.adapters.fomm import FOMM
 
-__all__ = ["FOMM", "Host", "HostOutput", "Keypoints", "create_host", "list_hosts", "register_host"]
+__all__ = ["FOMM", "Host", "HostOutput", "Keypoints", "attach", "create_host", "list_hosts", "register_host"]

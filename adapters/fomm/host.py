@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from memcomp.adapters import losses
 from memcomp.adapters.base import Host, HostOutput, Keypoints, checked_params, register_host
+from memcomp.adapters.fomm import taps
 from memcomp.adapters.fomm.discriminator import Judgement, MultiScaleDiscriminator
 from memcomp.adapters.fomm.generator import OcclusionAwareGenerator
 from memcomp.adapters.fomm.keypoints import KeypointDetector
@@ -163,10 +164,7 @@ class FOMM(Host):
 
     def taps(self) -> tuple[list[Tap], KeypointTap]:
         """The inputs of the bottleneck, of each further decoder block and of the last convolution."""
-        from memcomp.taps import KeypointTap, Tap
-
-        decoder = [f"up_blocks.{index}" for index in range(1, len(self.generator.up_blocks))]
-        return [Tap(name) for name in ("bottleneck", *decoder, "final")], KeypointTap("dense_motion_network")
+        return taps.inplace_taps(self.generator), taps.KEYPOINTS
 
 
 def _model(
