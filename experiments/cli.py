@@ -34,7 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if arguments and arguments[0] in COMMANDS:  # only the chosen module is imported, even for --help
             module = importlib.import_module(COMMANDS[arguments[0]][0])
             module.add_arguments(subparsers[arguments[0]])
-        parsed = parser.parse_args(arguments)
+        parsed, rest = parser.parse_known_args(arguments)
+        if rest and not (hasattr(parsed, "overrides") and all("=" in word and word[0] != "-" for word in rest)):
+            subparsers[parsed.command].error(f"unrecognized arguments: {' '.join(rest)}")
+        if rest:  # argparse takes a list of words only where it begins, not after an option
+            parsed.overrides = [*parsed.overrides, *rest]
         module.run(parsed)
     except UserError as error:
         return _fail(str(error))

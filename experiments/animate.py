@@ -1,0 +1,53 @@
+"""`memcomp animate`: move the face of a picture as the face of a video moves."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `memcomp animate`."""
+    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint of a run, or its folder")
+    parser.add_argument("--source", type=Path, required=True, help="picture with the face to move")
+    parser.add_argument("--driving", type=Path, required=True, help="video, or folder of pictures, to follow")
+    parser.add_argument("--output", type=Path, required=True, help="mp4 file to write")
+    parser.add_argument("--absolute", action="store_true", help="take the driving face's position, not only its motion")
+    parser.add_argument("--no-adapt-scale", action="store_true", help="do not scale the motion by the heads' sizes")
+    parser.add_argument("--side-by-side", action="store_true", help="source, driving and result beside each other")
+    parser.add_argument("--batch", type=int, default=8, help="frames generated at once (default 8)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """`memcomp animate`."""
+    import torch
+    from tqdm import tqdm
+
+    from memcomp.experiments.checkpoint import load_host
+    from memcomp.experiments.errors import UserError
+    from memcomp.experiments.files import writable_folder
+    from memcomp.experiments.motion import Motion, animate
+    from memcomp.experiments.optim import resolve_device
+    from memcomp.experiments.video import Frames, fit, keep_audio, read_picture, to_frame, write_video
+
+    if args.output.suffix.lower() != ".mp4":
+        raise UserError(f"{args.output}: expected an output name that ends in .mp4")
+    if args.batch < 1:
+        raise UserError(f"--batch: expected 1 or more, got {args.batch}")
+    source_picture, driving = read_picture(args.source), Frames(args.driving)
+    host, recipe = load_host(args.checkpoint, resolve_device(args.device))
+    writable_folder(args.output.parent)
+
+    source = fit(source_picture, recipe.size)
+    motion = Motion(not args.absolute, not args.no_adapt_scale)
+    poses = (fit(frame, recipe.size) for frame in driving)
+    bar = tqdm(total=driving.length, unit=" frames", desc="animate")
+    with write_video(args.output, driving.frame_rate) as append:
+        for pose, result in animate(host, source, poses, motion, args.batch):
+            append(to_frame(torch.cat([source, pose, result], dim=-1) if args.side_by_side else result))
+            bar.update()
+    bar.close()
+    sound = "with its sound" if keep_audio(args.output, args.driving, args.output) else "without sound"
+    rate = float(driving.frame_rate)
+    print(f"{args.output}: {bar.n} frames of {recipe.size}×{recipe.size} at {rate:g} per second, {sound}")

@@ -1,0 +1,90 @@
+"""The small host that comes with the package: trained on procedural heads by the recipe `demo/fomm`.
+
+Two files in `experiments/weights/`: `demo_fomm.safetensors` (an ordinary checkpoint, weights alone) and
+`demo_fomm.json` (its sha256, recipe, seed, steps, metrics and the command that made it).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from memcomp.experiments.errors import UserError
+from memcomp.experiments.files import atomic_write, existing_file
+
+NAME = "demo_fomm"
+
+
+def weights_folder() -> Path:
+    """Where the package keeps its weights."""
+    return Path(str(resources.files("memcomp.experiments").joinpath("weights")))
+
+
+def shipped_host() -> tuple[Path, dict[str, Any]]:
+    """The checkpoint, compared with its sha256, and what is known about it.
+
+    Raises:
+        UserError: a file is missing, or the checkpoint is not the one that the description is of.
+    """
+    advice = "install the package again, or run `memcomp demo --from-scratch`"
+    try:
+        checkpoint = existing_file(weights_folder() / f"{NAME}.safetensors", "demo host's checkpoint")
+        about = json.loads(existing_file(weights_folder() / f"{NAME}.json", "description of it").read_text("utf-8"))
+        expected = about["sha256"]
+    except (UserError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"the demo's host: {error}; {advice}") from None
+    found = sha256(checkpoint)
+    if found != expected:
+        raise UserError(f"{checkpoint}: sha256 {found[:12]}…, its description says {expected[:12]}…; {advice}")
+    return checkpoint, about
+
+
+def sha256(path: Path) -> str:
+    """Of a file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def publish(run: Path, metrics: Path, command: str, folder: Path) -> None:
+    """Copy a finished run's weights into `folder` and describe them there.
+
+    Args:
+        run: folder of `memcomp train` with `model.safetensors`.
+        metrics: `metrics.json` of its evaluation.
+        command: what trained it.
+        folder: to write the two files into.
+
+    Raises:
+        UserError: a file is missing or cannot be written.
+    """
+    from memcomp.experiments.checkpoint import load_run
+
+    model = existing_file(run / "model.safetensors", "finished run's weights")
+    measured = json.loads(existing_file(metrics, "evaluation").read_text("utf-8"))
+    state = load_run(model)
+    with atomic_write(folder / f"{NAME}.safetensors") as temporary:
+        shutil.copyfile(model, temporary)
+    about = {
+        "sha256": sha256(model),
+        "command": command,
+        "seed": state.recipe.seed,
+        "steps": state.step,
+        "recipe": state.recipe.to_dict(),
+        "info": state.info,
+        "metrics": {"pairs": measured["pairs"], "pairs_seed": measured["pairs_seed"], "results": measured["results"]},
+    }
+    with atomic_write(folder / f"{NAME}.json") as temporary:
+        temporary.write_text(json.dumps(about, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Put a finished run's weights into the package as the demo's host.")
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("--metrics", type=Path, required=True, help="metrics.json of its evaluation")
+    parser.add_argument("--command", required=True, help="the command that trained it")
+    arguments = parser.parse_args()
+    publish(arguments.run, arguments.metrics, arguments.command, weights_folder())
