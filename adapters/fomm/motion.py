@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memcomp.adapters.base import Keypoints
-from memcomp.adapters.blocks import AntiAliasDown, Hourglass, axis, gaussians, inverse_2x2, matmul_2x2, warp
+from memcomp.adapters.blocks import AntiAliasDown, Hourglass, axis, gaussians, inverse_2x2, joint_conv, matmul_2x2, warp
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,9 @@ class DenseMotionNetwork(nn.Module):
         )
         heatmap = F.pad(heatmap, (0, 0, 0, 0, 1, 0)).unsqueeze(2)  # (B, K + 1, 1, h, w), zero for the background
         feature = self.hourglass(torch.cat([heatmap.to(deformed.dtype), deformed], dim=2).flatten(1, 2))
-        mask = F.softmax(self.mask(feature), dim=1)  # (B, K + 1, h, w)
+        convs = [self.mask] if self.occlusion is None else [self.mask, self.occlusion]
+        logits, *further = joint_conv(feature, *convs)
+        mask = F.softmax(logits, dim=1)  # (B, K + 1, h, w)
         deformation = (motions * mask.unsqueeze(-1)).sum(1)  # (B, h, w, 2)
-        occlusion_map = None if self.occlusion is None else torch.sigmoid(self.occlusion(feature))
+        occlusion_map = torch.sigmoid(further[0]) if further else None  # (B, 1, h, w)
         return DenseMotion(deformation, occlusion_map, mask, deformed)
