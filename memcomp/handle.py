@@ -24,6 +24,9 @@ class Handle:
 
     `copy.deepcopy` of the root (or of the handle) gives an independent root with its own memory and its own handle,
     found by `Handle.of(copy)`; modules `beside` the root must be copied together with it. Pickling likewise.
+
+    Activation checkpointing works around a call of the whole root, not of a part with taps in it. With a recording as
+    well, use the non-reentrant kind and call `backward` inside the recording: what is recomputed must be recorded too.
     """
 
     root: nn.Module

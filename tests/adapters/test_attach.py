@@ -252,6 +252,15 @@ def test_a_host_gives_its_own_output_at_the_identity_start_and_another_with_its_
     assert not torch.equal(host(source, driving).prediction, expected)
 
 
+def test_synchronised_norms_are_converted_before_attaching(host):
+    host = nn.SyncBatchNorm.convert_sync_batchnorm(host).eval()
+    source, driving = (inputs(seed)[0] for seed in (0, 1))
+    expected = host(source, driving).prediction
+    handle = attach(host, config("identity"))
+    assert handle.compensation.channels == (32, 16, 8)
+    assert torch.equal(host(source, driving).prediction, expected)
+
+
 @pytest.mark.parametrize("freeze_first", [False, True])
 def test_a_frozen_host_stays_as_it_is_while_its_memory_moves(host, freeze_first):
     if freeze_first:

@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 import torch
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointError, checkpoint
 
 from memcomp import KeypointTap, inject
 
@@ -120,6 +120,23 @@ def test_activation_checkpoint_around_the_whole_root_gives_the_same_gradients(ha
     assert any(gradient is not None and gradient.abs().max() > 0 for gradient in gradients[0])
     torch.testing.assert_close(gradients[1], gradients[0])
     torch.testing.assert_close(gradients[2], gradients[0])
+
+
+def test_activation_checkpoint_with_a_recording_gives_the_same_gradients_inside_it(hand):
+    generator, handle = hand.attached("paper")
+    generator.eval()
+    gradients = []
+    for call in (generator, lambda *args: checkpoint(generator, *args, use_reentrant=False)):
+        generator.zero_grad()
+        with handle.compensation.recording() as record:
+            loss = call(*hand.inputs()).square().sum() + record.consistency_loss()
+            loss.backward()
+        gradients.append([parameter.grad.clone() for parameter in handle.compensation.parameters()])
+    torch.testing.assert_close(gradients[1], gradients[0])
+    with handle.compensation.recording() as record:
+        loss = checkpoint(generator, *hand.inputs(), use_reentrant=False).square().sum() + record.consistency_loss()
+    with pytest.raises(CheckpointError):  # never silently without the recorded part
+        loss.backward()
 
 
 def test_activation_checkpoint_around_a_part_with_taps_is_refused_in_words(hand):
