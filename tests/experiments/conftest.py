@@ -1,0 +1,91 @@
+"""Small things that the experiments' tests share: an untrained host with a memory, and clips of coloured squares."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+SMALL = [
+    "device=cpu",
+    "size=32",
+    "host.model.common_params.num_kp=4",
+    "host.model.kp_detector_params.block_expansion=4",
+    "host.model.kp_detector_params.num_blocks=2",
+    "host.model.generator_params.block_expansion=4",
+    "host.model.generator_params.max_features=8",
+    "host.model.generator_params.num_bottleneck_blocks=1",
+    "host.model.generator_params.dense_motion_params.block_expansion=4",
+    "host.model.generator_params.dense_motion_params.num_blocks=2",
+    "data.frames=6",
+    "data.rate=3",
+    "memory.memory_channels=8",
+    "memory.memory_size=[4, 4]",
+]
+
+
+@pytest.fixture(scope="session")
+def head_cache(tmp_path_factory):
+    """Rendered heads, kept for the session."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def small_recipe(head_cache):
+    """The demo's recipe, narrow, at 32 px, with a small memory."""
+    from memcomp.experiments.recipe import load_recipe
+
+    return load_recipe("demo/fomm", [*SMALL, f"data.cache={head_cache}"])
+
+
+@pytest.fixture(scope="session")
+def small_run(small_recipe, tmp_path_factory):
+    """Folder of a run with the checkpoint of an untrained host whose memory has left the identity start."""
+    from memcomp.experiments.checkpoint import build_host, save_run
+
+    host = build_host(small_recipe)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in host.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    folder = tmp_path_factory.mktemp("run")
+    save_run(folder / "model.safetensors", small_recipe, host, 7, info={"backbone": None})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_host(small_run):
+    """Its host, in eval mode."""
+    from memcomp.experiments.checkpoint import load_host
+
+    return load_host(small_run)[0]
+
+
+def write_clip(path: Path, seed: int, frames: int = 9, size: int = 48) -> Path:
+    """A clip in which a square of one colour moves over a background of another."""
+    from memcomp.experiments.video import write_video
+
+    generator = np.random.default_rng(seed)
+    back, front = generator.integers(0, 255, (2, 3), dtype=np.uint8)
+    with write_video(path, 10) as append:
+        for t in range(frames):
+            picture = np.full((size, size, 3), back, np.uint8)
+            picture[12:30, 4 + 2 * t : 24 + 2 * t] = front
+            append(picture)
+    return path
+
+
+@pytest.fixture(scope="session")
+def clip_writer():
+    """`write_clip(path, seed, frames, size)`."""
+    return write_clip
+
+
+@pytest.fixture(scope="session")
+def clips_root(tmp_path_factory):
+    """Folder with test/ clips of three people, the first of whom has two."""
+    root = tmp_path_factory.mktemp("clips")
+    (root / "test").mkdir()
+    for number, name in enumerate(("a_1", "a_2", "b_1", "c_1")):
+        write_clip(root / "test" / f"{name}.mp4", number)
+    return root

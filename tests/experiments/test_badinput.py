@@ -1,0 +1,110 @@
+"""Wrong input on the command line: exit code 2, one line that names the thing, nothing half-written."""
+
+import re
+import subprocess
+import sys
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, safe_open, save_file
+
+from memcomp.experiments.cli import main
+
+
+@pytest.fixture
+def files(tmp_path, small_run, clips_root):
+    """Good and bad inputs; the working folder's contents before each command."""
+    iio.imwrite(tmp_path / "face.png", np.zeros((40, 40, 3), np.uint8))
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "text.safetensors").write_text("no checkpoint")
+    damaged = tmp_path / "clips" / "test"
+    damaged.mkdir(parents=True)
+    whole = (clips_root / "test" / "a_1.mp4").read_bytes()
+    (damaged / "broken_1.mp4").write_bytes(whole[: len(whole) // 2])
+    with safe_open(small_run / "model.safetensors", "pt") as opened:
+        metadata = opened.metadata()
+    tensors = load_file(small_run / "model.safetensors")
+    key = next(key for key, value in tensors.items() if value.ndim == 4)
+    tensors[key] = tensors[key].clone()
+    tensors[key][0, 0, 0, 0] = torch.nan
+    save_file(tensors, tmp_path / "nan.safetensors", metadata)
+    return {
+        "tmp": str(tmp_path),
+        "run": str(small_run),
+        "clips": str(clips_root),
+        "nan_key": key.removeprefix("model."),
+    }
+
+
+ANIMATE = "animate --checkpoint {run} --source {tmp}/face.png --driving {clips}/test/a_1.mp4 --output {tmp}/out.mp4"
+EVALUATE = "evaluate {run} --pairs 2 --output {tmp}/out"
+CASES = {
+    "no checkpoint": (ANIMATE.replace("{run}", "{tmp}/none.safetensors"), "none.safetensors: expected a checkpoint"),
+    "no source": (ANIMATE.replace("face", "none"), "none.png: expected a picture, found nothing"),
+    "source is no picture": (ANIMATE.replace("face.png", "text.mp4"), "text.mp4: expected a picture"),
+    "no driving": (ANIMATE.replace("a_1", "none"), "none.mp4: expected a video or a folder of pictures"),
+    "driving is no video": (ANIMATE.replace("{clips}/test/a_1", "{tmp}/text"), "text.mp4: expected a video"),
+    "driving is an empty folder": (
+        ANIMATE.replace("{clips}/test/a_1.mp4", "{tmp}/empty"),
+        "empty: expected a folder of",
+    ),
+    "output is not mp4": (ANIMATE.replace("out.mp4", "out.gif"), "out.gif: expected an output name that ends in .mp4"),
+    "output below a file": (ANIMATE.replace("out.mp4", "file/out.mp4"), "file: expected a folder that can be written"),
+    "batch of none": (ANIMATE + " --batch 0", "--batch: expected 1 or more, got 0"),
+    "no such device": (ANIMATE + " --device teapot", "device: expected auto, cpu or cuda, got 'teapot'"),
+    "not a checkpoint": (
+        EVALUATE.replace("{run}", "{tmp}/text.safetensors"),
+        "text.safetensors: expected a checkpoint",
+    ),
+    "folder without a run": (EVALUATE.replace("{run}", "{tmp}/empty"), "empty: expected a run's folder"),
+    "weights not finite": (EVALUATE.replace("{run}", "{tmp}/nan.safetensors"), "{nan_key} is not finite"),
+    "another width": (
+        EVALUATE + " host.model.generator_params.block_expansion=6",
+        r"has shape \(8, 4, 3, 3\), the recipe's host expects \(8, 6, 3, 3\)",
+    ),
+    "wrong key": (EVALUATE + " data.rot=x", "unknown key 'data.rot'; did you mean 'data.root'"),
+    "evaluation's output below a file": (
+        EVALUATE.replace("{tmp}/out", "{tmp}/file/out"),
+        "expected a folder that can be",
+    ),
+    "no pairs": (EVALUATE + " --pairs 0", "--pairs: expected 1 or more, got 0"),
+    "clips: none": (EVALUATE + " data.kind=clips data.root={tmp}/empty", "empty: expected clips"),
+    "clips: no folder": (EVALUATE + " data.kind=clips data.root={tmp}/none", "none: expected a folder of clips"),
+    "clips: damaged": (EVALUATE + " --same data.kind=clips data.root={tmp}/clips", "broken_1.mp4: expected a video"),
+    "pairs file for heads": (EVALUATE + " --pairs-file {tmp}/pairs.csv", "--pairs-file: expected with data.kind=clips"),
+    "no pairs file": (
+        EVALUATE + " --pairs-file {tmp}/pairs.csv data.kind=clips data.root={clips}",
+        "pairs.csv: expected a CSV file of pairs, found nothing",
+    ),
+    "demo of no steps": ("demo --steps 0 --output {tmp}/out", "--steps: expected 1 or more, got 0"),
+    "unknown option": (EVALUATE + " --parse 3", "unrecognized arguments: --parse 3"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_wrong_input_is_one_line_and_exit_code_2(case, files, tmp_path, capsys):
+    command, message = CASES[case]
+    before = sorted(path for path in tmp_path.rglob("*"))
+    try:
+        code = main(command.format(**files).split())
+    except SystemExit as exit:  # argparse's own
+        code = exit.code
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert code == 2
+    assert len(lines) == 1
+    assert lines[0].startswith("memcomp")
+    assert re.search(message.format(**files), lines[0]), lines[0]
+    left = {path for path in tmp_path.rglob("*") if path.is_file()} - set(before)
+    assert not left
+
+
+def test_the_installed_command_prints_one_line_and_no_traceback(tmp_path):
+    command = [sys.executable, "-m", "memcomp.experiments.cli", "evaluate", str(tmp_path / "none"), "--pairs", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr == f"memcomp: error: {tmp_path / 'none'}: expected a checkpoint, found nothing\n"
+    assert done.stdout == ""

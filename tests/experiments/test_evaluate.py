@@ -1,0 +1,189 @@
+"""`memcomp evaluate`: the numbers it prints are those of the pairs it names."""
+
+import csv
+import json
+from collections import Counter
+from types import SimpleNamespace
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+
+from memcomp.experiments.cli import main
+from memcomp.experiments.data.clips import Clips
+from memcomp.experiments.data.eval_pairs import draw_pairs, is_cross, read_pairs
+from memcomp.experiments.errors import UserError
+from memcomp.experiments.evaluate import CROSS, SAME, evaluation_pairs
+from memcomp.experiments.report import difference_table, differences, markdown, score_table
+from memcomp.experiments.scoring import Scores, copy_source, host_predictor, score
+
+
+@pytest.fixture(scope="module")
+def evaluation(small_run, tmp_path_factory):
+    """A finished evaluation on heads: folder, metrics.json, pairs.csv."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    assert main(["evaluate", str(small_run), "--pairs", "5", "--output", str(folder), "--batch", "2"]) == 0
+    with (folder / "pairs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return SimpleNamespace(folder=folder, metrics=json.loads((folder / "metrics.json").read_text()), rows=rows)
+
+
+def test_the_csv_holds_what_the_host_predicts_for_the_named_pairs(evaluation, small_recipe, small_host):
+    for kind, pairs in evaluation_pairs(small_recipe, [SAME, CROSS], 5, seed=0).items():
+        rows = [row for row in evaluation.rows if row["kind"] == kind and row["model"] == "fomm + memory"]
+        assert [row["pair"] for row in rows] == [pair.name for pair in pairs]
+        for row, pair in zip(rows, pairs, strict=True):
+            with torch.no_grad():
+                prediction = small_host(pair.source[None], pair.driving[None]).prediction[0]
+            error = (prediction - pair.target).abs().double()
+            assert float(row["standard.l1"]) == pytest.approx(error.mean().item(), abs=1e-6)
+            if row["standard.l1.disoccluded"]:
+                masked = error[:, pair.disoccluded[0]].mean().item()
+                assert float(row["standard.l1.disoccluded"]) == pytest.approx(masked, abs=1e-6)
+    copies = [row for row in evaluation.rows if row["model"] == "copy of the source"]
+    pair = evaluation_pairs(small_recipe, [SAME], 5, seed=0)[SAME][3]
+    assert float(copies[3]["standard.l1"]) == pytest.approx((pair.source - pair.target).abs().mean().item(), abs=1e-6)
+
+
+def test_the_means_are_those_of_the_csv_and_left_out_pairs_are_counted(evaluation):
+    checked = Counter()
+    for kind, models in evaluation.metrics["results"].items():
+        for model, columns in models.items():
+            rows = [row for row in evaluation.rows if row["kind"] == kind and row["model"] == model]
+            for column, stated in columns.items():
+                values = [float(row[column]) for row in rows if row[column] not in ("", "inf")]
+                assert stated["pairs"] == len(values) and stated["left_out"] == len(rows) - len(values)
+                assert stated["value"] == (pytest.approx(sum(values) / len(values)) if values else None)
+                checked[kind] += 1
+    assert checked == {SAME: 28, CROSS: 28}  # two models, seven columns, on all and on disoccluded pixels
+
+
+def test_what_the_numbers_rest_on_is_written_down(evaluation):
+    metrics = evaluation.metrics
+    assert (metrics["step"], metrics["size"], metrics["motion"]) == (7, 32, "absolute")
+    assert metrics["pairs"] == {SAME: 5, CROSS: 5}
+    assert {"torch", "scikit-image", "memcomp"} <= metrics["versions"].keys()
+    assert metrics["recipe"]["memory"]["memory_channels"] == 8
+    picture = iio.imread(evaluation.folder / "pairs.png")
+    assert picture.shape[0] > 600 and picture[..., :3].std() > 20
+    assert not [path for path in evaluation.folder.iterdir() if path.name.startswith(".")]
+
+
+def test_the_same_command_gives_the_same_bytes_whatever_the_batch(evaluation, small_run, tmp_path, capsys):
+    command = ["evaluate", str(small_run), "--same", "--pairs", "5", "--output", str(tmp_path)]
+    main([*command, "--batch", "2"])
+    first = (tmp_path / "pairs.csv").read_bytes()
+    assert SAME in capsys.readouterr().out
+    main([*command, "--batch", "2"])
+    assert (tmp_path / "pairs.csv").read_bytes() == first
+    main([*command, "--batch", "5"])
+    with (tmp_path / "pairs.csv").open() as file:
+        other = list(csv.DictReader(file))
+    assert {row["kind"] for row in other} == {SAME}
+    for row, expected in zip(other, evaluation.rows, strict=False):
+        assert float(row["standard.ssim"]) == pytest.approx(float(expected["standard.ssim"]), abs=1e-5)
+
+
+def test_real_clips_measure_one_person_and_film_two(small_run, clips_root, tmp_path, capsys):
+    command = [
+        "evaluate",
+        str(small_run),
+        "--pairs",
+        "3",
+        "--videos",
+        "2",
+        "--video-frames",
+        "4",
+        "--output",
+        str(tmp_path),
+    ]
+    assert main([*command, "--output", str(tmp_path), "data.kind=clips", f"data.root={clips_root}"]) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert list(metrics["results"]) == [SAME] and metrics["pairs"] == {SAME: 3, CROSS: 3}
+    assert not any("disoccluded" in column for column in metrics["results"][SAME]["fomm + memory"])
+    assert len(metrics["videos"]) == 2
+    for name in metrics["videos"]:
+        assert iio.imread(tmp_path / "videos" / name, plugin="pyav").shape == (4, 32, 96, 3)
+    assert "cross" not in capsys.readouterr().out
+
+
+def test_pairs_of_a_file_are_taken_in_order_and_sorted_by_kind(small_recipe, clips_root, tmp_path):
+    file = tmp_path / "pairs.csv"
+    lines = ["source,driving,best_frame", "test/a_1.mp4#2,test/a_1.mp4#5,test/a_1.mp4#2"]
+    lines += ["test/b_1.mp4#0,test/c_1.mp4#3,test/c_1.mp4#1", "test/a_1.mp4#0,test/a_2.mp4#8,"]
+    file.write_text("\n".join(lines) + "\n")
+    clips = Clips(clips_root / "test", 32)
+    pairs = read_pairs(file, clips, 100)
+    assert [pair.name for pair in pairs] == ["a_1#2_a_1#5", "b_1#0_c_1#3", "a_1#0_a_2#8"]
+    assert [is_cross(pair) for pair in pairs] == [False, True, False]
+    assert [pair.start for pair in pairs] == [2, 1, 0]
+    assert len(pairs[1].driving_clip(100)) == 8 and torch.equal(pairs[1].driving_clip(100)[2], pairs[1].driving)
+    assert torch.equal(pairs[0].driving, clips.read(0, [5])[0] / 255)
+    assert len(read_pairs(file, clips, 2)) == 2
+    for wrong, message in (
+        ("test/z.mp4#2,test/a_1.mp4#5,", "line 2: source 'test/z.mp4#2': expected"),
+        ("test/a_1.mp4#2,test/a_1.mp4#9,", "line 2: driving .*#9"),
+        ("test/a_1.mp4#2,test/a_1.mp4,", "line 2: driving"),
+        ("test/a_1.mp4#2,test/a_1.mp4#5,test/b_1.mp4#0", "best_frame is not of the driving clip"),
+    ):
+        file.write_text(f"source,driving,best_frame\n{wrong}\n")
+        with pytest.raises(UserError, match=f"pairs.csv, {message}" if "line" in message else message):
+            read_pairs(file, clips, 5)
+    file.write_text("source,target\n")
+    with pytest.raises(UserError, match="driving is missing"):
+        read_pairs(file, clips, 5)
+
+
+def test_drawn_pairs_are_seeded_and_people_weigh_the_same(clips_root):
+    clips = Clips(clips_root / "test", 32)
+    same, cross = (draw_pairs(clips, 300, 0, cross=cross) for cross in (False, True))
+    assert all(p.source_at[0] == p.driving_at[0] and p.source_at[1] != p.driving_at[1] for p in same)
+    assert not any(map(is_cross, same)) and all(map(is_cross, cross))
+    people = Counter(pair.name[0] for pair in same)
+    assert set(people) == {"a", "b", "c"} and min(people.values()) > 70
+    assert [p.name for p in draw_pairs(clips, 5, 0, cross=True)] == [p.name for p in cross[:5]]
+    assert [p.name for p in draw_pairs(clips, 5, 1, cross=True)] != [p.name for p in cross[:5]]
+
+
+def test_a_model_that_predicts_nan_is_named(small_recipe):
+    pairs = evaluation_pairs(small_recipe, [SAME], 2, seed=0)[SAME]
+    with pytest.raises(UserError, match=f"pair {pairs[0].name}: broken predicts values that are not finite"):
+        score({"copy": copy_source, "broken": lambda source, driving: source / 0}, pairs)
+
+
+def test_an_exact_copy_is_left_out_of_the_psnr_and_counted(small_recipe):
+    pairs = list(evaluation_pairs(small_recipe, [SAME], 3, seed=0)[SAME])
+    means = score({"truth": lambda source, driving: driving}, pairs)["truth"].means()
+    assert (means["standard.psnr"].value, means["standard.psnr"].left_out) == (None, 3)
+    assert (means["standard.l1"].value, means["standard.ssim"].value) == (0, pytest.approx(1))
+
+
+def test_predictions_come_from_the_host_as_it_is(small_host, small_recipe):
+    pair = evaluation_pairs(small_recipe, [CROSS], 1, seed=3)[CROSS][0]
+    scores = score({"host": host_predictor(small_host)}, [pair])["host"]
+    with torch.no_grad():
+        expected = small_host(pair.source[None], pair.driving[None]).prediction[0]
+    assert np.abs(scores.predictions[0] / 255 - expected.permute(1, 2, 0).numpy()).max() <= 0.5 / 255 + 1e-6
+
+
+def scores(l1, ssim, masked):
+    keys = ("standard.l1", "standard.ssim", "standard.l1.disoccluded")
+    rows = [dict(zip(keys, values, strict=True)) for values in zip(l1, ssim, masked, strict=True)]
+    return Scores([str(i) for i in range(len(rows))], rows, [])
+
+
+def test_tables():
+    first = scores([0.1, 0.2, 0.3], [0.5, 0.5, 0.5], [None, 0.4, 0.5])
+    second = scores([0.2, 0.3, 0.4], [0.5, 0.4, 0.6], [0.1, 0.4, 0.5])
+    results = {"same identity": {"a": first, "b": second}}
+    lines = score_table(results, "standard").splitlines()
+    assert [cell.strip() for cell in lines[0].split("|")[1:4]] == ["standard protocol", "pairs", "L1 ↓"]
+    assert [cell.strip() for cell in lines[2].split("|")[1:6]] == ["same identity: a", "3", "0.2000", "", "0.5000"]
+    assert "0.4500" in lines[2] and len({len(line) for line in lines}) == 1
+    deltas = differences(results, "a", "b")["same identity"]
+    assert deltas["standard.l1"].value == pytest.approx(-0.1) and deltas["standard.l1.disoccluded"].pairs == 2
+    text = difference_table({"same identity": deltas}, "a minus b")
+    verdicts = [line.split("|")[-2].strip() for line in text.splitlines()[2:]]
+    assert verdicts == ["better", "no clear difference", "no clear difference"]
+    assert markdown(["a"], []).splitlines()[0] == "| a |"
