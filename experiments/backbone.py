@@ -1,5 +1,6 @@
 """The fixed network of the perceptual loss: any timm model, its weights from the hub, a package or a file."""
 
+import contextlib
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -31,10 +32,8 @@ class Features(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """(B, 3, H, W), normalised → one tensor for each layer, in the network's order."""
-        try:
+        with contextlib.suppress(_LastLayer):
             self.network.forward_features(image)  # type: ignore[operator]
-        except _LastLayer:
-            pass
         kept, self._kept = self._kept, []
         return kept
 

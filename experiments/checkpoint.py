@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from memcomp.adapters import Host, create_host
+from memcomp.adapters import Host, attach, create_host
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write, existing_file
 from memcomp.experiments.recipe import Recipe, recipe_from_dict
@@ -43,7 +43,14 @@ class RunState:
 
     def model(self) -> dict[str, Tensor]:
         """The host's state dict."""
-        return {key.removeprefix("model."): value for key, value in self.tensors.items() if key.startswith("model.")}
+        return self._part("model.")
+
+    def optimizer(self) -> dict[str, Tensor]:
+        """The optimisers' state; empty in a file of weights alone."""
+        return self._part("optimizer.")
+
+    def _part(self, prefix: str) -> dict[str, Tensor]:
+        return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
 
 
 def save_run(
@@ -118,8 +125,12 @@ def load_host(path: str | os.PathLike[str], device: str | torch.device = "cpu") 
     return host.to(device).eval(), run.recipe
 
 
-def build_host(recipe: Recipe) -> Host:
+def build_host(recipe: Recipe, *, sync_batchnorm: bool = False) -> Host:
     """A fresh host with the memory that the recipe names. The host's weights are the same with and without a memory.
+
+    Args:
+        recipe: `seed`, `host`, `memory` and `freeze_host` of it count.
+        sync_batchnorm: batch statistics over all processes (CUDA only).
 
     Raises:
         UserError: the host or its memory cannot be made as described.
@@ -129,11 +140,11 @@ def build_host(recipe: Recipe) -> Host:
         torch.manual_seed(recipe.seed)
         try:
             host = create_host(recipe.host.name, recipe.host.model)
+            if sync_batchnorm:
+                torch.nn.SyncBatchNorm.convert_sync_batchnorm(host)
             if recipe.freeze_host:
                 host.freeze()
             if recipe.memory is not None:
-                from memcomp.adapters.attach import attach
-
                 scales = None if recipe.memory.scales == "all" else recipe.memory.scales
                 attach(host, recipe.memory.compensation(), mode=recipe.memory.mode, scales=scales)  # type: ignore[arg-type]
         except (ValueError, TypeError) as error:

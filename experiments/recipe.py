@@ -2,20 +2,19 @@
 
 import argparse
 import dataclasses
-import difflib
 import json
 import re
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Union
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
 from memcomp.experiments.errors import UserError
+from memcomp.experiments.schema import Reader, Schema, join, nearest
 
 if TYPE_CHECKING:
     from memcomp import CompensationConfig
@@ -79,7 +78,7 @@ class PerceptualSection:
     """The perceptual pyramid loss (FOMM, §3.3): features of a fixed network at several scales of the picture."""
 
     backbone: str = "vgg19"  # any timm model
-    layers: tuple[str, ...] | None = ("features.1", "features.6", "features.11", "features.20", "features.29")
+    layers: tuple[str, ...] | None = None  # its submodules; null = those that timm names
     layer_weights: tuple[float, ...] | None = None  # null = 1 each
     scales: tuple[float, ...] = (1.0, 0.5, 0.25, 0.125)
     weights: str = "hub"  # "hub", "package:NAME" or a file
@@ -185,8 +184,6 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     """
     text, origin = _find(str(name_or_path))
     raw = _yaml(text, origin)
-    if not isinstance(raw, dict):
-        raise UserError(f"{origin}: expected a mapping of keys, got {_describe(raw)}")
     recipe_from_dict(raw, origin)  # first without overrides, so that each error names its own origin
     return _with_overrides(raw, overrides, origin)
 
@@ -206,7 +203,7 @@ def recipe_from_dict(raw: Mapping[str, Any], origin: str) -> Recipe:
     Raises:
         UserError: as `load_recipe`.
     """
-    recipe = _parse(Recipe, raw, "", origin)
+    recipe = _SCHEMA.read(raw, origin)
     _check(recipe, origin)
     return recipe
 
@@ -229,7 +226,7 @@ def run(args: argparse.Namespace) -> None:
         print(_find(args.name)[0], end="")
         return
     for name in recipe_names():
-        print(f"{name:18} {_find(name)[0].splitlines()[0].lstrip('# ')}")
+        print(f"{name:23} {_find(name)[0].splitlines()[0].lstrip('# ')}")
 
 
 # ---------------------------------------------------------------- reading
@@ -261,7 +258,7 @@ def _find(name: str) -> tuple[str, str]:
         resource = resources.files("memcomp.recipes").joinpath(f"{bare}.yaml")
         return resource.read_text(encoding="utf-8"), f"recipe {bare}"
     raise UserError(
-        f"{name}: expected a recipe file or one of {', '.join(recipe_names())}" + _nearest(bare, recipe_names())
+        f"{name}: expected a recipe file or one of {', '.join(recipe_names())}" + nearest(bare, recipe_names())
     )
 
 
@@ -297,73 +294,23 @@ def _override(raw: dict[str, Any], override: str) -> None:
 # ---------------------------------------------------------------- checking
 
 
-def _parse(kind: Any, value: Any, key: str, origin: str) -> Any:
-    """`value` as `kind` (a dataclass, union, literal, tuple, dict or scalar type), or a UserError about `key`."""
-    if kind is MemorySection:
-        return _parse_memory(value, key, origin)
-    if dataclasses.is_dataclass(kind):
-        _require(isinstance(value, Mapping), "keys below it", value, key, origin)
-        hints = typing.get_type_hints(kind)
-        for name in value:
-            if name not in hints:
-                raise UserError(_unknown(name, key, list(hints), origin))
-        return kind(**{name: _parse(hints[name], value[name], _join(key, name), origin) for name in value})
-    form, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if form in (Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        options = [option for option in arguments if option is not type(None)]
-        if len(options) == 1:
-            return _parse(options[0], value, key, origin)
-        for option in options:
-            try:
-                return _parse(option, value, key, origin)
-            except UserError:
-                continue
-        _require(False, _expected(kind), value, key, origin)
-    if form is Literal:
-        _require(
-            value in arguments, _expected(kind), value, key, origin, _nearest(str(value), [str(a) for a in arguments])
-        )
-        return value
-    if form is tuple:
-        _require(isinstance(value, list | tuple), _expected(kind), value, key, origin)
-        items = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
-        _require(len(items) == len(value), f"{len(items)} values", value, key, origin)
-        return tuple(_parse(item, v, key, origin) for item, v in zip(items, value, strict=True))
-    if form is dict:
-        _require(isinstance(value, Mapping), _expected(kind), value, key, origin)
-        return dict(value)
-    accepted = (int, float) if kind is float else kind
-    _require(
-        isinstance(value, accepted) and (kind is bool or not isinstance(value, bool)),
-        _expected(kind),
-        value,
-        key,
-        origin,
-    )
-    return float(value) if kind is float else value
-
-
-def _parse_memory(value: Any, key: str, origin: str) -> MemorySection:
+def _memory(value: Any, key: str, reader: Reader) -> MemorySection:
     """`preset`, `mode` and `scales` are the section's own; every other key belongs to `CompensationConfig`."""
     from memcomp import CompensationConfig  # here, since it brings torch
 
-    _require(isinstance(value, Mapping), "keys below it", value, key, origin)
     own, theirs = typing.get_type_hints(MemorySection), typing.get_type_hints(CompensationConfig)
     del own["config"]
-    fields = {name: theirs[name] for name in (f.name for f in dataclasses.fields(CompensationConfig))}
-    kinds = {**fields, **own}
-    for name in value:
-        if name not in kinds:
-            raise UserError(_unknown(name, key, list(kinds), origin))
-    parsed = {name: _parse(kinds[name], value[name], _join(key, name), origin) for name in value}
+    reader.check_keys(value, key, [*own, *theirs])
+    parsed = {name: reader.read((own | theirs)[name], item, join(key, name)) for name, item in value.items()}
     section = MemorySection(**{name: parsed.pop(name) for name in list(parsed) if name in own})
     try:
         config = getattr(CompensationConfig, section.preset)(**parsed)
     except ValueError as error:
-        raise UserError(f"{origin}: {key}: {error}") from None
-    return dataclasses.replace(section, config=json.loads(json.dumps(config.to_dict())))
+        raise UserError(f"{reader.origin}: {key}: {error}") from None
+    return dataclasses.replace(section, config=config.to_dict())
+
+
+_SCHEMA = Schema(Recipe, {MemorySection: _memory})
 
 
 def _check(recipe: Recipe, origin: str) -> None:
@@ -390,59 +337,3 @@ def _check(recipe: Recipe, origin: str) -> None:
     for holds, message in rules:
         if not holds:
             raise UserError(f"{origin}: {message}")
-
-
-def _require(holds: bool, expected: str, value: Any, key: str, origin: str, hint: str = "") -> None:
-    if not holds:
-        raise UserError(f"{origin}: {key or 'the recipe'}: expected {expected}, got {_describe(value)}{hint}")
-
-
-def _unknown(name: Any, section: str, known: list[str], origin: str) -> str:
-    """Nearest right key: first among its neighbours, then in the whole recipe (a key in the wrong section)."""
-    near = difflib.get_close_matches(str(name), known, 1)
-    right = _join(section, near[0]) if near else None
-    if right is None:
-        everywhere = {dotted.rsplit(".", 1)[-1]: dotted for dotted in reversed(_keys(Recipe, ""))}
-        near = difflib.get_close_matches(str(name), list(everywhere), 1)
-        right = everywhere[near[0]] if near else None
-    advice = f"did you mean {right!r}?" if right else f"expected one of {', '.join(known)}"
-    return f"{origin}: unknown key {_join(section, name)!r}; {advice}"
-
-
-def _keys(kind: Any, prefix: str) -> list[str]:
-    keys = []
-    for name, hint in typing.get_type_hints(kind).items():
-        keys.append(_join(prefix, name))
-        for option in (hint, *typing.get_args(hint)):
-            if dataclasses.is_dataclass(option) and isinstance(option, type):
-                keys += _keys(option, _join(prefix, name))
-    return keys
-
-
-def _nearest(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, 1)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _expected(kind: Any) -> str:
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
-    if kind in names:
-        return names[kind]
-    form, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if form is Literal:
-        return " or ".join(repr(a) for a in arguments)
-    if form is tuple:
-        return f"a list, each {_expected(arguments[0])}"
-    if form in (Union, types.UnionType):
-        return " or ".join(_expected(a) for a in arguments)
-    return "keys below it"
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "keys"
-    return f"{value!r} ({type(value).__name__})" if value is not None else "null"
-
-
-def _join(section: str, name: Any) -> str:
-    return f"{section}.{name}" if section else str(name)

@@ -1,8 +1,9 @@
-"""What a run leaves besides its weights: log.csv, losses.png, grids of samples."""
+"""What a run leaves besides its weights: log.csv, losses.png, the held-out loss, grids of samples."""
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -10,28 +11,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from memcomp.adapters.base import HostOutput
+from memcomp.adapters import Host, HostOutput
+from memcomp.experiments.data.pairs import PairSet, collate, seeded
+from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write
+from memcomp.experiments.losses import Objective
+from memcomp.experiments.recipe import Recipe
 
 COLUMNS = (
     "step",
     "loss",
-    "held_out",
+    "held_out",  # loss on fixed pairs of people outside the training data
     "lr",
-    "gradient_norm",
-    "skipped_steps",
-    "damaged_clips",
+    "gradient_norm",  # before clipping
+    "skipped_steps",  # so far, for a gradient that was not finite
+    "damaged_clips",  # met so far
     "images_per_second",
-    "waiting",
+    "waiting",  # share of the time spent waiting for data
 )
 
 
 class RunLog:
-    """log.csv: a row for each logged step; empty cells where nothing was measured.
+    """log.csv: `COLUMNS`, then one for each loss term, weighted; a cell is empty where nothing was measured.
 
-    Columns: those of `COLUMNS`, then one for each loss term, weighted. `held_out` is the loss on fixed pairs of
-    people outside the training data; `waiting` is the share of the time spent waiting for data. Rows of steps
-    behind `start` (written by a run that was killed after its last checkpoint) are dropped.
+    Rows behind step `start` (of a run killed after its last checkpoint) are dropped.
     """
 
     def __init__(self, path: Path, start: int) -> None:
@@ -45,7 +48,7 @@ class RunLog:
 
     def add(self, values: Mapping[str, float | int]) -> None:
         """Append a row, and flush it; a new column makes the file anew."""
-        row = {name: f"{value:.6g}" if isinstance(value, float) else str(value) for name, value in values.items()}
+        row = {name: f"{value:.9g}" if isinstance(value, float) else str(value) for name, value in values.items()}
         self.rows.append(row)
         new = [name for name in row if name not in self.columns]
         if new:
@@ -59,6 +62,12 @@ class RunLog:
         """The values of a column, where there are any."""
         return [float(row[name]) for row in self.rows if row.get(name)]
 
+    def draw(self, path: Path) -> None:
+        """Draw loss and held-out loss over the steps."""
+        from memcomp.experiments.pictures import loss_curves
+
+        loss_curves(path, {self.path.parent.name: self.path}, ["loss", "held_out"])
+
     def _rewrite(self) -> None:
         text = io.StringIO()
         writer = csv.DictWriter(text, self.columns, restval="", lineterminator="\n")
@@ -68,11 +77,57 @@ class RunLog:
             temporary.write_text(text.getvalue(), encoding="utf-8")
 
 
-def sample_grid(source: Tensor, driving: Tensor, output: HostOutput, smallest: int = 64) -> Tensor:
-    """Rows of source | driving | warped source | prediction: (B, 3, H, W) each → uint8 (B·H, 4·W, 3)."""
+class HeldOut:
+    """Fixed pairs that training does not see: their loss in eval mode, and pictures of them.
+
+    Raises:
+        UserError: one of their clips is damaged.
+    """
+
+    def __init__(self, recipe: Recipe, objective: Objective, pairs: PairSet, device: torch.device) -> None:
+        self.objective = objective
+        self.batches: list[tuple[Tensor, Tensor]] = []
+        for start in range(0, recipe.log.held_out_pairs, recipe.optim.batch_size):
+            stop = min(start + recipe.optim.batch_size, recipe.log.held_out_pairs)
+            batch = collate([pairs[i] for i in range(start, stop)])
+            if batch["skipped"]:
+                raise UserError(batch["skipped"][0])
+            self.batches.append((batch["source"].to(device), batch["driving"].to(device)))
+
+    def loss(self, host: Host) -> float:
+        """Mean loss over the pairs."""
+        total = 0.0
+        with _evaluating(host):
+            for number, (source, driving) in enumerate(self.batches):
+                loss, _, _ = self.objective(host, source, driving, seeded(0, "held out", number))
+                total += loss.item() * len(source)
+        return total / sum(len(source) for source, _ in self.batches)
+
+    def samples(self, host: Host, rows: int = 6) -> Tensor:
+        """`sample_grid` of the first pairs."""
+        source, driving = (images[:rows] for images in self.batches[0])
+        with _evaluating(host):
+            return sample_grid(source, driving, host(source, driving))
+
+
+@contextmanager
+def _evaluating(host: Host) -> Iterator[None]:
+    host.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        host.train()
+
+
+def sample_grid(source: Tensor, driving: Tensor, output: HostOutput) -> Tensor:
+    """Rows of source | driving | warped source | prediction, (B, 3, H, W) each → uint8 (B·H, 4·W, 3).
+
+    Pictures below 128 px are doubled.
+    """
     columns: Sequence[Tensor] = (source, driving, output.deformed, output.prediction)
     images = torch.cat([column.detach().float().cpu() for column in columns], dim=3)  # (B, 3, H, 4W)
-    if images.shape[2] < smallest * 2:
+    if images.shape[2] < 128:
         images = F.interpolate(images, scale_factor=2, mode="nearest")
     grid = torch.cat(list(images), dim=1)  # (3, B·H, 4W)
     return grid.clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).contiguous()

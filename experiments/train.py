@@ -6,14 +6,9 @@ and, once it is done, model.safetensors (weights alone).
 
 import argparse
 import math
-import signal
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 
 import torch
 from torch import Tensor
@@ -26,10 +21,11 @@ from memcomp.experiments.data.pairs import StepBatches, collate, seeded
 from memcomp.experiments.data.sources import held_out_pairs, training_pairs
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write, writable_folder
+from memcomp.experiments.interruption import Clock, ignore_interrupts, interruption
 from memcomp.experiments.losses import Objective
 from memcomp.experiments.optim import DISCRIMINATOR, Optimisers, Processes, rate_factor
-from memcomp.experiments.recipe import Recipe, load_recipe
-from memcomp.experiments.runlog import RunLog, sample_grid, save_picture
+from memcomp.experiments.recipe import LogSection, Recipe, load_recipe
+from memcomp.experiments.runlog import HeldOut, RunLog, save_picture
 
 LAST = 20  # the held-out loss is measured after each of this many last steps
 
@@ -42,7 +38,8 @@ class TrainingResult:
         folder: of the run.
         step: optimiser steps done in all.
         finished: False if it was interrupted (a checkpoint is there).
-        held_out_start, held_out_end: held-out loss before the first step, and its mean over the last 20 steps.
+        held_out_start: loss on held-out pairs before the first step (NaN in a process that keeps no log).
+        held_out_end: its mean over the last 20 steps.
     """
 
     folder: Path
@@ -65,7 +62,8 @@ def train(
         progress: show a bar.
 
     Raises:
-        UserError: a run is there already (or, resuming, none is), input that cannot be used, a loss that stays not finite.
+        UserError: a run is there already (or, resuming, none is); input that cannot be used; gradients that stay not
+            finite.
     """
     processes = Processes.start(recipe.device)
     try:
@@ -77,126 +75,105 @@ def train(
 def _train(
     recipe: Recipe, folder: Path, resume: bool, stop_after: int | None, progress: bool, processes: Processes
 ) -> TrainingResult:
-    optim, log_section, device = recipe.optim, recipe.log, processes.device
-    last = folder / "checkpoints" / "last.safetensors"
-    _check_folder(folder, last, resume)
+    optim, device, last = recipe.optim, processes.device, folder / "checkpoints" / "last.safetensors"
+    if resume != last.is_file():
+        hint = "nothing to resume; expected" if resume else "there already; resume it or choose another folder:"
+        raise UserError(f"{last}: {hint} the checkpoint of an earlier run")
     if optim.batch_size % processes.world:
         raise UserError(f"optim.batch_size: {optim.batch_size} pairs cannot be shared by {processes.world} processes")
+    for name in (".", "checkpoints", "samples"):
+        writable_folder(folder / name)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
 
-    pairs, held_out = training_pairs(recipe), held_out_pairs(recipe)
+    pairs = training_pairs(recipe)
     steps_per_epoch = pairs.epoch_length / optim.batch_size
     total = optim.steps if optim.steps is not None else math.ceil((optim.epochs or 0) * steps_per_epoch)
-    host = build_host(recipe)
     objective = Objective(recipe.loss).to(device)
-    start = 0
-    state = None
-    if resume:
-        state = load_run(last)
+    host = build_host(recipe, sync_batchnorm=processes.world > 1 and device.type == "cuda")
+    state = load_run(last) if resume else None
+    if state is not None:
         _check_same(recipe, state.recipe, last)
         load_weights(host, state.model(), str(last))
-        start = state.step
     elif recipe.init is not None:
         initialise(host, recipe.init)
-    if device.type == "cuda" and processes.world > 1:
-        host = torch.nn.SyncBatchNorm.convert_sync_batchnorm(host)
-    host.to(device, memory_format=torch.channels_last if recipe.channels_last else torch.preserve_format).train()
+    host.to(device).train()
+    if recipe.channels_last:
+        for parameter in host.parameters():
+            if parameter.dim() == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     optimisers = Optimisers(host, optim)
     if state is not None:
-        optimiser_state = {
-            k.removeprefix("optimizer."): v for k, v in state.tensors.items() if k.startswith("optimizer.")
-        }
-        optimisers.load_state(optimiser_state, str(last))
+        optimisers.load_state(state.optimizer(), str(last))
+    step = 0 if state is None else state.step
 
     loader = DataLoader(
         pairs,
-        batch_sampler=StepBatches(start, total, optim.batch_size, processes.rank, processes.world),
+        batch_sampler=StepBatches(step, total, optim.batch_size, processes.rank, processes.world),
         num_workers=recipe.data.workers,
         collate_fn=collate,
         pin_memory=device.type == "cuda",
-        worker_init_fn=_ignore_interrupts,
+        worker_init_fn=ignore_interrupts,
     )
-    fixed = _Fixed(recipe, objective, held_out, device)
+    held_out = log = None
     if processes.first:
+        held_out = HeldOut(recipe, objective, held_out_pairs(recipe), device)
         with atomic_write(folder / "recipe.yaml") as temporary:
-            temporary.write_text(recipe.to_yaml())
-    log = RunLog(folder / "log.csv", start) if processes.first else None
-    if log is not None and start == 0:
-        log.add({"step": 0, "held_out": fixed.loss(host)})
+            temporary.write_text(recipe.to_yaml(), encoding="utf-8")
+        log = RunLog(folder / "log.csv", step)
+        if step == 0:
+            log.add({"step": 0, "held_out": held_out.loss(host)})
     info = {"backbone": objective.backbone, "torch": torch.__version__}
-
-    def save(step: int) -> None:
-        if processes.first:
-            save_run(last, recipe, host, step, optimizer=optimisers.state(), info=info)
-
+    bar = tqdm(total=total, initial=step, unit="step", disable=not progress, dynamic_ncols=True, mininterval=0.5)
     damaged: set[str] = set()
-    skipped_steps = skipped_in_a_row = 0
-    step = start
-    batches = iter(loader)
-    with (
-        _interruption() as interrupted,
-        tqdm(total=total, initial=start, unit="step", disable=not progress, dynamic_ncols=True, mininterval=0.5) as bar,
-    ):
-        clock = _Clock()
-        while step < total:
-            batch = next(batches)
-            source, driving = (batch[key].to(device, non_blocking=True) for key in ("source", "driving"))
-            if recipe.channels_last:
-                source, driving = (x.contiguous(memory_format=torch.channels_last) for x in (source, driving))
+    skipped = in_a_row = 0
+
+    with interruption() as interrupted, bar:
+        clock = Clock()
+        for batch in loader:
+            source, driving = _to_device(batch, recipe, device)
             clock.data_is_here()
             rate = optimisers.set_rate(rate_factor(step, total, steps_per_epoch, optim))
             draw = seeded(recipe.seed, f"transform {processes.rank}", step)
             loss, terms, norm = _step(recipe, host, objective, optimisers, processes, source, driving, draw)
-            finite = math.isfinite(norm)
             step += 1
-            skipped_steps += not finite
-            skipped_in_a_row = 0 if finite else skipped_in_a_row + 1
-            if skipped_in_a_row > optim.skip_limit:
+            finite = math.isfinite(norm)
+            skipped, in_a_row = skipped + (not finite), 0 if finite else in_a_row + 1
+            if in_a_row > optim.skip_limit:
                 raise UserError(
-                    f"step {step}: {skipped_in_a_row} steps in a row had a loss or gradient that is not finite; "
-                    f"try a lower optim.lr, optim.clip=10 or a longer optim.warmup (the last good weights are in {last})"
+                    f"step {step}: {in_a_row} steps in a row had a loss or gradient that is not finite; try a lower "
+                    f"optim.lr, optim.clip=10 or a longer optim.warmup ({last} holds the last checkpoint)"
                 )
-            for message in batch["skipped"]:
-                if message not in damaged and processes.first:
-                    damaged.add(message)
-                    tqdm.write(f"memcomp: skipped a damaged clip: {message}", file=sys.stderr)
+            for message in sorted(set(batch["skipped"]) - damaged):
+                damaged.add(message)
+                tqdm.write(f"memcomp: skipped a damaged clip: {message}", file=sys.stderr)
             images_per_second, waiting = clock.step_is_done(optim.batch_size)
-            bar.set_postfix(
-                {"loss": f"{loss:.4g}", "images/s": f"{images_per_second:.1f}", "waiting": f"{waiting:.0%}"},
-                refresh=False,
+            bar.set_postfix_str(
+                f"loss {loss:.4g}, {images_per_second:.1f} images/s, {waiting:.0%} waiting for data", refresh=False
             )
             bar.update()
 
             stopping = processes.any(bool(interrupted)) or step == stop_after
-            measured = step % log_section.held_out_every == 0 or step > total - LAST
-            if log is not None and (step % log_section.every == 0 or measured or step == total):
-                row = {"step": step, "loss": loss, "lr": rate, "gradient_norm": norm, "skipped_steps": skipped_steps}
-                row |= {
-                    "damaged_clips": len(damaged),
-                    "images_per_second": images_per_second,
-                    "waiting": waiting,
-                    **terms,
-                }
-                if measured:
-                    row["held_out"] = fixed.loss(host)
-                log.add(row)
-            if processes.first and (step % log_section.sample_every == 0 or step == total):
-                save_picture(folder / "samples" / f"{step:07d}.png", fixed.samples(host))
-                _draw_losses(folder)
-            if step % log_section.checkpoint_every == 0 or step == total or stopping:
-                save(step)
+            if log is not None and held_out is not None:
+                measured = step % recipe.log.held_out_every == 0 or step > total - LAST
+                if measured or step % recipe.log.every == 0:
+                    row = {"step": step, "loss": loss, "lr": rate, "gradient_norm": norm, "skipped_steps": skipped}
+                    row |= {"damaged_clips": len(damaged), "images_per_second": images_per_second, "waiting": waiting}
+                    row |= {"held_out": held_out.loss(host)} if measured else {}
+                    log.add(row | terms)
+                if step % recipe.log.sample_every == 0 or step == total:
+                    save_picture(folder / "samples" / f"{step:07d}.png", held_out.samples(host))
+                    log.draw(folder / "losses.png")
+                if step % recipe.log.checkpoint_every == 0 or step == total or stopping:
+                    save_run(last, recipe, host, step, optimizer=optimisers.state(), info=info)
             clock.restart()
             if stopping:
                 break
-    finished = step >= total
-    if finished and processes.first:
+    if log is not None and step == total:
         save_run(folder / "model.safetensors", recipe, host, step, info=info)
-    held = log.column("held_out") if log is not None else []
-    tail = held[-LAST:]
-    return TrainingResult(
-        folder, step, finished, held[0] if held else math.nan, sum(tail) / len(tail) if tail else math.nan
-    )
+    measurements = log.column("held_out") if log is not None else [math.nan]
+    tail = measurements[-LAST:]
+    return TrainingResult(folder, step, step == total, measurements[0], sum(tail) / len(tail))
 
 
 def _step(
@@ -210,148 +187,51 @@ def _step(
     draw: torch.Generator,
 ) -> tuple[float, dict[str, float], float]:
     """One optimiser step; returns the loss, its terms, and the gradient norm (not finite: nothing was changed)."""
-    parts = optimisers.generator_parts()
     statistics = [buffer for buffer in host.buffers() if buffer.is_floating_point()]
-    before = [buffer.clone() for buffer in statistics]  # a loss that is not finite would poison batch norm for good
+    before = [buffer.clone() for buffer in statistics]
+    autocast = torch.autocast(source.device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
     optimisers.zero_grad()
-    with torch.autocast(source.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+    with autocast:
         loss, terms, output = objective(host, source, driving, draw)
     loss.backward()
     processes.average(optimisers.gradients())
-    norm = optimisers.step(parts) if torch.isfinite(loss) or processes.world > 1 else math.nan
-    if math.isfinite(norm) and objective.adversarial:
-        optimisers.zero_grad([DISCRIMINATOR])  # the generator's loss left gradients there
-        with torch.autocast(source.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+    norm = optimisers.step(optimisers.generator_parts())
+    if not math.isfinite(norm):  # what is not finite would stay in the running statistics of batch norm for good
+        for buffer, value in zip(statistics, before, strict=True):
+            buffer.copy_(value)
+    elif objective.adversarial:
+        optimisers.zero_grad()  # the generator's loss left gradients in the discriminator
+        with autocast:
             judged = recipe.loss.discriminator_gan * host.discriminator_loss(output, driving)
         judged.backward()
         processes.average(optimisers.gradients())
         optimisers.step([DISCRIMINATOR])
         terms["discriminator"] = judged.detach()
-    if not math.isfinite(norm):
-        for buffer, value in zip(statistics, before, strict=True):
-            buffer.copy_(value)
     return loss.item(), {name: value.item() for name, value in terms.items()}, norm
 
 
-class _Fixed:
-    """The fixed held-out pairs: their loss in eval mode, and pictures of them."""
-
-    def __init__(
-        self, recipe: Recipe, objective: Objective, pairs: torch.utils.data.Dataset, device: torch.device
-    ) -> None:
-        self.recipe, self.objective = recipe, objective
-        size = min(recipe.optim.batch_size, recipe.log.held_out_pairs)
-        items = [pairs[i] for i in range(recipe.log.held_out_pairs)]
-        for item in items:
-            if item["skipped"]:
-                raise UserError(item["skipped"][0])
-        self.batches = [
-            tuple(collate(items[i : i + size])[key].to(device) for key in ("source", "driving"))
-            for i in range(0, len(items), size)
-        ]
-
-    def loss(self, host: Host) -> float:
-        """Mean loss over the pairs."""
-        with _evaluating(host), torch.no_grad():
-            losses = [
-                (self.objective(host, source, driving, seeded(0, "held out", i))[0].item(), len(source))
-                for i, (source, driving) in enumerate(self.batches)
-            ]
-        return sum(loss * count for loss, count in losses) / sum(count for _, count in losses)
-
-    def samples(self, host: Host, rows: int = 6) -> Tensor:
-        """source | driving | warped | prediction of the first pairs."""
-        source, driving = (x[:rows] for x in self.batches[0])
-        with _evaluating(host), torch.no_grad():
-            return sample_grid(source, driving, host(source, driving))
-
-
-@contextmanager
-def _evaluating(host: Host) -> Iterator[None]:
-    host.eval()
-    try:
-        yield
-    finally:
-        host.train()
-
-
-class _Clock:
-    """Images per second and the share of time spent waiting for data, as running means."""
-
-    def __init__(self) -> None:
-        self.begin, self.here = time.perf_counter(), 0.0
-        self.waited = self.spent = 0.0
-
-    def data_is_here(self) -> None:
-        self.here = time.perf_counter()
-
-    def step_is_done(self, images: int) -> tuple[float, float]:
-        now = time.perf_counter()
-        keep = 0.95 if self.spent else 0.0
-        self.waited = keep * self.waited + (1 - keep) * (self.here - self.begin)
-        self.spent = keep * self.spent + (1 - keep) * (now - self.begin)
-        return images / self.spent, self.waited / self.spent
-
-    def restart(self) -> None:
-        """Do not count what came after the step: pictures, checkpoints, held-out loss."""
-        self.begin = time.perf_counter()
-
-
-@contextmanager
-def _interruption() -> Iterator[list[int]]:
-    """A list that SIGINT or SIGTERM makes non-empty; a second signal interrupts at once."""
-    received: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    previous = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, note)
-    except ValueError:  # not the main thread: whoever runs it handles signals
-        pass
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _ignore_interrupts(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the training process decides what Ctrl-C means
-
-
-def _check_folder(folder: Path, last: Path, resume: bool) -> None:
-    if resume and not last.is_file():
-        raise UserError(f"{last}: nothing to resume; expected the checkpoint of an earlier run")
-    if not resume and last.is_file():
-        raise UserError(f"{folder}: holds a run already; expected another --output, or --resume to go on")
-    for name in (".", "checkpoints", "samples"):
-        writable_folder(folder / name)
+def _to_device(batch: dict[str, Tensor], recipe: Recipe, device: torch.device) -> tuple[Tensor, Tensor]:
+    form = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    source, driving = (batch[name].to(device, non_blocking=True) for name in ("source", "driving"))
+    return source.contiguous(memory_format=form), driving.contiguous(memory_format=form)
 
 
 def _check_same(given: Recipe, saved: Recipe, origin: Path) -> None:
     """Resuming may change how a run is carried out, but not what it computes."""
 
     def essence(recipe: Recipe) -> dict[str, object]:
-        data = replace(recipe.data, workers=0, cache=None, cache_gb=0, root=None)
-        plain = replace(recipe, device="", threads=None, data=data, log=type(recipe.log)()).to_dict()
-        return {f"{section}.{key}": value for section, value in plain.items() if isinstance(value, dict)
-                for key, value in value.items()} | {k: v for k, v in plain.items() if not isinstance(v, dict)}  # fmt: skip
+        data = replace(recipe.data, workers=0, cache=None, cache_gb=0.0, root=None)
+        plain = replace(recipe, device="", threads=None, data=data, log=LogSection()).to_dict()
+        return {
+            f"{section}.{key}" if key else section: item
+            for section, value in plain.items()
+            for key, item in (value if isinstance(value, dict) else {"": value}).items()
+        }
 
     ours, theirs = essence(given), essence(saved)
     for key in sorted(ours.keys() | theirs.keys()):
         if ours.get(key) != theirs.get(key):
             raise UserError(f"{origin}: was trained with {key}={theirs.get(key)}, the recipe says {ours.get(key)}")
-
-
-def _draw_losses(folder: Path) -> None:
-    from memcomp.experiments.pictures import loss_curves
-
-    loss_curves(folder / "losses.png", {folder.name: folder / "log.csv"}, ["loss", "held_out"])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -368,7 +248,11 @@ def run(args: argparse.Namespace) -> None:
     folder = Path(args.output or Path("runs") / Path(args.recipe).with_suffix("").name)
     result = train(recipe, folder, resume=args.resume)
     if not result.finished:
-        print(f"stopped after step {result.step}; go on with: memcomp train {args.recipe} --resume --output {folder}")
+        again = " ".join(["memcomp train", args.recipe, *args.overrides, "--output", str(folder), "--resume"])
+        print(f"stopped after step {result.step}; go on with: {again}")
         raise KeyboardInterrupt
-    print(f"{folder}: {result.step} steps; held-out loss {result.held_out_start:.4g} before the first step, ", end="")
-    print(f"{result.held_out_end:.4g} over the last {min(LAST, result.step)}")
+    if not math.isnan(result.held_out_start):
+        print(
+            f"{folder}: {result.step} steps; loss on held-out pairs {result.held_out_start:.4g} before the first, "
+            f"{result.held_out_end:.4g} over the last {min(LAST, result.step)}"
+        )

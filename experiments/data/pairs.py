@@ -3,7 +3,7 @@ at any step, with any number of worker processes, and sees what it would have se
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ class ClipSource(Protocol):
         """uint8 (len(frames), 3, H, W); may raise `DamagedClip`."""
 
 
-class PairSet(Dataset[dict[str, object]]):
+class PairSet(Dataset[dict[str, Any]]):
     """Pair i → {"source": (3, H, W) float in [0, 1], "driving": the same, "skipped": names of damaged clips met}.
 
     One epoch of `len(people) * repeats` pairs meets every person `repeats` times, in an order of its own. Of the person
@@ -49,7 +49,7 @@ class PairSet(Dataset[dict[str, object]]):
         """Pairs in one epoch."""
         return len(self.clips.people) * self.repeats
 
-    def __getitem__(self, index: int) -> dict[str, object]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         generator = seeded(self.seed, "pair", index)
         clips = self.clips.people[self._person(index)]
         skipped: list[str] = []
@@ -94,14 +94,13 @@ class StepBatches(Sampler[list[int]]):
         return len(self.steps)
 
 
-def collate(samples: Sequence[dict[str, object]]) -> dict[str, object]:
+def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Stack pairs into (B, 3, H, W); names of damaged clips become one list."""
-    batch: dict[str, object] = {
-        key: torch.stack([sample[key] for sample in samples])  # type: ignore[misc]
-        for key in ("source", "driving")
+    return {
+        "source": torch.stack([sample["source"] for sample in samples]),
+        "driving": torch.stack([sample["driving"] for sample in samples]),
+        "skipped": [name for sample in samples for name in sample["skipped"]],
     }
-    batch["skipped"] = [name for sample in samples for name in sample["skipped"]]  # type: ignore[attr-defined]
-    return batch
 
 
 def seeded(seed: int, purpose: str, index: int) -> torch.Generator:
