@@ -14,8 +14,8 @@ import imageio.v3 as iio
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn import functional as F
 
-from memcomp.experiments.data import clips
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write
 
@@ -101,8 +101,15 @@ def read_picture(path: str | Path) -> Frame:
 
 
 def fit(frame: Frame, size: int) -> torch.Tensor:
-    """The largest centred square of a frame (H, W, 3) uint8, resized as for training: (3, size, size) in [0, 1]."""
-    return clips.fit(torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1), size).float() / 255
+    """The largest centred square of a frame (H, W, 3) uint8, resized to (3, size, size) float in [0, 1]."""
+    height, width = frame.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = torch.from_numpy(np.ascontiguousarray(frame[top : top + side, left : left + side]))
+    image = square.permute(2, 0, 1).float() / 255  # (3, side, side)
+    if side == size:
+        return image
+    return F.interpolate(image[None], (size, size), mode="bilinear", antialias=True, align_corners=False)[0]
 
 
 def to_frame(image: torch.Tensor) -> Frame:
