@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from memcomp.experiments.data.heads import Identity, Label, Poses, render
 from memcomp.experiments.data.heads.identity import HAIRSTYLES
+from memcomp.experiments.data.heads.mesh import build, pose_mesh
 from memcomp.experiments.data.heads.pose import rotation
 from memcomp.experiments.data.heads.raster import pixel_centres, rasterise
 
@@ -75,13 +76,13 @@ def test_positive_pitch_looks_up_and_positive_roll_tips_to_the_left() -> None:
 
 
 def test_perspective_enlarges_what_is_near() -> None:
-    """A turned head comes no nearer, yet a nearer part of it looks larger than in a parallel view."""
-    forward = rotation(torch.tensor([30.0]), torch.tensor([0.0]), torch.tensor([0.0]))[0]
-    nose = forward @ torch.tensor([0.0, 0.0, 1.0])
-    assert nose[0] > 0 and nose[2] > 0
-    frames = render(Identity.sample(6), Poses.make(zoom=torch.tensor([1.0])), 64)
-    skin = frames.depth[0, 0][frames.label[0, 0] == int(Label.SKIN)]
-    assert 4 < skin.min() < skin.max() < 6
+    """What is nearer than the head's middle is drawn larger than life, what is farther smaller."""
+    who = Identity.sample(6)
+    posed = pose_mesh(build(who), who, Poses.make())
+    larger = posed.screen[0, :, 0].abs() / posed.points[0, :, 0].abs().clamp(min=1e-6)
+    aside, z = posed.points[0, :, 0].abs() > 0.05, posed.points[0, :, 2]
+    assert (larger[aside & (z > 0.01)] > 1).all() and (larger[aside & (z < -0.01)] < 1).all()
+    assert 1.05 < larger[aside].max() < 1.3  # mild
 
 
 def test_expressions_show() -> None:

@@ -151,7 +151,6 @@ class Identity:
         glasses = float(rng.random() < 0.2)
         light = (uniform(-0.65, 0.65), uniform(0.15, 0.7), 1.0)
         norm = sum(v * v for v in light) ** 0.5
-        between = 1 - 2 * abs(femininity - 0.5)  # keeps the in-between faces from having every trait at once
         return cls(
             seed=seed,
             femininity=femininity,
@@ -188,7 +187,7 @@ class Identity:
             brow_colour=_mix(hair, (0.08, 0.06, 0.05), 0.35 if grey < 0.4 else 0.15),
             beard_colour=_mix(hair, (hair[0] * 1.1 + 0.02, hair[1], hair[2]), uniform(0, 0.8)),
             hair_volume=uniform(0.7, 1.3),
-            hair_line=uniform(0.56, 0.68) + 0.06 * age * (1 - femininity) - 0.04 * between,
+            hair_line=uniform(0.56, 0.68) + 0.06 * age * (1 - femininity) - 0.04 * (1 - 2 * abs(femininity - 0.5)),
             hair_part=uniform(-1, 1),
             hair_length=uniform(0.85, 1.25),
             hair_strands=uniform(10, 17),

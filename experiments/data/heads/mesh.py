@@ -26,24 +26,13 @@ class Part(IntEnum):
     """What a triangle belongs to."""
 
     HEAD = 0
-    POCKET = 1
+    POCKET = 1  # between the lips
     EAR = 2
-    CAP = 3
-    CURTAIN = 4
+    CAP = 3  # hair on the skull
+    CURTAIN = 4  # hair hanging down
     NECK = 5
     TORSO = 6
     GLASSES = 7
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A rows × columns block of the vertex list."""
-
-    part: Part
-    start: int
-    rows: int
-    columns: int
-    wrap: bool
 
 
 @dataclass(frozen=True)
@@ -54,11 +43,10 @@ class Mesh:
     normals: Tensor  # (V, 3) at rest
     moves: Tensor  # (3, M, 3) displacement of the first M vertices (the head) at full jaw, smile, brows
     head_weight: Tensor  # (V,) 1: moves with the head, 0: with the body
-    aux: Tensor  # (V,) pocket: 0 upper … 1 lower lip; curtain and glasses: along their length; ear: hollow
+    aux: Tensor  # (V,) head: 0 above, 1 below the lips' parting; cap: thickness; curtain: 0 top … 1 ends; ear: hollow
     triangles: Tensor  # (N, 3)
     part: Tensor  # (N,) Part
-    face: Face
-    grids: tuple[Grid, ...]
+    face: Face  # its grid, row by row, is the first M vertices
 
 
 @dataclass(frozen=True)
@@ -71,12 +59,18 @@ class Posed:
     @property
     def screen(self) -> Tensor:
         """(T, V, 2) picture coordinates in [-1, 1], x right, y down."""
-        return self.points[..., :2] * (CAMERA / self.depth)[..., None] * torch.tensor([1.0, -1.0])
+        return project(self.points)[0]
 
     @property
     def depth(self) -> Tensor:
         """(T, V) distance along the camera's axis, half pictures."""
-        return CAMERA - self.points[..., 2]
+        return project(self.points)[1]
+
+
+def project(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Points (…, 3) in half pictures → picture coordinates (…, 2), x right, y down, and depth (…) in half pictures."""
+    depth = CAMERA - points[..., 2]
+    return points[..., :2] * (CAMERA / depth)[..., None] * torch.tensor([1.0, -1.0]), depth
 
 
 def mesh_detail(size: int) -> float:
@@ -105,10 +99,9 @@ def build(who: Identity, detail: float = 1.0) -> Mesh:
     ):
         pieces += made
         kinds += [kind] * len(made)
-    grids, triangles, part, normals, start = [], [], [], [], 0
+    triangles, part, normals, start = [], [], [], 0
     for kind, piece in zip(kinds, pieces, strict=True):
         rows, columns = piece.points.shape[:2]
-        grids.append(Grid(kind, start, rows, columns, piece.wrap))
         faces = grid_triangles(rows, columns, piece.wrap)
         if piece.keep is not None:
             faces = faces[piece.keep.flatten()[faces].any(1)]
@@ -134,7 +127,6 @@ def build(who: Identity, detail: float = 1.0) -> Mesh:
         triangles=torch.cat(triangles),
         part=torch.cat(part),
         face=face,
-        grids=tuple(grids),
     )
 
 
@@ -156,9 +148,8 @@ def pose_mesh(mesh: Mesh, who: Identity, poses: Poses) -> Posed:
     """The mesh in every frame of `poses`."""
     frames, head = len(poses), mesh.moves.shape[1]
     amount = torch.stack([poses.mouth, poses.smile, poses.brows], 1)
-    rows, columns = mesh.grids[0].rows, mesh.grids[0].columns
     moved = mesh.rest[:head] + (amount @ mesh.moves.flatten(1)).view(frames, head, 3)
-    head_normals = _head_normals(moved.view(frames, rows, columns, 3), mesh.face).view(frames, head, 3)
+    head_normals = _head_normals(moved.view(frames, *mesh.face.rest.shape), mesh.face).view(frames, head, 3)
     others = mesh.rest[head:].expand(frames, -1, -1)
     points = torch.cat([moved, others], 1)
     normals = torch.cat([head_normals, mesh.normals[head:].expand(frames, -1, -1)], 1)

@@ -12,7 +12,17 @@ from memcomp.experiments.data.heads.anchors import UPPER_LIDS, landmark_anchors
 from memcomp.experiments.data.heads.eyes import opening
 from memcomp.experiments.data.heads.face import EYE_Y
 from memcomp.experiments.data.heads.identity import Identity
-from memcomp.experiments.data.heads.mesh import CAMERA, Mesh, Part, Posed, build, mesh_detail, pose_mesh, two_sided
+from memcomp.experiments.data.heads.mesh import (
+    CAMERA,
+    Mesh,
+    Part,
+    Posed,
+    build,
+    mesh_detail,
+    pose_mesh,
+    project,
+    two_sided,
+)
 from memcomp.experiments.data.heads.pose import Poses
 from memcomp.experiments.data.heads.raster import gather, pixel_centres, rasterise, vertex_table
 from memcomp.experiments.data.heads.skin import mouth_gap
@@ -41,8 +51,7 @@ class View:
         """
         size = self.depth.shape[-1]
         farthest = max_pool2d(self.depth[:, None], 3, stride=1, padding=1)[:, 0]
-        depth = CAMERA - point[:, 2]
-        screen = point[:, :2] * (CAMERA / depth)[:, None] * torch.tensor([1.0, -1.0])
+        screen, depth = project(point)
         column, row = ((screen + 1) * (size / 2)).floor().long().unbind(1)
         framed = (row >= 0) & (row < size) & (column >= 0) & (column < size)
         nearest = farthest[frame, row.clamp(0, size - 1), column.clamp(0, size - 1)]
@@ -68,10 +77,9 @@ def landmarks(who: Identity, poses: Poses, size: int = 256) -> Landmarks:
     points, normals = eyes_open.on(posed.points), eyes_open.on(posed.normals)
     lids = list(UPPER_LIDS)
     points[:, lids] = torch.lerp(points[:, lids], eyes_closed.on(posed.points)[:, lids], poses.blink[:, None, None])
-    depth = CAMERA - points[..., 2]
     frame = torch.arange(len(poses))[:, None].expand(-1, points.shape[1])
     visible = View.of(mesh, posed, size).sees(frame.flatten(), points.flatten(0, 1), normals.flatten(0, 1))
-    screen = points[..., :2] * (CAMERA / depth)[..., None] * torch.tensor([1.0, -1.0])
+    screen, depth = project(points)
     return Landmarks(screen, visible.view(frame.shape), depth)
 
 
