@@ -1,22 +1,26 @@
-"""Folders of clips: videos, or folders of frames. Read through imageio (PyAV), cut to a square, resized to one size."""
+"""Folders of clips: videos, or folders of frames, cut to their middle square and resized to one size."""
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-import imageio.v3 as iio
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from memcomp.experiments.data.fit import fit
 from memcomp.experiments.data.pairs import DamagedClip
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write
+from memcomp.experiments.video import Frame, Frames, read_picture
 
 VIDEOS = (".mp4", ".mov", ".webm")
 PICTURES = (".png", ".jpg", ".jpeg")
+SHORTEST = 0.9  # a video that ends before this share of its promised frames is damaged
+
+T = TypeVar("T")
 
 
 class Clips:
@@ -27,7 +31,7 @@ class Clips:
 
     Seeking in H.264 means decoding from the last key frame, so a video is decoded once, at the size that is asked for,
     into a file of raw frames in `cache`, as long as all of these stay below `cache_gb`; further videos are decoded
-    every time, without being held in memory.
+    every time. No clip is ever held in memory.
 
     Args:
         folder: of videos (.mp4, .mov, .webm) or folders of frames (.png, .jpg), or both.
@@ -47,11 +51,12 @@ class Clips:
         self, folder: str | os.PathLike[str], size: int, *, cache: Path | None = None, cache_gb: float = 4.0
     ) -> None:
         self.folder, self.size, self.cache, self.cache_bytes = Path(folder), size, cache, int(cache_gb * 1e9)
+        kinds = f"clips ({', '.join(VIDEOS)} or folders of {', '.join(PICTURES)})"
         if not self.folder.is_dir():
-            raise UserError(f"{self.folder}: expected a folder of clips ({', '.join(VIDEOS)} or folders of frames)")
+            raise UserError(f"{self.folder}: expected a folder of {kinds}")
         self.paths = sorted(path for path in self.folder.iterdir() if _is_clip(path))
         if not self.paths:
-            raise UserError(f"{self.folder}: expected clips ({', '.join(VIDEOS)} or folders of frames), found none")
+            raise UserError(f"{self.folder}: expected {kinds}, found none")
         groups: dict[str, list[int]] = {}
         for number, path in enumerate(self.paths):
             groups.setdefault(person(path.name), []).append(number)
@@ -73,7 +78,7 @@ class Clips:
             DamagedClip: it cannot be opened.
         """
         if clip not in self._counts:
-            self._counts[clip] = self._guard(clip, lambda path: _count(path))
+            self._counts[clip] = self._guarded(clip, _count)
         return self._counts[clip]
 
     def read(self, clip: int, frames: Sequence[int]) -> Tensor:
@@ -83,77 +88,57 @@ class Clips:
             DamagedClip: it cannot be decoded, or ends before 90 % of its frames.
         """
         count = self.count(clip)
-        return self._guard(clip, lambda path: self._read(path, frames, count))
+        return self._guarded(clip, lambda path: self._read(path, frames, count))
 
-    def _guard(self, clip, work):  # type: ignore[no-untyped-def]
-        path = self.paths[clip]
-        if clip in self._damaged:  # do not open it again
-            raise DamagedClip(self._damaged[clip])
-        try:
-            return work(path)
-        except UserError as error:
-            self._damaged[clip] = str(error)
-        except Exception as error:  # every codec and plugin has exceptions of its own
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            self._damaged[clip] = f"{path}: expected a video or pictures that can be decoded ({reason})"
-        raise DamagedClip(self._damaged[clip]) from None
+    def _guarded(self, clip: int, work: Callable[[Path], T]) -> T:
+        if clip not in self._damaged:
+            try:
+                return work(self.paths[clip])
+            except UserError as error:
+                self._damaged[clip] = str(error)  # not opened again
+        raise DamagedClip(self._damaged[clip])
 
     def _read(self, path: Path, frames: Sequence[int], count: int) -> Tensor:
         if path.is_dir():
             pictures = _pictures(path)
-            return torch.stack([fit(_picture(pictures[frame]), self.size) for frame in frames])
-        decoded = self._cached(path, count)
-        if decoded is not None:
-            _check_length(path, len(decoded), count)
-            return torch.from_numpy(np.stack([decoded[min(frame, len(decoded) - 1)] for frame in frames]))
-        wanted: dict[int, Tensor] = {}
-        last, frame = -1, None
-        for last, frame in enumerate(frames_of(path)):
-            if last in frames:
-                wanted[last] = fit(frame, self.size)
-            if last >= max(frames):
+            return torch.stack([self._fit(read_picture(pictures[frame])) for frame in frames])
+        cached = self._cached(path, count)
+        if cached is not None:
+            _check_length(path, len(cached), count)
+            # containers may promise a frame or two more than they hold
+            return torch.from_numpy(np.stack([cached[min(frame, len(cached) - 1)] for frame in frames]))
+        kept: dict[int, Tensor] = {}
+        number = -1
+        for number, frame in enumerate(Frames(path)):
+            latest = frame
+            if number in frames:
+                kept[number] = self._fit(frame)
+            if number >= max(frames):
                 break
-        if frame is None or last < max(frames):
-            _check_length(path, last + 1, count)
-            wanted[last] = fit(frame, self.size)
-        return torch.stack([wanted[min(number, last)] for number in frames])
+        if number < max(frames):
+            _check_length(path, number + 1, count)
+            kept[number] = self._fit(latest)
+        return torch.stack([kept[min(frame, number)] for frame in frames])
 
     def _cached(self, path: Path, count: int) -> np.ndarray | None:
         """The decoded frames (T, 3, size, size), mapped from the cache; None if the cache is full or not wanted."""
         if self.cache is None:
             return None
-        frame_bytes = 3 * self.size**2
-        status = path.stat()
+        frame_bytes, status = 3 * self.size**2, path.stat()
         identity = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{self.size}"
         file = self.cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.frames"
         if not file.exists():
             self.cache.mkdir(parents=True, exist_ok=True)
-            used = sum(entry.stat().st_size for entry in os.scandir(self.cache))
+            used = sum(other.stat().st_size for other in self.cache.glob("*.frames"))
             if used + count * frame_bytes > self.cache_bytes:
                 return None
             with atomic_write(file) as temporary, temporary.open("wb") as stream:
-                for frame in frames_of(path):
-                    stream.write(fit(frame, self.size).numpy().tobytes())
+                for frame in Frames(path):
+                    stream.write(self._fit(frame).numpy().tobytes())
         return np.memmap(file, np.uint8, "r").reshape(-1, 3, self.size, self.size)
 
-
-def frames_of(path: Path) -> Iterator[Tensor]:
-    """Decode a video frame by frame: uint8 (3, H, W)."""
-    for frame in iio.imiter(path, plugin="pyav", format="rgb24", thread_type="FRAME"):
-        yield torch.from_numpy(frame).permute(2, 0, 1)
-
-
-def fit(frame: Tensor, size: int) -> Tensor:
-    """Cut uint8 (3, H, W) to its middle square and resize it with antialiasing → uint8 (3, size, size)."""
-    height, width = frame.shape[1:]
-    side = min(height, width)
-    if (height, width) != (side, side):
-        top, left = (height - side) // 2, (width - side) // 2
-        frame = frame[:, top : top + side, left : left + side]
-    if side == size:
-        return frame.contiguous()
-    resized = F.interpolate(frame[None].float(), (size, size), mode="bilinear", antialias=True)
-    return resized[0].round().clamp(0, 255).to(torch.uint8)
+    def _fit(self, frame: Frame) -> Tensor:
+        return fit(torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1), self.size)
 
 
 def person(name: str) -> str:
@@ -168,32 +153,21 @@ def user_cache() -> Path:
 
 
 def _is_clip(path: Path) -> bool:
-    if path.is_dir():
-        return bool(_pictures(path))
-    return path.suffix.lower() in VIDEOS and not path.name.startswith(".")
+    if path.name.startswith("."):
+        return False
+    return bool(_pictures(path)) if path.is_dir() else path.suffix.lower() in VIDEOS
 
 
 def _pictures(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
 
 
-def _picture(path: Path) -> Tensor:
-    return torch.from_numpy(np.array(iio.imread(path, mode="RGB"))).permute(2, 0, 1)
-
-
 def _count(path: Path) -> int:
     if path.is_dir():
         return len(_pictures(path))
-    said = iio.improps(path, plugin="pyav").shape[0]
-    if said > 0:
-        return said
-    count = sum(1 for _ in frames_of(path))  # webm does not say how many frames it has
-    if not count:
-        raise UserError(f"{path}: expected a video, found no frames in it")
-    return count
+    return Frames(path).length or sum(1 for _ in Frames(path))  # webm does not say how many frames it has
 
 
 def _check_length(path: Path, found: int, count: int) -> None:
-    # containers may promise a frame or two more than they hold; much more means that the end is lost
-    if found < 0.9 * count or not found:
-        raise UserError(f"{path}: ends after {found} of {count} frames")
+    if found < SHORTEST * count:
+        raise UserError(f"{path}: expected {count} frames as its header says, it ends after {found}")
