@@ -5,19 +5,17 @@ from __future__ import annotations
 import difflib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from memcomp.compensation import MemoryCompensation
-    from memcomp.taps import KeypointTap, Tap
+from memcomp import KeypointTap, MemoryCompensation, Tap
+from memcomp.handle import CHILD
 
-MEMORY = "memory_compensation"  # the name under which a memory is registered on a generator
 ENTRY_POINTS = "memcomp.hosts"  # other packages register their hosts in this entry-point group
 
 
@@ -151,13 +149,14 @@ class Host(nn.Module, ABC):
     def memory(self) -> MemoryCompensation | None:
         """The memory attached to this host, if any."""
         for module in self.modules():
-            if MEMORY in module._modules:
-                return module._modules[MEMORY]  # type: ignore[return-value]
+            memory = module._modules.get(CHILD)
+            if isinstance(memory, MemoryCompensation):
+                return memory
         return None
 
     def host_modules(self) -> list[nn.Module]:
         """All modules except those of an attached memory."""
-        return [module for name, module in self.named_modules() if MEMORY not in name.split(".")]
+        return [module for name, module in self.named_modules() if CHILD not in name.split(".")]
 
     def freeze(self) -> None:
         """No gradients for the host and eval mode that survives `.train()`; an attached memory still trains.
@@ -167,7 +166,7 @@ class Host(nn.Module, ABC):
         """
         self._frozen = True
         for name, parameter in self.named_parameters():
-            if MEMORY not in name.split("."):
+            if CHILD not in name.split("."):
                 parameter.requires_grad_(False)
         self.train(self.training)
 
@@ -217,11 +216,11 @@ class Host(nn.Module, ABC):
 
 def _match_state(section: str, module: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """The entries of `state` to load into `module`, and one line for each that does not fit."""
-    attached = any(MEMORY in child._modules for child in module.modules())
-    expected = {key: value for key, value in module.state_dict().items() if MEMORY not in key.split(".")}
+    attached = any(CHILD in child._modules for child in module.modules())
+    expected = {key: value for key, value in module.state_dict().items() if CHILD not in key.split(".")}
     given = {key.removeprefix("module."): value for key, value in state.items()}
     if attached:
-        given = {key: value for key, value in given.items() if MEMORY not in key.split(".")}
+        given = {key: value for key, value in given.items() if CHILD not in key.split(".")}
     problems = [f"missing key {section}.{key}" for key in expected if key not in given]
     problems += [f"unexpected key {section}.{key}" for key in given if key not in expected]
     problems += [
@@ -233,7 +232,7 @@ def _match_state(section: str, module: nn.Module, state: Mapping[str, Tensor]) -
 
 
 def checked_params(
-    where: str, given: Any, constructor: Callable[..., Any], *, supplied: Iterable[str] = (), also: Iterable[str] = ()
+    where: str, given: Any, constructor: Callable[..., Any], *, supplied: Iterable[str] = ()
 ) -> dict[str, Any]:
     """`given` as keyword arguments of `constructor`, checked against its signature.
 
@@ -242,10 +241,10 @@ def checked_params(
         given: the mapping to check.
         constructor: whose parameters are the known keys; those without default are required.
         supplied: parameters that the caller adds, unknown here.
-        also: keys that are allowed besides.
 
     Raises:
-        ValueError: not a mapping, or a key is unknown or missing; it is named with the nearest right one.
+        ValueError: not a mapping; a key is unknown (the nearest right one is named) or missing; a number, truth value
+            or list is expected and something else given.
     """
     if not isinstance(given, Mapping):
         raise ValueError(f"{where}: expected a mapping of parameters, got {given!r}")
@@ -254,14 +253,29 @@ def checked_params(
         for name, parameter in inspect.signature(constructor).parameters.items()
         if name not in set(supplied) and name != "self"
     }
-    known = [*parameters, *also]
+    known = list(parameters)
+    hints = get_type_hints(vars(constructor).get("__init__", constructor))
     for key in given:
         if key not in known:
             raise ValueError(f"{where}.{key}: unknown key{_nearest(str(key), known)}; known: {', '.join(known)}")
+        _check_kind(f"{where}.{key}", given[key], hints.get(key))
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in given:
             raise ValueError(f"{where}.{name}: this key is missing; given: {', '.join(map(str, given)) or 'nothing'}")
     return dict(given)
+
+
+def _check_kind(name: str, value: Any, kind: Any) -> None:
+    """Numbers, truth values and lists are checked; bool is no number here."""
+    kinds: dict[Any, tuple[str, tuple[type, ...]]] = {
+        int: ("an integer", (int,)),
+        float: ("a number", (int, float)),
+        bool: ("true or false", (bool,)),
+        Sequence: ("a list", (list, tuple)),
+    }
+    words, accepted = kinds.get(get_origin(kind) or kind, ("", (object, bool)))
+    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
+        raise ValueError(f"{name}: expected {words}, got {value!r}")
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

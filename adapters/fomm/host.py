@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from memcomp import KeypointTap, Tap
 from memcomp.adapters import losses
 from memcomp.adapters.base import Host, HostOutput, Keypoints, checked_params, register_host
 from memcomp.adapters.fomm import taps
@@ -16,9 +17,6 @@ from memcomp.adapters.fomm.generator import OcclusionAwareGenerator
 from memcomp.adapters.fomm.keypoints import KeypointDetector
 from memcomp.adapters.fomm.motion import DenseMotionNetwork
 from memcomp.adapters.transfer import transfer_motion
-
-if TYPE_CHECKING:
-    from memcomp.taps import KeypointTap, Tap
 
 
 def _common(num_kp: int, num_channels: int = 3, estimate_jacobian: bool = False) -> None:

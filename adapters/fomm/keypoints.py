@@ -60,9 +60,10 @@ class KeypointDetector(nn.Module):
         feature = self.predictor(image)  # (B, F, h, w)
         convs = [self.kp] if self.jacobian is None else [self.kp, self.jacobian]
         logits, *further = joint_conv(feature, *convs)  # (B, K, h', w') and perhaps (B, 4 K or 4, h', w')
+        logits = logits.to(self.kp.weight.dtype)  # autocast's half precision is too coarse for coordinates
         heatmap = F.softmax(logits.flatten(2) / self.temperature, dim=2).unflatten(2, logits.shape[2:])
         height, width = heatmap.shape[2:]
-        # products and sums rather than matrix products, which autocast would round to half precision
+        # products and sums rather than matrix products, which autocast would round as well
         x = (heatmap.sum(2) * axis(width, heatmap)).sum(-1)
         y = (heatmap.sum(3) * axis(height, heatmap)).sum(-1)
         value = torch.stack([x, y], dim=-1)  # (B, K, 2)

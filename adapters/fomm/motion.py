@@ -102,7 +102,7 @@ class DenseMotionNetwork(nn.Module):
         feature = self.hourglass(torch.cat([heatmap.to(deformed.dtype), deformed], dim=2).flatten(1, 2))
         convs = [self.mask] if self.occlusion is None else [self.mask, self.occlusion]
         logits, *further = joint_conv(feature, *convs)
-        mask = F.softmax(logits, dim=1)  # (B, K + 1, h, w)
+        mask = F.softmax(logits.to(self.mask.weight.dtype), dim=1)  # (B, K + 1, h, w)
         deformation = (motions * mask.unsqueeze(-1)).sum(1)  # (B, h, w, 2)
         occlusion_map = torch.sigmoid(further[0]) if further else None  # (B, 1, h, w)
         return DenseMotion(deformation, occlusion_map, mask, deformed)
