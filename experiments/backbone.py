@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -13,25 +14,43 @@ from memcomp.experiments.errors import UserError
 
 
 class Features(nn.Module):
-    """Outputs of named submodules of a timm network; nothing behind the last of them is computed."""
+    """Outputs of named submodules of a timm network; what comes behind the last of them is dropped.
+
+    Attributes:
+        layers: the names, in the order in which the network runs them.
+    """
 
     def __init__(self, network: nn.Module, layers: Sequence[str] | None) -> None:
         super().__init__()
-        self.network = network
-        self.layers = list(layers or [info["module"] for info in network.feature_info])
+        self.network = network.eval()
+        stages: list[str] = [info["module"] for info in list(network.feature_info)]  # type: ignore[arg-type]
         modules = dict(network.named_modules())
-        for layer in self.layers:
+        for layer in layers or stages:
             if layer not in modules:
-                known = ", ".join(info["module"] for info in network.feature_info)
-                raise UserError(f"loss.perceptual.layers: the backbone has no module {layer!r}; it has, say, {known}")
-            modules[layer].register_forward_hook(self._keep)
+                raise UserError(
+                    f"loss.perceptual.layers: the backbone has no module {layer!r}; it has, say, {', '.join(stages)}"
+                )
         for module in modules.values():
             if hasattr(module, "inplace"):  # a later layer must not overwrite what was kept
                 module.inplace = False
         self._kept: list[Tensor] = []
+        self._wanted = set(layers or stages)
+        self.layers: list[str] = []
+        for name, module in modules.items():
+            module.register_forward_hook(partial(self._trace, name))
+        self.forward(torch.zeros(1, 3, 64, 64))
+        ran = self.layers
+        self.layers = [name for name in ran if name in self._wanted]
+        for name, module in modules.items():
+            module._forward_hooks.clear()
+            if name in self._wanted:
+                module.register_forward_hook(self._keep)
+            elif name not in ran and not list(module.children()):  # the classifier, with most of VGG's weights
+                parent, _, child = name.rpartition(".")
+                setattr(network.get_submodule(parent), child, nn.Identity())
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """(B, 3, H, W), normalised → one tensor for each layer, in the network's order."""
+        """(B, 3, H, W), normalised → one tensor for each layer."""
         with contextlib.suppress(_LastLayer):
             self.network.forward_features(image)  # type: ignore[operator]
         kept, self._kept = self._kept, []
@@ -39,8 +58,13 @@ class Features(nn.Module):
 
     def _keep(self, module: nn.Module, inputs: object, output: Tensor) -> None:
         self._kept.append(output)
-        if len(self._kept) == len(self.layers):
+        if len(self._kept) == len(self._wanted):
             raise _LastLayer
+
+    def _trace(self, name: str, module: nn.Module, inputs: object, output: Tensor) -> None:
+        self.layers.append(name)
+        if name in self._wanted:
+            self._keep(module, inputs, output)
 
 
 class _LastLayer(Exception):
@@ -80,7 +104,7 @@ def load_backbone(name: str, weights: str) -> tuple[nn.Module, str]:
     if state.keys() != expected.keys():
         state = _efficientnet_names(state, expected)
     wrong = [key for key in expected if key not in state or state[key].shape != expected[key].shape]
-    wrong = [key for key in wrong if not key.startswith(("classifier", "fc", "head"))]  # the classifier is not used
+    wrong = [key for key in wrong if not key.startswith(("classifier", "fc", "head", "pre_logits"))]  # not used
     if wrong:
         raise UserError(
             f"loss.perceptual.weights: {file} does not fit {name}; {wrong[0]} is missing or of another shape"
@@ -99,8 +123,8 @@ def _from_hub(name: str) -> tuple[nn.Module, str]:
             f"loss.perceptual: the weights of {name} could not be fetched ({type(error).__name__}); on a machine with "
             f"a network download them from {where} and name the file in loss.perceptual.weights"
         ) from None
-    config = network.pretrained_cfg
-    return network, f"{config['architecture']}.{config['tag']} (hub)"
+    origin: dict[str, str] = network.pretrained_cfg  # type: ignore[assignment]
+    return network, f"{origin['architecture']}.{origin['tag']} (hub)"
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:

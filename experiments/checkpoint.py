@@ -146,7 +146,7 @@ def build_host(recipe: Recipe, *, sync_batchnorm: bool = False) -> Host:
                 host.freeze()
             if recipe.memory is not None:
                 scales = None if recipe.memory.scales == "all" else recipe.memory.scales
-                attach(host, recipe.memory.compensation(), mode=recipe.memory.mode, scales=scales)  # type: ignore[arg-type]
+                attach(host, recipe.memory.compensation(), mode=recipe.memory.mode, scales=scales)
         except (ValueError, TypeError) as error:
             raise UserError(f"host {recipe.host.name!r} of the recipe: {error}") from None
     return host
@@ -208,7 +208,7 @@ def checkpoint_path(path: str | os.PathLike[str]) -> Path:
     if os.fspath(path) == DEMO_HOST:
         from memcomp.experiments.shipped import shipped_host
 
-        return shipped_host()
+        return shipped_host()[0]
     file = Path(path)
     if file.is_dir():
         found = next((file / name for name in RUN_FILES if (file / name).is_file()), None)

@@ -1,6 +1,7 @@
 """The training objective: reconstruction terms of our own, the host's terms, and the memory's consistency, weighted."""
 
 import contextlib
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -126,8 +127,9 @@ class PerceptualPyramid(nn.Module):
         self.weight = section.weight
         # the recipe's scales name the picture sizes; 1 is the picture itself
         self.pyramid = nn.ModuleList(nn.Identity() if s == 1 else AntiAliasDown(3, s) for s in section.scales)
+        trained_with: Any = network.pretrained_cfg
         for name in ("mean", "std"):
-            self.register_buffer(name, torch.tensor(network.pretrained_cfg[name]).view(1, 3, 1, 1))
+            self.register_buffer(name, torch.tensor(trained_with[name]).view(1, 3, 1, 1))
         self.requires_grad_(False)
         self.train(False)
 

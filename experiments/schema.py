@@ -44,7 +44,7 @@ class Reader:
         form, arguments = typing.get_origin(kind), typing.get_args(kind)
         if kind in self.schema.special:
             return self.schema.special[kind](value, key, self)
-        if dataclasses.is_dataclass(kind):
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
             hints = typing.get_type_hints(kind)
             self.check_keys(value, key, list(hints))
             return kind(**{name: self.read(hints[name], item, join(key, name)) for name, item in value.items()})

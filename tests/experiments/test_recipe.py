@@ -1,0 +1,212 @@
+"""Recipes: strict reading, the published settings, comments that tell the truth."""
+
+import dataclasses
+import re
+import typing
+from importlib import resources
+
+import pytest
+import yaml
+
+from memcomp import CompensationConfig
+from memcomp.experiments.errors import UserError
+from memcomp.experiments.recipe import (
+    MemorySection,
+    Recipe,
+    load_recipe,
+    recipe_from_dict,
+    recipe_names,
+    with_overrides,
+)
+
+NAMES = recipe_names()
+
+
+def text_of(name):
+    return resources.files("memcomp.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def test_the_promised_recipes_are_there():
+    assert {"fomm", "fomm_mcnet", "demo/fomm", "demo/fomm_mcnet"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_resolved_recipe_reads_back_as_itself(name, tmp_path):
+    recipe = load_recipe(name)
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    assert load_recipe(tmp_path / "recipe.yaml") == recipe
+    assert recipe_from_dict(recipe.to_dict(), "test") == recipe
+
+
+def defaults(kind=Recipe, prefix=""):
+    """Dotted key → default, for every key of a recipe."""
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        section = next(
+            (k for k in (hints[field.name], *typing.get_args(hints[field.name])) if dataclasses.is_dataclass(k)), None
+        )
+        made = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if section is None:
+            yield prefix + field.name, made
+        else:
+            if made is None:
+                yield prefix + field.name, None
+            yield from defaults(section, f"{prefix}{field.name}.")
+            if section is MemorySection:
+                yield from ((f"{prefix}memory.{k}", v) for k, v in CompensationConfig().to_dict().items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_key_is_commented_with_its_type_and_default(name):
+    known, seen, path = dict(defaults()), set(), []
+    inside_model = 99
+    for line in text_of(name).splitlines():
+        match = re.match(r"^( *)([a-z_0-9]+):(.*)$", line)
+        if not match:
+            continue
+        depth = len(match[1]) // 2
+        if depth > inside_model:  # upstream's own names
+            continue
+        path = [*path[:depth], match[2]]
+        key = ".".join(path)
+        inside_model = depth if key == "host.model" else 99
+        if key not in known:  # a section such as `data:`, or one that may be null
+            assert any(other.startswith(key + ".") for other in known), key
+            continue
+        seen.add(key)
+        comment = re.search(r"# (.+?), default (.+?)(?:: .*)?$", match[3])
+        assert comment, f"{name}: {key} has no comment of the form 'type, default value'"
+        assert re.match(r"int|number|text|bool|mapping|list|two|all", comment[1]), line
+        default = yaml.safe_load(comment[2])
+        expected = list(known[key]) if isinstance(known[key], tuple) else known[key]
+        assert default == expected, f"{name}: {key}: the comment says {default!r}, the default is {expected!r}"
+    optional = ("loss.perceptual.", "memory.", "host.model")
+    assert {key for key in known if not key.startswith(optional)} - {"loss.perceptual", "memory"} <= seen
+
+
+@pytest.mark.parametrize("name", ["fomm", "fomm_mcnet"])
+def test_the_published_recipes_are_upstream_s_vox_256(name):
+    recipe = load_recipe(name)
+    assert recipe.size == 256
+    assert recipe.precision == "float32"
+    model = recipe.host.model
+    assert model["common_params"] == {"num_kp": 10, "num_channels": 3, "estimate_jacobian": True}
+    assert (
+        model["kp_detector_params"]["max_features"]
+        == model["generator_params"]["dense_motion_params"]["max_features"]
+        == 1024
+    )
+    assert model["generator_params"]["num_bottleneck_blocks"] == 6
+    assert model["discriminator_params"]["sn"] is True
+    loss, optim, data = recipe.loss, recipe.optim, recipe.data
+    assert loss.perceptual is not None
+    assert loss.perceptual.backbone == "vgg19"
+    assert loss.perceptual.layers == ("features.1", "features.6", "features.11", "features.20", "features.29")
+    assert [loss.perceptual.weight * w for w in loss.perceptual.layer_weights] == [10] * 5
+    assert loss.perceptual.scales == (1, 0.5, 0.25, 0.125)
+    assert (loss.equivariance_value, loss.equivariance_jacobian, loss.generator_gan) == (10, 10, 0)
+    assert loss.pyramid_l1 == loss.ssim == loss.keypoint_distance == 0
+    transform = loss.transform
+    assert (transform.sigma_affine, transform.sigma_tps, transform.points_tps) == (0.05, 0.005, 5)
+    assert (optim.epochs, optim.batch_size, optim.lr, optim.betas) == (100, 40, 2e-4, (0.5, 0.999))
+    assert (optim.schedule, optim.milestones, optim.gamma, optim.clip, optim.warmup) == (
+        "multistep",
+        (60, 90),
+        0.1,
+        None,
+        0,
+    )
+    assert (data.kind, data.repeats, data.workers) == ("clips", 75, 6)
+    jitter = data.augment
+    assert (jitter.time_flip, jitter.mirror) == (0.5, 0.5)
+    assert jitter.brightness == jitter.contrast == jitter.saturation == jitter.hue == 0.1
+
+
+def test_the_rows_of_a_table_differ_by_the_memory_alone():
+    for host, both in (("fomm", "fomm_mcnet"), ("demo/clips_fomm", "demo/clips_fomm_mcnet")):
+        one, other = load_recipe(host).to_dict(), load_recipe(both).to_dict()
+        one["loss"]["consistency"] = other["loss"]["consistency"]
+        one["memory"] = other["memory"]
+        assert one == other
+    assert (
+        load_recipe("demo/fomm").host == load_recipe("demo/fomm_mcnet").host
+    )  # the one trains what the other starts from
+
+
+def test_the_published_memory_is_the_paper_s_at_every_tap():
+    recipe = load_recipe("fomm_mcnet")
+    assert recipe.memory.compensation() == CompensationConfig.paper()
+    assert recipe.memory.scales == "all"
+    assert recipe.loss.consistency == 10
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("optim.lrr=1", "unknown key 'optim.lrr'; did you mean 'optim.lr'"),
+        ("optm.lr=1", "unknown key 'optm'; did you mean 'optim'"),
+        ("batch_size=4", "unknown key 'batch_size'; did you mean 'optim.batch_size'"),
+        ("memory.strat=identity", "unknown key 'memory.strat'; did you mean 'memory.start'"),
+        ("loss.perceptual.layrs=[a]", "unknown key 'loss.perceptual.layrs'; did you mean 'loss.perceptual.layers'"),
+        ("zzz=1", "unknown key 'zzz'; expected one of seed, device"),
+        ("optim.lr=fast", "optim.lr: expected a number, got 'fast' (str)"),
+        ("optim.steps=1.5", "optim.steps: expected a whole number or null, got 1.5 (float)"),
+        ("optim.batch_size=true", "optim.batch_size: expected a whole number, got True (bool)"),
+        ("data.kind=clip", "data.kind: expected 'heads' or 'clips', got 'clip' (str); did you mean 'clips'"),
+        ("data=null", "data: expected keys below it, got null"),
+        ("host=fomm", "host: expected keys below it, got 'fomm' (str)"),
+        ("memory=on", "memory: expected keys below it or null"),
+        ("memory.memory_size=[8]", "memory_size must be two positive integers"),
+        (
+            "memory.start=ident",
+            "memory.start: expected 'paper' or 'identity', got 'ident' (str); did you mean 'identity'",
+        ),
+        ("memory.scales=some", "memory.scales: expected 'all' or a list, each a whole number"),
+        ("optim.lr=0", "optim.lr: expected a number above 0"),
+        ("optim.epochs=3", "optim: expected either steps or epochs"),
+        ("freeze_host=true", "freeze_host: without a memory nothing would be trained"),
+        ("loss.consistency=1", "loss.consistency: expected 0 without a memory"),
+        ("data.kind=clips", "data.root: expected the folder"),
+        ("optim.lr", "expected key=value"),
+        ("seed.more=1", "'seed' holds a single value"),
+        ("optim.lr=[1", "expected YAML"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named_with_what_was_expected(override, said):
+    with pytest.raises(UserError) as caught:
+        load_recipe("demo/fomm", [override])
+    assert said in str(caught.value)
+    assert override.split("=")[0] in str(caught.value)
+
+
+def test_an_error_names_the_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text_of("demo/fomm").replace("warmup:", "warmpu:"))
+    with pytest.raises(UserError, match=r"mine\.yaml: unknown key 'optim\.warmpu'; did you mean 'optim\.warmup'"):
+        load_recipe(path)
+    path.write_text("seed: 0\nsize: [1\n")
+    with pytest.raises(UserError, match=r"mine\.yaml, line 3: expected YAML"):
+        load_recipe(path)
+    path.write_text("optim: {steps: 1}\nseed: 0\nseed: 1\n")
+    with pytest.raises(UserError, match=r"mine\.yaml.*'seed' twice"):
+        load_recipe(path)
+    path.write_text("")
+    with pytest.raises(UserError, match=r"mine\.yaml: recipe: expected keys"):
+        load_recipe(path)
+    with pytest.raises(UserError, match=r"expected a recipe file or one of .*did you mean 'demo/fomm'"):
+        load_recipe("demo/fom")
+
+
+def test_overrides_are_yaml_and_reach_into_what_was_null():
+    recipe = load_recipe(
+        "demo/fomm", ["optim.lr=1e-3", "memory.start=identity", "memory.memory_size=[4, 6]", "threads=2"]
+    )
+    assert recipe.optim.lr == 0.001
+    assert recipe.threads == 2
+    assert recipe.memory.compensation() == CompensationConfig.paper(start="identity", memory_size=(4, 6))
+    assert with_overrides(recipe, ["memory=null"], "test").memory is None
+
+
+def test_the_release_preset_fills_the_other_fields():
+    recipe = load_recipe("demo/fomm", ["memory.preset=release", "memory.memory_channels=64"])
+    assert recipe.memory.compensation() == CompensationConfig.release(memory_channels=64)
