@@ -1,0 +1,93 @@
+"""Every code block of the README runs."""
+
+import os
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+PYTHON = [code for language, code in BLOCKS if language == "python"]
+SHELL = [line for language, code in BLOCKS if language == "bash" for line in code.splitlines()]
+COMMANDS = [line for line in SHELL if line.startswith("memcomp ")]
+
+# What makes a command of the README short enough for a test; the command itself stays as printed.
+SHORTER = {
+    "train": "optim.steps=2 data.identities=2 data.frames=3 log.held_out_pairs=2 optim.batch_size=2 threads=1",
+    "evaluate": "--pairs 2",
+    "speed": "--quick",
+}
+
+
+def test_the_first_two_lines_are_the_demo_and_the_tests() -> None:
+    assert SHELL[:2] == ["bash setup.sh && .venv/bin/memcomp demo", "bash tests/run.sh"]
+    assert (ROOT / "setup.sh").is_file() and (ROOT / "tests" / "run.sh").is_file()
+    assert "bash tests/run.sh" in (ROOT / ".ci" / "run").read_text()  # so CI runs the second line, as printed
+    assert {language for language, _ in BLOCKS} == {"bash", "python", "bibtex"}
+    assert SHELL[2:] == COMMANDS  # nothing in a shell block escapes the test below
+
+
+@pytest.mark.parametrize("code", [c for c in PYTHON if "first-order-model" not in c])
+def test_python_block(code: str) -> None:
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def test_upstream_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On an upstream checkout where one is given, else on a folder of the same layout that holds our own generator."""
+    (code,) = [c for c in PYTHON if "first-order-model" in c]
+    checkouts = os.environ.get("MEMCOMP_UPSTREAM")
+    checkout = tmp_path / "first-order-model"
+    if checkouts:
+        checkout.symlink_to(Path(checkouts) / "first-order-model")
+    else:
+        (checkout / "modules").mkdir(parents=True)
+        (checkout / "modules" / "generator.py").write_text(
+            "from memcomp.adapters.fomm.generator import Generator as OcclusionAwareGenerator\n"
+        )
+        (checkout / "config").mkdir()
+        (checkout / "config" / "vox-256.yaml").write_text(
+            "model_params:\n"
+            "  common_params: {num_kp: 10, num_channels: 3, estimate_jacobian: true}\n"
+            "  generator_params: {block_expansion: 8, max_features: 32, num_down_blocks: 2, num_bottleneck_blocks: 1,\n"
+            "    estimate_occlusion_map: true, dense_motion_params: {block_expansion: 8, max_features: 16, num_blocks: 2}}\n"
+        )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+    try:
+        names: dict[str, object] = {}
+        exec(compile(code, "README.md", "exec"), names)
+        assert "memory_compensation.memory.value" in names["generator"].state_dict()  # type: ignore[attr-defined]
+    finally:
+        for module in set(sys.modules) - before:
+            if module.split(".")[0] in ("modules", "sync_batchnorm"):
+                del sys.modules[module]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a picture and a video, in which the commands run one after the other."""
+    import imageio.v3 as imageio
+    import numpy as np
+
+    place = tmp_path_factory.mktemp("readme")
+    frames = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3), dtype=np.uint8)
+    imageio.imwrite(place / "face.png", frames[0])
+    imageio.imwrite(place / "video.mp4", frames, plugin="pyav", codec="libx264", fps=25)
+    return place
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_command(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from memcomp.experiments import cli
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("MEMCOMP_CACHE", str(folder / "cache"))
+    words = shlex.split(line)[1:]
+    if words[0] == "train" and (run := folder / words[words.index("--output") + 1]).exists():
+        shutil.rmtree(run)
+    assert cli.main(words + shlex.split(SHORTER.get(words[0], ""))) in (0, None)
