@@ -19,7 +19,7 @@ COMMANDS = [line for line in SHELL if line.startswith("memcomp ")]
 SHORTER = {
     "train": "optim.steps=2 data.identities=2 data.frames=3 log.held_out_pairs=2 optim.batch_size=2 threads=1",
     "evaluate": "--pairs 2",
-    "speed": "--quick",
+    "speed": "--sizes 64 --repeats 1 --memory-channels 8 --no-peak",
 }
 
 
@@ -46,7 +46,9 @@ def test_upstream_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     else:
         (checkout / "modules").mkdir(parents=True)
         (checkout / "modules" / "generator.py").write_text(
-            "from memcomp.adapters.fomm.generator import Generator as OcclusionAwareGenerator\n"
+            "from memcomp.adapters.fomm import generator\n"
+            "def OcclusionAwareGenerator(estimate_jacobian, **params):\n"
+            "    return generator.OcclusionAwareGenerator(**params)\n"
         )
         (checkout / "config").mkdir()
         (checkout / "config" / "vox-256.yaml").write_text(
