@@ -56,9 +56,9 @@ def transfer_motion(
         initial = [hull_area(points) for points in kp_driving_initial.value]
         if min(initial) == 0:
             raise ValueError("adapt_scale needs initial driving keypoints that span an area, these lie on one line")
-        source = displacement.new_tensor([hull_area(points) for points in kp_source.value], dtype=torch.float64)
-        scale = (source / source.new_tensor(initial)).sqrt()
-        displacement = displacement * scale[:, None, None].to(displacement.dtype)
+        source = [hull_area(points) for points in kp_source.value]
+        scale = (torch.tensor(source) / torch.tensor(initial)).sqrt()
+        displacement = displacement * scale[:, None, None].to(displacement)
     value = kp_source.value + displacement
     if kp_source.jacobian is None or kp_driving.jacobian is None or kp_driving_initial.jacobian is None:
         return Keypoints(value)

@@ -183,6 +183,12 @@ def run_at(networks, name, dtype, seed=SEED):
         return run(networks, *(picture(seed, which, *size).to(dtype) for which in ("source", "driving")))
 
 
+def shapes(networks):
+    """Section, key and shape of every entry of the state dicts, in their order."""
+    sections = ("kp_detector", "generator", "discriminator")
+    return [(s, key, value.shape) for s in sections for key, value in getattr(networks, s).state_dict().items()]
+
+
 def sample(tensor):
     flat = tensor.reshape(-1)
     return flat[:: max(1, flat.numel() // SAMPLES)].clone()
@@ -294,6 +300,7 @@ def test_losses_and_gradients_equal_the_stored_numbers(name, monkeypatch):
 def test_equals_upstream_in_another_seed(name, monkeypatch):
     with upstream_modules() as modules:
         networks = theirs(modules, name, seed=6)
+        assert shapes(networks) == shapes(ours(name))
         expected, exact = (run_at(networks, name, dtype, seed=6) for dtype in (torch.float32, torch.float64))
         if name in ("spectral", "use_kp"):
             networks = theirs(modules, name, seed=6)
