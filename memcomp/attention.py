@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 # Entries of the attention matrix held at a time: a CPU's second-level cache or so; on a GPU enough rows to fill it.
-CHUNK = {"cpu": 2**20, "cuda": 2**26}
+CHUNK_CPU, CHUNK_GPU = 2**20, 2**26
 
 
 def cross_attention(feature: Tensor, weight: Tensor, bias: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -46,8 +46,8 @@ def cross_attention(feature: Tensor, weight: Tensor, bias: Tensor, keys: Tensor,
 
 
 def _chunks(tokens: Tensor, keys: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Slices over (samples, queries) with at most about CHUNK attention entries each."""
-    (batch, queries, _), budget = tokens.shape, CHUNK.get(tokens.device.type, CHUNK["cuda"])
+    """Slices over (samples, queries) with at most about so many attention entries each."""
+    (batch, queries, _), budget = tokens.shape, CHUNK_CPU if tokens.device.type == "cpu" else CHUNK_GPU
     rows = max(1, budget // keys.shape[2])
     samples = max(1, rows // max(queries, 1))
     for sample in range(0, batch, samples):
