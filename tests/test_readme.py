@@ -55,7 +55,8 @@ def test_upstream_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
             "model_params:\n"
             "  common_params: {num_kp: 10, num_channels: 3, estimate_jacobian: true}\n"
             "  generator_params: {block_expansion: 8, max_features: 32, num_down_blocks: 2, num_bottleneck_blocks: 1,\n"
-            "    estimate_occlusion_map: true, dense_motion_params: {block_expansion: 8, max_features: 16, num_blocks: 2}}\n"
+            "    estimate_occlusion_map: true,\n"
+            "    dense_motion_params: {block_expansion: 8, max_features: 16, num_blocks: 2}}\n"
         )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))

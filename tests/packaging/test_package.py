@@ -13,7 +13,8 @@ else:
     tomllib = pytest.importorskip("tomli")
 
 ROOT = Path(__file__).parents[2]
-ROOMS = {"memcomp": "memcomp", "adapters": "memcomp.adapters", "experiments": "memcomp.experiments", "recipes": "memcomp.recipes"}
+ROOMS = {"memcomp": "memcomp"} | {room: f"memcomp.{room}" for room in ("adapters", "experiments", "recipes")}
+RECIPES = ("fomm.yaml", "fomm_mcnet.yaml", "demo/fomm.yaml", "demo/fomm_mcnet.yaml")
 
 
 def folders_with_code() -> dict[str, Path]:
@@ -72,18 +73,19 @@ def test_every_module_imports_from_a_wheel(wheel_site: Path, tmp_path: Path) -> 
 
 
 def test_wheel_ships_recipes_weights_and_types(wheel_site: Path) -> None:
-    for wanted in ("recipes/fomm.yaml", "recipes/fomm_mcnet.yaml", "recipes/demo/fomm.yaml", "recipes/demo/fomm_mcnet.yaml", "py.typed"):
+    for wanted in ("py.typed", *(f"recipes/{recipe}" for recipe in RECIPES)):
         assert (wheel_site / "memcomp" / wanted).is_file(), wanted
     for file in (ROOT / "experiments" / "weights").glob("*"):
         assert (wheel_site / "memcomp" / "experiments" / "weights" / file.name).is_file(), file.name
 
 
 def test_core_import_brings_torch_only(wheel_site: Path, tmp_path: Path) -> None:
+    heavy = ["timm", "torchvision", "skimage", "imageio", "yaml", "safetensors", "tqdm", "matplotlib", "PIL"]
     code = (
         "import torch, sys; before = set(sys.modules)\n"
         "import memcomp; from memcomp import MemoryCompensation\n"
         "new = {m.split('.')[0] for m in set(sys.modules) - before}\n"
-        "print(sorted(new & {'timm', 'torchvision', 'skimage', 'imageio', 'yaml', 'safetensors', 'tqdm', 'matplotlib', 'PIL'}))\n"
+        f"print(sorted(new & set({heavy!r})))\n"
     )
     assert isolated(wheel_site, code, tmp_path).strip() == "[]"
 
