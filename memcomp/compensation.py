@@ -231,7 +231,7 @@ def _make_iicm(config: CompensationConfig, keypoints: int) -> IICM:
 
 def _make_mcm(config: CompensationConfig, deviation: float) -> MCM | ReleaseMCM:
     channels = config.memory_channels
-    hidden = config.kernel_hidden or channels // 4 + 1
+    hidden = config.kernel_hidden or max(channels // 4 + 1, 16)
     if config.variant == "paper":
         return MCM(channels, config.kernels, config.temperature, hidden, config.attention_scale, deviation)
     return ReleaseMCM(channels, config.kernels, config.temperature, hidden, config.attention_scale)

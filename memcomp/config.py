@@ -51,7 +51,7 @@ class CompensationConfig:
     identity_code: int = 512
     """Width of S_id in variant "release"; in "paper" S_id scales the memory's channels itself, so it is C_m."""
     kernel_hidden: int | None = None
-    """Hidden width of the kernel attention; None: C_m // 4 + 1."""
+    """Hidden width of the kernel attention; None: C_m // 4 + 1 as released, but at least 16."""
     noise: bool = False
     """Variant "release": draw noise in training mode when none is supplied."""
 

@@ -87,9 +87,9 @@ class ReleaseIICM(IICM):
         out = self.conv(memory, style)  # (B, C_m, H_m, W_m)
         if noise is None and self.noisy and self.training:
             noise = torch.randn_like(out[:, :1])
-        if noise is not None:
-            out = out + self.noise_strength * noise.to(out)
-        return math.sqrt(2) * F.leaky_relu(out + self.bias[:, None, None], 0.2)
+        # without noise its strength gets a gradient of zero: distributed training refuses parameters without any
+        added = self.noise_strength * (0 if noise is None else noise.to(out))
+        return math.sqrt(2) * F.leaky_relu(out + added + self.bias[:, None, None], 0.2)
 
 
 class ReleaseMCM(nn.Module):
