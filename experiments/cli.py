@@ -14,6 +14,7 @@ COMMANDS = {
     "demo": ("memcomp.experiments.demo", "train a small host with and without the memory and compare the two"),
     "train": ("memcomp.experiments.train", "train what a recipe describes"),
     "evaluate": ("memcomp.experiments.evaluate", "measure a checkpoint on seeded pairs of unseen people"),
+    "compare": ("memcomp.experiments.compare", "train two recipes side by side and measure both on the same pairs"),
     "animate": ("memcomp.experiments.animate", "move the face of a picture as a video moves"),
     "heads": ("memcomp.experiments.data.heads_set", "draw procedural heads: a contact sheet, or clips to train on"),
     "recipes": ("memcomp.experiments.recipe", "list the recipes, or print one"),

@@ -109,7 +109,7 @@ def loss_curves(path: str | Path, logs: Mapping[str, Path], columns: Sequence[st
         axis.set(xlabel="step", title=column.replace("_", " "))
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].legend(frameon=False)
+        axis.legend(frameon=False)
     save_figure(figure, path)
 
 

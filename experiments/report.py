@@ -32,20 +32,24 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def score_table(results: Results, protocol: str) -> str:
-    """The table of one protocol: a row for each kind of pairs and model; empty cells were not measured."""
+    """The table of one protocol: a row for each kind of pairs and model; empty cells were not measured.
+
+    Columns marked (d) are means over disoccluded pixels.
+    """
     masked = any(
         column.endswith(MASKED) for models in results.values() for s in models.values() for column in s.columns
     )
     names = [(name, suffix) for suffix in (("", f".{MASKED}") if masked else ("",)) for name in PROTOCOLS[protocol]]
     header = [f"{protocol} protocol", "pairs"]
-    header += [f"{TITLES[n]}{' ' + MASKED if s else ''} {'↑' if HIGHER_IS_BETTER[n] else '↓'}" for n, s in names]
+    header += [f"{TITLES[n]}{' (d)' if s else ''} {'↑' if HIGHER_IS_BETTER[n] else '↓'}" for n, s in names]
     rows = []
     for kind, models in results.items():
         for model, scores in models.items():
             means = scores.means()
             cells = [_cell(means.get(f"{protocol}.{name}{suffix}"), DIGITS[name]) for name, suffix in names]
             rows.append([f"{kind}: {model}", str(len(scores.names)), *cells])
-    return markdown(header, rows)
+    legend = "\n\n(d): on disoccluded pixels, those that the source hides" if masked else ""
+    return markdown(header, rows) + legend
 
 
 def _cell(value: Mean | None, digits: int) -> str:
@@ -83,6 +87,11 @@ def results_json(results: Results) -> dict[str, Any]:
         kind: {model: {c: vars(m) for c, m in scores.means().items()} for model, scores in models.items()}
         for kind, models in results.items()
     }
+
+
+def differences_json(deltas: Mapping[str, Mapping[str, Difference]]) -> dict[str, Any]:
+    """Kind of pairs → column → {value, low, high, pairs}."""
+    return {kind: {column: vars(delta) for column, delta in columns.items()} for kind, columns in deltas.items()}
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:

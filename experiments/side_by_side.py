@@ -105,7 +105,7 @@ class _Training:
         if self.process.poll() not in (None, 0):
             lines = [line for line in self.text.read_text(encoding="utf-8", errors="replace").splitlines() if line]
             raise UserError(
-                f"{self.job.label}: training failed, see {self.text}: {lines[-1] if lines else 'no output'}"
+                f"{self.job.label.strip()}: training failed, see {self.text}: {lines[-1] if lines else 'no output'}"
             )
 
     def __enter__(self) -> _Training:

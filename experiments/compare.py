@@ -1,0 +1,147 @@
+"""`memcomp compare`: train two recipes side by side on the same data and measure both on the same pairs.
+
+`report.md` and `metrics.json` in the output folder hold numbers only, no pictures and no paths: they can be kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from memcomp.experiments.recipe import Recipe
+    from memcomp.experiments.scoring import Results
+    from memcomp.experiments.side_by_side import Job
+
+LAST = 20  # the held-out loss is its mean over this many last steps
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `memcomp compare`."""
+    parser.add_argument("recipes", nargs=2, metavar="RECIPE", help="the second is compared with the first")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys to change in both")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write into")
+    parser.add_argument("--pairs", type=int, default=100, metavar="N", help="test pairs (default: %(default)s)")
+    parser.add_argument(
+        "--pairs-file", type=Path, action="append", default=[], metavar="CSV", help="clips: these pairs"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the pairs (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """`memcomp compare`."""
+    from memcomp.experiments.errors import UserError
+    from memcomp.experiments.files import atomic_write, writable_folder
+    from memcomp.experiments.pictures import loss_curves
+    from memcomp.experiments.recipe import load_recipe
+    from memcomp.experiments.report import write_json, write_pairs
+    from memcomp.experiments.side_by_side import Job, train_side_by_side
+
+    recipes = {_label(recipe): recipe for recipe in (load_recipe(name, args.overrides) for name in args.recipes)}
+    same = {(recipe.size, recipe.optim.steps) for recipe in recipes.values()}
+    if len(recipes) != 2 or len(same) != 1 or None in next(iter(same)):
+        raise UserError("compare: expected a host without and one with memory, of the same size and optim.steps")
+    folder = writable_folder(args.output)
+    jobs = {
+        label: Job(label, name, tuple(args.overrides), folder / label.replace(" + ", "_"))
+        for label, name in zip(recipes, args.recipes, strict=True)
+    }
+    train_side_by_side(list(jobs.values()), next(iter(recipes.values())).optim.steps or 0)
+    results = measure_runs(jobs, next(iter(recipes.values())), args)
+    text, content = summary(jobs, recipes, results, args)
+    print("\n" + text)
+    with atomic_write(folder / "report.md") as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+    write_json(folder / "metrics.json", content)
+    write_pairs(folder / "pairs.csv", results)
+    loss_curves(
+        folder / "losses.png", {label: job.log for label, job in jobs.items()}, ["pyramid_l1", "ssim", "held_out"]
+    )
+    print(f"\nwritten to {folder}: report.md, metrics.json, pairs.csv, losses.png and the two runs")
+
+
+def measure_runs(jobs: dict[str, Job], recipe: Recipe, args: argparse.Namespace) -> Results:
+    """Scores of both runs, and of copying the source, on the test split; of one person only for real clips."""
+    from tqdm import tqdm
+
+    from memcomp.experiments.checkpoint import load_host
+    from memcomp.experiments.evaluate import COPY, CROSS, SAME, evaluation_pairs
+    from memcomp.experiments.scoring import Predict, copy_source, host_predictor, score
+
+    models: dict[str, Predict] = {COPY: copy_source}
+    models |= {label: host_predictor(load_host(job.output)[0]) for label, job in jobs.items()}
+    kinds = [SAME] if recipe.data.kind == "clips" else [SAME, CROSS]  # two real people have no true target
+    pairs = evaluation_pairs(recipe, kinds, args.pairs, args.seed, args.pairs_file)
+    with tqdm(total=sum(map(len, pairs.values())), unit="pair", desc="evaluate") as bar:
+        return {kind: score(models, chosen, tick=bar.update) for kind, chosen in pairs.items()}
+
+
+def summary(
+    jobs: dict[str, Job], recipes: dict[str, Recipe], results: Results, args: argparse.Namespace
+) -> tuple[str, dict[str, Any]]:
+    """The report's text and the same numbers for JSON."""
+    from memcomp.experiments.checkpoint import load_run
+    from memcomp.experiments.report import (
+        difference_table,
+        differences,
+        differences_json,
+        markdown,
+        results_json,
+        score_table,
+        versions,
+    )
+
+    first, second = jobs
+    deltas = differences(results, second, first)
+    held_out = {label: held_out_losses(job.log) for label, job in jobs.items()}
+    rows = [[label, *(f"{value:.4f}" for value in losses)] for label, losses in held_out.items()]
+    recipe, command = recipes[first], _command(args)
+    backbone = load_run(jobs[first].output).info.get("backbone") or "none"
+    text = [
+        f"`{command}`",
+        f"{recipe.size}×{recipe.size}, {recipe.optim.steps} steps of batch {recipe.optim.batch_size}, absolute motion, "
+        f"perceptual loss: {backbone}",
+        score_table(results, "standard"),
+        score_table(results, "paper"),
+        difference_table(deltas, f"{second} minus {first}"),
+        markdown(["loss on held-out pairs", "before step 1", f"mean of the last {LAST} steps"], rows),
+        "Each loss is its recipe's own sum of terms: to be compared within a row only.",
+    ]
+    content = {
+        "format": "memcomp-comparison-1",
+        "command": command,
+        "steps": recipe.optim.steps,
+        "perceptual_backbone": backbone,
+        "held_out": {label: {"start": start, "end": end} for label, (start, end) in held_out.items()},
+        "results": results_json(results),
+        "differences": differences_json(deltas),
+        "versions": versions(),
+    }
+    return "\n\n".join(text), content
+
+
+def held_out_losses(log: Path) -> tuple[float, float]:
+    """The held-out loss before the first step, and its mean over the last steps."""
+    from memcomp.experiments.pictures import read_log
+
+    values = [value for value in read_log(log)["held_out"].tolist() if not math.isnan(value)]
+    last = values[-LAST:]
+    return values[0], sum(last) / len(last)
+
+
+def _label(recipe: Recipe) -> str:
+    return recipe.host.name + (" + memory" if recipe.memory is not None else "")
+
+
+def _command(args: argparse.Namespace) -> str:
+    """The command line, this machine's folders replaced by names."""
+    local = ("data.root=", "data.cache=", "init=")
+    overrides: Sequence[str] = [word for word in args.overrides if not word.startswith(local)]
+    if any(word.startswith("data.root=") for word in args.overrides):
+        overrides = ["data.root=CLIPS", *overrides]
+    files = [f"--pairs-file CLIPS/{file.name}" for file in args.pairs_file]
+    options = [f"--pairs {args.pairs}", f"--seed {args.seed}", *files, "--output DIR"]
+    return " ".join(["memcomp compare", *args.recipes, *overrides, *options])
