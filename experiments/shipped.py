@@ -59,13 +59,16 @@ def publish(run: Path, metrics: Path, command: str, folder: Path) -> None:
         folder: to write the two files into.
 
     Raises:
-        UserError: a file is missing or cannot be written.
+        UserError: a file is missing or cannot be written, or the run's recipe names a path of this machine.
     """
     from memcomp.experiments.checkpoint import load_run
 
     model = existing_file(run / "model.safetensors", "finished run's weights")
     measured = json.loads(existing_file(metrics, "evaluation").read_text("utf-8"))
     state = load_run(model)
+    for key, value in (("init", state.recipe.init), ("data.cache", state.recipe.data.cache)):
+        if value is not None:
+            raise UserError(f"{model}: trained with {key}={value}, which means nothing elsewhere; expected null")
     with atomic_write(folder / f"{NAME}.safetensors") as temporary:
         shutil.copyfile(model, temporary)
     about = {

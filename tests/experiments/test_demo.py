@@ -53,10 +53,13 @@ def quick(monkeypatch, head_cache):
 
 
 @pytest.fixture
-def ready(quick, monkeypatch, tmp_path):
+def ready(quick, monkeypatch, tmp_path, head_cache):
     """A host, trained for two steps, in place of the shipped one."""
     words, _ = quick
     run = tmp_path / "host_run"
+    monkeypatch.setattr("memcomp.experiments.data.sources.user_cache", lambda: head_cache)
+    monkeypatch.setattr("memcomp.experiments.data.clips.user_cache", lambda: head_cache)
+    words = [word for word in words if not word.startswith("data.cache")]
     assert main(["train", "demo/fomm", *words, "optim.steps=2", "--output", str(run)]) == 0
     assert main(["evaluate", str(run), "--pairs", "2", "--output", str(tmp_path / "measured")]) == 0
     weights = tmp_path / "weights"
@@ -170,6 +173,16 @@ def test_a_missing_or_changed_shipped_host_is_named(ready, damage, tmp_path, cap
     error = capsys.readouterr().err
     assert (error.startswith("memcomp: error:") and "demo_fomm" in error) or "the demo's host" in error
     assert "--from-scratch" in error and error.count("\n") == 1
+
+
+def test_a_host_trained_with_paths_of_this_machine_is_not_published(ready, quick, tmp_path):
+    words, _ = quick
+    run = tmp_path / "other"
+    assert main(["train", "demo/fomm", *words, "optim.steps=1", "--output", str(run)]) == 0
+    before = (ready[1] / "demo_fomm.json").read_bytes()
+    with pytest.raises(UserError, match=r"trained with data.cache="):
+        shipped.publish(run, tmp_path / "measured" / "metrics.json", "command", ready[1])
+    assert (ready[1] / "demo_fomm.json").read_bytes() == before
 
 
 def test_compare_measures_both_recipes_on_the_same_pairs(quick, tmp_path, capsys):
