@@ -106,9 +106,8 @@ def load_run(path: str | os.PathLike[str]) -> RunState:
         raise UserError(f"{file}: expected a checkpoint of format {FORMAT}, found {metadata.get('format', 'none')}")
     for key, value in tensors.items():
         if key.startswith("model.") and value.is_floating_point() and not bool(value.isfinite().all()):
-            raise UserError(
-                f"{file}: {key.removeprefix('model.')} is not finite; expected weights without NaN or infinity"
-            )
+            name = key.removeprefix("model.")
+            raise UserError(f"{file}: {name} is not finite; expected weights without NaN or infinity")
     recipe = recipe_from_dict(json.loads(metadata["recipe"]), str(file))
     return RunState(recipe, tensors, int(metadata["step"]), json.loads(metadata["info"]))
 
@@ -172,8 +171,8 @@ def load_weights(host: Host, weights: Mapping[str, Tensor], origin: str, *, part
         if key not in ours:
             raise UserError(f"{origin}: unexpected {key}; the recipe's host {host.name!r} has no such weight")
         if value.shape != ours[key].shape:
-            ours_shape = tuple(ours[key].shape)
-            raise UserError(f"{origin}: {key} has shape {tuple(value.shape)}, the recipe's host expects {ours_shape}")
+            expected = tuple(ours[key].shape)
+            raise UserError(f"{origin}: {key} has shape {tuple(value.shape)}, the recipe's host expects {expected}")
     missing = [key for key in ours if key not in given and not (partial_memory and _of_memory(key))]
     if missing:
         raise UserError(

@@ -65,9 +65,14 @@ def train(
         UserError: a run is there already (or, resuming, none is); input that cannot be used; gradients that stay not
             finite.
     """
-    processes = Processes.start(recipe.device)
+    folder, processes = Path(folder), Processes.start(recipe.device)
+    fresh = not folder.exists()
     try:
-        return _train(recipe, Path(folder), resume, stop_after, progress and processes.first, processes)
+        return _train(recipe, folder, resume, stop_after, progress and processes.first, processes)
+    except UserError:
+        if fresh and folder.is_dir() and not any(folder.iterdir()):  # nothing was trained
+            folder.rmdir()
+        raise
     finally:
         processes.stop()
 
@@ -81,8 +86,7 @@ def _train(
         raise UserError(f"{last}: {hint} the checkpoint of an earlier run")
     if optim.batch_size % processes.world:
         raise UserError(f"optim.batch_size: {optim.batch_size} pairs cannot be shared by {processes.world} processes")
-    for name in (".", "checkpoints", "samples"):
-        writable_folder(folder / name)
+    writable_folder(folder)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
 

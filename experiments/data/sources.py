@@ -15,7 +15,7 @@ from memcomp.experiments.recipe import Recipe
 if TYPE_CHECKING:
     from memcomp.experiments.data.heads_set import HeadsSet
 
-HELD_OUT_PEOPLE = 32  # identities of the held-out heads
+HELD_OUT_PEOPLE = 16  # identities of the held-out heads
 
 
 class HeadClips:
