@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import writable_folder
 
 POLL_SECONDS = 0.5
+PATIENCE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -111,11 +113,14 @@ class _Training:
     def __enter__(self) -> _Training:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(10)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self._wait()  # Ctrl-C reached it as well: it is writing its checkpoint, which a second signal would stop
+        for stop in (self.process.terminate, self.process.kill):
+            if self.process.poll() is None:
+                stop()
+                self._wait()
+
+    def _wait(self) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(PATIENCE_SECONDS)

@@ -2,6 +2,11 @@
 
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -10,6 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from memcomp.experiments import demo, demo_pictures, shipped, side_by_side
+from memcomp.experiments.checkpoint import load_run
 from memcomp.experiments.cli import main
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.side_by_side import Job, train_side_by_side
@@ -213,6 +219,29 @@ def test_trainings_run_at_once_and_go_on_after_a_stop(head_cache, tmp_path):
     assert any(not first[key].equal(second[key]) for key in first)
     assert jobs[0].command()[-1] == "--resume"
     assert Job("c", "demo/fomm", (), tmp_path / "c").step() == 0
+
+
+def test_ctrl_c_ends_both_trainings_with_a_checkpoint(head_cache, tmp_path):
+    words = (*WORDS, f"data.cache={head_cache}", "optim.steps=100000", "log.held_out_every=100000")
+    jobs = [Job(name, "demo/fomm", words, tmp_path / name) for name in "ab"]
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import PosixPath, WindowsPath\n"
+        "from memcomp.experiments.side_by_side import Job, train_side_by_side\n"
+        f"train_side_by_side({jobs!r}, 100000)\n"
+    )
+    process = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE, start_new_session=True)
+    deadline = time.monotonic() + 180
+    while min(job.step() for job in jobs) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal does
+    error = process.communicate(timeout=60)[1].decode()
+    assert error.rstrip().endswith("KeyboardInterrupt"), error
+    for job in jobs:
+        assert load_run(job.output / "checkpoints" / "last.safetensors").step >= 2
+        assert "stopped after step" in (job.output / "train.txt").read_text()
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)  # nobody of its group is left
 
 
 def test_a_training_that_fails_is_shown_with_its_last_line(tmp_path):
