@@ -14,7 +14,7 @@ from memcomp.config import CompensationConfig
 from memcomp.iicm import IICM
 from memcomp.mcm import MCM, merge, preserve_variance, split
 from memcomp.memory import MetaMemory
-from memcomp.release import ReleaseIICM, ReleaseMCM
+from memcomp.release import InstanceNorm, ReleaseIICM, ReleaseMCM
 
 __all__ = ["CompensationConfig", "CompensationOutput", "MemoryCompensation", "Record"]
 
@@ -82,7 +82,7 @@ class Scale(nn.Module):
             preserve_variance(self.output)
         else:
             last = nn.Conv2d(config.memory_channels, width, 3, padding=1)
-            self.output = nn.Sequential(last, nn.InstanceNorm2d(width, affine=True))
+            self.output = nn.Sequential(last, InstanceNorm(width, affine=True))
         gated = config.start == "identity"
         self.gate = nn.Parameter(torch.zeros(channels)) if gated else None  # g, one for each channel
 
@@ -97,13 +97,12 @@ class Scale(nn.Module):
                 part = F.interpolate(part, size=size, mode="bilinear", align_corners=True)
             return self.projection(part)
 
-    def finish(self, part: Tensor, kept: Tensor | None, compensated: Tensor, like: Tensor) -> Tensor:
+    def finish(self, replaced: Tensor, kept: Tensor | None, compensated: Tensor, like: Tensor) -> Tensor:
         """Gate, merge (Eq. 3), and give the result `like`'s dtype and memory format."""
         compensated = compensated.to(like.dtype)
-        part = part.to(like.dtype)
         if self.gate is not None:
             _, gate = split(self.gate.to(like.dtype)[None, :, None, None], self.split)
-            compensated = part + gate * (compensated - part)
+            compensated = replaced + gate * (compensated - replaced)
         merged = merge(kept, compensated, self.split)
         last = like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
         return merged.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
@@ -155,7 +154,7 @@ class MemoryCompensation(nn.Module):
             (B, C_i, H, W) in the feature's dtype, device and memory format.
 
         Raises:
-            ValueError: scale out of range, or a tensor of another shape.
+            ValueError: scale out of range, a tensor of another shape, or a feature of integers.
         """
         feature_out, value, target = self._compensate(feature, keypoints, scale, noise, self._record is not None)
         if self._record is not None and value is not None and target is not None:
@@ -190,8 +189,9 @@ class MemoryCompensation(nn.Module):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         self._check(feature, keypoints, scale, noise)
         layer, unit = cast(Scale, self.scales[scale]), 0 if self.config.sharing == "networks" else scale
-        kept, part = split(feature, self.config.split)
-        if not torch.is_autocast_enabled(feature.device.type):
+        kept, replaced = split(feature, self.config.split)
+        device, part = feature.device.type, replaced
+        if not (torch.is_autocast_enabled(device) and part.dtype == torch.get_autocast_dtype(device)):
             part = part.to(layer.projection.weight.dtype)
         descriptor = layer.describe(part)  # (B, C_m)
         memory = self.memory()  # M_o (1, C_m, H_m, W_m)
@@ -203,7 +203,7 @@ class MemoryCompensation(nn.Module):
             part, memory, descriptor, layer.projection, layer.output, with_value=with_value
         )  # (B, width, H, W), (B, C_m, H_m, W_m)
         target = layer.target(part, self.config.memory_size) if with_value else None
-        return layer.finish(part, kept, compensated, feature), value, target
+        return layer.finish(replaced, kept, compensated, feature), value, target
 
     def _check(self, feature: Tensor, keypoints: Tensor, scale: int, noise: Tensor | None) -> None:
         if not 0 <= scale < len(self.channels):
@@ -211,6 +211,8 @@ class MemoryCompensation(nn.Module):
         if feature.ndim != 4 or feature.shape[1] != self.channels[scale] or 0 in feature.shape:
             expected = f"(B, {self.channels[scale]}, H, W)"
             raise ValueError(f"the feature of scale {scale} must be {expected}, not {tuple(feature.shape)}")
+        if not feature.is_floating_point():
+            raise ValueError(f"the feature must be of a floating-point dtype, not {feature.dtype}")
         batch = feature.shape[0]
         if keypoints.ndim != 3 or keypoints.shape[1:] != (self.keypoints, 2) or keypoints.shape[0] not in (1, batch):
             raise ValueError(f"keypoints must be ({batch} or 1, {self.keypoints}, 2), not {tuple(keypoints.shape)}")

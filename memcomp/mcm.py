@@ -63,7 +63,9 @@ class DynamicConv2d(nn.Module):
     def __init__(self, channels: int, out: int, kernels: int, temperature: float, hidden: int, bias: bool) -> None:
         super().__init__()
         self.temperature = temperature
-        self.weight = nn.Parameter(torch.empty(kernels, out, channels, 3, 3))
+        self.shape = (out, channels, 3, 3)  # of each kernel
+        # Each kernel flat: `.to(memory_format=torch.channels_last)`, also of a whole host, refuses 5-D parameters.
+        self.weight = nn.Parameter(torch.empty(kernels, math.prod(self.shape)))
         self.bias = nn.Parameter(torch.zeros(kernels, out)) if bias else None
         first, last = nn.Linear(channels, hidden, bias=False), nn.Linear(hidden, kernels)
         for layer in (first, last):
@@ -74,8 +76,7 @@ class DynamicConv2d(nn.Module):
 
     def reset_parameters(self, gain: float = 1.0) -> None:
         """Draw the kernels so that their even mixture multiplies the deviation of its input by `gain`."""
-        kernels, _, channels = self.weight.shape[:3]
-        nn.init.normal_(self.weight, std=gain * math.sqrt(kernels / (9 * channels)))
+        nn.init.normal_(self.weight, std=gain * math.sqrt(self.weight.shape[0] / (9 * self.shape[1])))
 
     def mixture(self, descriptor: Tensor) -> Tensor:
         """Weights of the kernels (B, kernels), rows sum to 1, from descriptor (B, C_m)."""
@@ -84,7 +85,7 @@ class DynamicConv2d(nn.Module):
     def kernel(self, descriptor: Tensor) -> tuple[Tensor, Tensor | None]:
         """Each sample's kernel (B, out, C_m, 3, 3) and bias (B, out)."""
         mixture = self.mixture(descriptor)
-        weight = (mixture @ self.weight.flatten(1)).unflatten(1, self.weight.shape[1:])
+        weight = (mixture @ self.weight).unflatten(1, self.shape)
         return weight, None if self.bias is None else mixture @ self.bias
 
     def forward(self, memory: Tensor, descriptor: Tensor) -> Tensor:

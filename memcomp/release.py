@@ -61,6 +61,16 @@ class EqualLinear(nn.Linear):
         return F.linear(x, self.weight / math.sqrt(self.in_features), self.bias)
 
 
+class InstanceNorm(nn.InstanceNorm2d):
+    """Instance norm of features of any size: torch's own refuses 1x1, which becomes the bias here."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same shape."""
+        return torch.instance_norm(
+            x, self.weight, self.bias, None, None, True, 0.0, self.eps, torch.backends.cudnn.enabled
+        )
+
+
 class ReleaseIICM(IICM):
     """IICM with the released modulation, noise, bias and activation.
 
@@ -150,10 +160,12 @@ def convert_release(state: Mapping[str, Tensor], prefix: str = "mbUnit.") -> dic
     missing, unexpected = sorted(table.keys() - below.keys()), sorted(below.keys() - table.keys())
     if missing or unexpected or not levels:
         raise ValueError(f"not a released memory unit below '{prefix}': missing {missing}, unexpected {unexpected}")
-    return {ours: _without_singletons(theirs, below[theirs]) for theirs, ours in table.items()}
+    return {ours: _in_our_shape(theirs, below[theirs]) for theirs, ours in table.items()}
 
 
-def _without_singletons(key: str, tensor: Tensor) -> Tensor:
+def _in_our_shape(key: str, tensor: Tensor) -> Tensor:
     if key in ("mb", "styleconv.modulated_conv.weight"):
         return tensor[0]
+    if key == "conv_kv.weight":
+        return tensor.flatten(1)
     return tensor[..., 0, 0] if key.startswith("conv_kv.attention.fc") and tensor.ndim == 4 else tensor

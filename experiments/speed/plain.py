@@ -35,7 +35,7 @@ def plain_compensate(unit: MemoryCompensation, feature: Tensor, keypoints: Tenso
 
 def _dynamic(conv: DynamicConv2d, memory: Tensor, pooled: Tensor) -> Tensor:
     mixture = torch.softmax(conv.attention(pooled) / conv.temperature, dim=1)
-    weight = (mixture @ conv.weight.flatten(1)).unflatten(1, conv.weight.shape[1:])
+    weight = (mixture @ conv.weight).unflatten(1, conv.shape)
     return _batched_conv(memory, weight, None if conv.bias is None else mixture @ conv.bias)
 
 

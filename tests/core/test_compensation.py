@@ -108,6 +108,35 @@ def test_identity_start_is_exact(preset: str, autocast: bool, layout: torch.memo
         assert torch.equal(unit(feature.bfloat16(), keypoints, scale=0), feature.bfloat16())
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(("dtype", "autocast"), [(torch.float64, False), (torch.float64, True), (torch.float16, False)])
+def test_identity_start_is_exact_for_features_of_other_precision(
+    preset: str, dtype: torch.dtype, autocast: bool
+) -> None:
+    """Also where neither the weights nor autocast have the feature's dtype."""
+    unit, (feature, keypoints) = make(preset, start="identity"), inputs()
+    feature = feature.to(dtype) / 3
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        assert torch.equal(unit(feature, keypoints, scale=0), feature)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_one_place_is_a_feature_too(preset: str) -> None:
+    unit, (feature, keypoints) = make(preset), inputs()
+    out = unit(feature[:, :, :1, :1], keypoints, scale=0)
+    assert out.shape == (*feature.shape[:2], 1, 1)
+    assert torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_unit_is_moved_to_channels_last(preset: str) -> None:
+    unit, (feature, keypoints) = make(preset), inputs()
+    expected = unit(feature, keypoints, scale=0)
+    feature = feature.contiguous(memory_format=torch.channels_last)
+    found = unit.to(memory_format=torch.channels_last)(feature, keypoints, scale=0)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
+
+
 def test_identity_start_has_a_gradient_and_moves_everything() -> None:
     unit, (feature, keypoints) = make(start="identity"), inputs()
     assert unit.scales[0].gate.shape == (8,)
@@ -280,6 +309,7 @@ def test_nothing_computed_from_weights_is_stale() -> None:
         ({"feature": torch.zeros(2, 6, 5, 7)}, r"feature of scale 0 must be \(B, 8, H, W\), not \(2, 6, 5, 7\)"),
         ({"feature": torch.zeros(8, 5, 7)}, r"must be \(B, 8, H, W\)"),
         ({"feature": torch.zeros(2, 8, 0, 7)}, r"must be \(B, 8, H, W\)"),
+        ({"feature": torch.zeros(2, 8, 5, 7, dtype=torch.uint8)}, r"floating-point dtype, not torch\.uint8"),
         ({"keypoints": torch.zeros(2, 4, 2)}, r"keypoints must be \(2 or 1, 3, 2\), not \(2, 4, 2\)"),
         ({"keypoints": torch.zeros(2, 6)}, r"keypoints must be \(2 or 1, 3, 2\), not \(2, 6\)"),
         ({"keypoints": torch.zeros(3, 3, 2)}, r"keypoints must be \(2 or 1, 3, 2\), not \(3, 3, 2\)"),

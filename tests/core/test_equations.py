@@ -47,7 +47,7 @@ def loop_dynamic(conv: DynamicConv2d, memory: Tensor, descriptor: Tensor) -> Ten
     ]
     exps = [math.exp(value / conv.temperature) for value in logits]
     mixture = [e / sum(exps) for e in exps]
-    weight = sum(p * w for p, w in zip(mixture, conv.weight, strict=True))
+    weight = sum(p * w for p, w in zip(mixture, conv.weight, strict=True)).view(conv.shape)
     bias = None if conv.bias is None else sum(p * b for p, b in zip(mixture, conv.bias, strict=True))
     return loop_conv3x3(memory, weight, bias)
 

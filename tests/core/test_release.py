@@ -99,7 +99,7 @@ def test_non_square_features_against_the_equations(unit: MemoryCompensation) -> 
     memory = F.conv2d(unit.memory.value[None], kernel[0], padding=1)
     memory = math.sqrt(2) * F.leaky_relu(memory + iicm.bias[:, None, None], 0.2)
     mixture = mcm.key_value.mixture(projected.mean((2, 3)))[0]
-    kernel = torch.einsum("k,kocij->ocij", mixture, mcm.key_value.weight)
+    kernel = torch.einsum("k,kn->n", mixture, mcm.key_value.weight).view(mcm.key_value.shape)
     key, value = F.relu(F.conv2d(memory, kernel, mixture @ mcm.key_value.bias, padding=1))[0].chunk(2)
     query = F.relu(mcm.query(projected))
     attended = torch.zeros_like(projected)
