@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from memcomp.adapters import Host
 from memcomp.experiments.errors import UserError
@@ -75,12 +75,13 @@ class Optimisers:
             Norm of all their gradients before clipping; not finite = nothing was changed.
         """
         parts = list(parts)
-        norms = {part: nn.utils.get_total_norm(self._gradients(part), foreach=True) for part in parts}
-        total = torch.stack(list(norms.values())).norm().item()
+        norms = {part: _norm(self._gradients(part)) for part in parts}
+        total = math.hypot(*norms.values())
         if math.isfinite(total):
             for part in parts:
-                if self.section.clip is not None:
-                    nn.utils.clip_grads_with_norm_(self._parameters(part), self.section.clip, norms[part], foreach=True)
+                if self.section.clip is not None and norms[part] > self.section.clip:
+                    for gradient in self._gradients(part):
+                        gradient.mul_(self.section.clip / norms[part])
                 self.adams[part].step()
         return total
 
@@ -108,6 +109,9 @@ class Optimisers:
             if place not in places:
                 raise UserError(f"{origin}: optimiser state of {place}, which this recipe does not train")
             part, index = places[place]
+            parameter = self._parameters(part)[index]
+            if value.shape == parameter.shape:  # in the parameter's own memory format
+                value = torch.empty_like(parameter, device=value.device).copy_(value)
             entries[part].setdefault(index, {})[kind] = value
         if not state:
             raise UserError(
@@ -125,6 +129,10 @@ class Optimisers:
 
     def _gradients(self, part: str) -> list[Tensor]:
         return [parameter.grad for parameter in self._parameters(part) if parameter.grad is not None]
+
+
+def _norm(tensors: list[Tensor]) -> float:
+    return torch.stack([torch.linalg.vector_norm(tensor) for tensor in tensors]).norm().item() if tensors else 0.0
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ class Recipe:
     device: str = "auto"  # auto | cpu | cuda | cuda:1 …
     threads: int | None = None
     precision: Literal["float32", "bf16"] = "float32"
-    channels_last: bool = False
+    channels_last: bool = True
     size: int = 256  # height and width of the pictures
     host: HostSection = field(default_factory=HostSection)
     memory: MemorySection | None = None

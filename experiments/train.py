@@ -102,6 +102,7 @@ def _train(
     elif recipe.init is not None:
         initialise(host, recipe.init)
     host.to(device).train()
+    torch.backends.cudnn.benchmark = True  # every step has the same sizes
     if recipe.channels_last:
         for parameter in host.parameters():
             if parameter.dim() == 4:
