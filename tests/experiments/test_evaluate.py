@@ -177,7 +177,8 @@ def test_tables():
     first = scores([0.1, 0.2, 0.3], [0.5, 0.5, 0.5], [None, 0.4, 0.5])
     second = scores([0.2, 0.3, 0.4], [0.5, 0.4, 0.6], [0.1, 0.4, 0.5])
     results = {"same identity": {"a": first, "b": second}}
-    lines = score_table(results, "standard").splitlines()
+    *lines, _, legend = score_table(results, "standard").splitlines()
+    assert "L1 (d) ↓" in lines[0] and legend.startswith("(d): on disoccluded pixels")
     assert [cell.strip() for cell in lines[0].split("|")[1:4]] == ["standard protocol", "pairs", "L1 ↓"]
     assert [cell.strip() for cell in lines[2].split("|")[1:6]] == ["same identity: a", "3", "0.2000", "", "0.5000"]
     assert "0.4500" in lines[2] and len({len(line) for line in lines}) == 1
