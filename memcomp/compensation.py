@@ -1,6 +1,5 @@
 """One memory, N scales (MCNet Fig. 2): split -> project -> condition -> attend -> merge, and Eq. 4's recording."""
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -130,14 +129,12 @@ class MemoryCompensation(nn.Module):
             )
         if config.split != "none" and any(c % 2 for c in self.channels):
             raise ValueError(f"split={config.split!r} needs an even number of channels at every scale, got {channels}")
-        deviation = 1.0
-        if config.memory_init == "released":
-            deviation = math.sqrt(2 / (config.memory_channels * math.prod(config.memory_size)))
+        deviation = 1.0 if config.memory_init == "unit" else None
         self.memory = MetaMemory(config.memory_channels, config.memory_size, deviation)
         units = 1 if config.sharing == "networks" else len(self.channels)
         conditioned = config.identity_conditioning
         self.iicm = nn.ModuleList(_make_iicm(config, keypoints) for _ in range(units if conditioned else 0))
-        self.mcm = nn.ModuleList(_make_mcm(config, deviation) for _ in range(units))
+        self.mcm = nn.ModuleList(_make_mcm(config, self.memory.deviation) for _ in range(units))
         self.scales = nn.ModuleList(Scale(c, config) for c in self.channels)
         self._record: Record | None = None
 

@@ -10,7 +10,7 @@ Variant = Literal["paper", "release"]
 Split = Literal["half", "interleaved", "none"]
 Start = Literal["paper", "identity"]
 Sharing = Literal["memory", "networks"]
-MemoryInit = Literal["unit", "released"]
+MemoryInit = Literal["released", "unit"]
 _CHOICES = {"variant": Variant, "split": Split, "start": Start, "sharing": Sharing, "memory_init": MemoryInit}
 _COUNTS = ("memory_channels", "kernels", "identity_hidden", "identity_code", "kernel_hidden")
 
@@ -28,8 +28,8 @@ class CompensationConfig:
     """C_m >= 1."""
     memory_size: tuple[int, int] = (32, 32)
     """(H_m, W_m)."""
-    memory_init: MemoryInit = "unit"
-    """Deviation of M_o at the start. "unit": 1. "released": sqrt(2 / (C_m H_m W_m)), 0.002 for the paper's size."""
+    memory_init: MemoryInit = "released"
+    """Deviation of M_o at the start. "released": sqrt(2 / (C_m H_m W_m)). "unit": 1, for small learning rates only."""
     split: Split = "half"
     """Which channels are compensated: the second "half" (Eq. 3), every odd one ("interleaved"), all ("none")."""
     identity_conditioning: bool = True
@@ -79,11 +79,7 @@ class CompensationConfig:
 
     @classmethod
     def paper(cls, **overrides: Any) -> "CompensationConfig":
-        """The paper's equations; where the paper is silent (kernels, temperature, widths) as released.
-
-        Except M_o's start, which is of unit deviation: Eq. 4 pulls the value to the feature's deviation, so a memory
-        that starts at 0.002 grows five-hundredfold, and F_Q^T F_K, which starts at unit deviation, with it.
-        """
+        """The paper's equations; where the paper is silent (kernels, temperature, widths, M_o's start) as released."""
         return cls.from_dict(overrides)
 
     @classmethod
@@ -94,7 +90,6 @@ class CompensationConfig:
             "split": "interleaved",
             "attention_scale": 0.25,
             "sharing": "networks",
-            "memory_init": "released",
         }
         return cls.from_dict(preset | overrides)
 

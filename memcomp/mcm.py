@@ -108,7 +108,7 @@ class MCM(nn.Module):
     """
 
     def __init__(
-        self, channels: int, kernels: int, temperature: float, hidden: int, scale: float, deviation: float = 1.0
+        self, channels: int, kernels: int, temperature: float, hidden: int, scale: float, deviation: float
     ) -> None:
         super().__init__()
         self.scale = scale

@@ -13,12 +13,14 @@ class MetaMemory(nn.Module):
     Args:
         channels: C_m >= 1.
         size: (H_m, W_m), each >= 1.
-        deviation: standard deviation of the uniform values at the start.
+        deviation: of the uniform values at the start; None as released, the Kaiming deviation over the whole cube:
+            sqrt(2 / (C_m H_m W_m)).
     """
 
-    def __init__(self, channels: int, size: Sequence[int], deviation: float = 1.0) -> None:
+    def __init__(self, channels: int, size: Sequence[int], deviation: float | None = None) -> None:
         super().__init__()
-        self.deviation = deviation
+        self.deviation = deviation or math.sqrt(2 / (channels * math.prod(size)))
+        """Standard deviation of the values at the start."""
         self.value = nn.Parameter(torch.empty(channels, *size))
         self.reset_parameters()
 

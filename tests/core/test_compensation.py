@@ -79,21 +79,21 @@ def test_bfloat16_autocast(preset: str, dtype: torch.dtype) -> None:
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in unit.memory.parameters())
 
 
-def test_logits_start_with_unit_deviation_and_high_entropy() -> None:
+@pytest.mark.parametrize("memory_init", ["released", "unit"])
+def test_logits_start_with_unit_deviation_and_high_entropy(memory_init: str) -> None:
     for channels in (16, 128, 512):
-        for memory_init in ("unit", "released"):
-            torch.manual_seed(2)
-            config = CompensationConfig.paper(memory_channels=channels, memory_size=(16, 16), memory_init=memory_init)
-            unit = MemoryCompensation([64], 10, config)
-            layer, mcm, feature = unit.scales[0], unit.mcm[0], torch.randn(2, 32, 12, 12)
-            with torch.no_grad():
-                descriptor = layer.describe(feature)
-                memory = unit.iicm[0](unit.memory(), descriptor, torch.rand(2, 10, 2) * 2 - 1)
-                query = torch.relu(mcm.query(layer.projection(feature))).flatten(2)
-                logits = query.transpose(1, 2) @ mcm.key(memory, descriptor).flatten(2) * mcm.scale
-            assert 0.6 < float(logits.std(dim=-1).mean()) < 1.5
-            matrix = torch.softmax(logits, dim=-1)
-            assert float(-(matrix * matrix.log()).sum(-1).mean()) >= 0.8 * math.log(256)
+        torch.manual_seed(2)
+        config = CompensationConfig.paper(memory_channels=channels, memory_size=(16, 16), memory_init=memory_init)
+        unit = MemoryCompensation([64], 10, config)
+        layer, mcm, feature = unit.scales[0], unit.mcm[0], torch.randn(2, 32, 12, 12)
+        with torch.no_grad():
+            descriptor = layer.describe(feature)
+            memory = unit.iicm[0](unit.memory(), descriptor, torch.rand(2, 10, 2) * 2 - 1)
+            query = torch.relu(mcm.query(layer.projection(feature))).flatten(2)
+            logits = query.transpose(1, 2) @ mcm.key(memory, descriptor).flatten(2) * mcm.scale
+        assert 0.6 < float(logits.std(dim=-1).mean()) < 1.5
+        matrix = torch.softmax(logits, dim=-1)
+        assert float(-(matrix * matrix.log()).sum(-1).mean()) >= 0.8 * math.log(256)
 
 
 # ------------------------------------------------------------------------------------------------ starts
@@ -223,7 +223,7 @@ def test_recording_averages_calls_and_sums_scales() -> None:
             unit(f, keypoints, scale=0)
             unit(f[:, :4], keypoints, scale=1)
         inside = record.consistency_loss()
-    assert float(inside) == pytest.approx(terms[0] + terms[1], rel=1e-5)
+    assert inside.item() == pytest.approx(terms[0] + terms[1], rel=1e-5)
     assert torch.equal(record.consistency_loss(), inside)
 
 

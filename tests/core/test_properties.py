@@ -92,11 +92,12 @@ def test_every_combination_of_fields_works(
 def test_gradcheck_of_the_whole(preset: str) -> None:
     torch.manual_seed(3)
     config = getattr(CompensationConfig, preset)(
-        memory_channels=3, memory_size=(2, 3), identity_hidden=3, identity_code=4, start="identity", memory_init="unit"
+        memory_channels=3, memory_size=(2, 3), identity_hidden=3, identity_code=4, start="identity"
     )
     unit = MemoryCompensation([4], 2, config).double()
     with torch.no_grad():
         unit.scales[0].gate.fill_(0.7)
+        unit.memory.value.normal_()
     names, weights = zip(*unit.named_parameters(), strict=True)
 
     def function(feature: torch.Tensor, points: torch.Tensor, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:

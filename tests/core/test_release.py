@@ -75,11 +75,11 @@ def test_every_stage(golden: tuple, scale: int, dtype: torch.dtype) -> None:
 @pytest.fixture
 def unit() -> MemoryCompensation:
     torch.manual_seed(0)
-    config = CompensationConfig.release(memory_channels=6, memory_size=(4, 3), identity_code=7, memory_init="unit")
+    config = CompensationConfig.release(memory_channels=6, memory_size=(4, 3), identity_code=7)
     compensation = MemoryCompensation([8, 4], 3, config).double()
     with torch.no_grad():
         for name, parameter in compensation.named_parameters():
-            if name.endswith("bias") or "noise" in name:
+            if name.endswith("bias") or "noise" in name or name == "memory.value":
                 parameter.normal_()
     return compensation
 
