@@ -1,0 +1,32 @@
+"""`memcomp speed`: measures what it says, and prints it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from memcomp.experiments.cli import main
+from memcomp.experiments.speed.compensation import _in_own_process
+
+
+def test_prints_a_line_for_each_size_and_mode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "speed.json"
+    arguments = ["--sizes", "64", "--modes", "inference", "training_eq4", "--repeats", "1", "--memory-channels", "8"]
+    assert main(["speed", "compensation", *arguments, "--no-peak", "--output", str(output)]) == 0
+    rows = json.loads(output.read_text())
+    assert [(row["px"], row["mode"]) for row in rows] == [(64, "inference"), (64, "training_eq4")]
+    assert all(row["plain_s"] > 0 and row["ours_s"] > 0 for row in rows)
+    printed = capsys.readouterr().out
+    assert "load average" in printed and printed.count("x\n") == 2
+
+
+def test_wrong_repeats_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["speed", "--repeats", "0"]) == 2
+    assert "--repeats" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+def test_the_plain_matrix_shows_in_the_peak() -> None:
+    """128x128 queries by 1,024 keys are 67 MB; ours holds no such matrix."""
+    assert _in_own_process("ours", 128, "inference", 8) < 40
+    assert _in_own_process("plain", 128, "inference", 8) > 60
