@@ -60,7 +60,6 @@ class Handle:
         root.add_module(CHILD, compensation.train(root.training))
         self._hooks: list[RemovableHandle] = [
             root.register_forward_pre_hook(self._enter, prepend=True),
-            root.register_forward_hook(self._leave, always_call=True),
             source.register_forward_pre_hook(self._read_keypoints, with_kwargs=True),
         ]
         for module, tap in zip(tapped, taps, strict=True):
@@ -68,6 +67,7 @@ class Handle:
                 self._hooks.append(module.register_forward_pre_hook(self._on_input, with_kwargs=True))
             else:
                 self._hooks.append(module.register_forward_hook(self._on_output))
+        self._hooks.append(root.register_forward_hook(self._leave, always_call=True))  # last: the output may be tapped
 
     @staticmethod
     def of(root: nn.Module) -> Handle | None:
@@ -128,7 +128,10 @@ class Handle:
         else:
             raise TypeError(f"'{self._called}' was called without '{argument}', the source keypoints")
         if key is not None:
-            value = value[key] if isinstance(value, Mapping) else getattr(value, key)
+            value = value.get(key) if isinstance(value, Mapping) else getattr(value, key, None)
+        if not isinstance(value, Tensor):
+            wanted = "a tensor" if key is None else f"a dict or object with the tensor '{key}'"
+            raise ValueError(f"'{argument}' of '{self._called}' must be {wanted}, as KeypointTap(key={key!r}) says")
         self._current = value
 
     def _on_input(

@@ -133,9 +133,9 @@ def inject(
         raise ValueError("this compensation is a submodule of the root already: it must have one owner, one key")
     if len(taps) != len(compensation.channels):
         raise ValueError(f"{len(taps)} taps for {len(compensation.channels)} scales of the compensation: give one each")
-    if len({(tap.module, tap.where) for tap in taps}) != len(taps):
-        raise ValueError(f"the same place is tapped twice: {[(tap.module, tap.where) for tap in taps]}")
     tapped = [_submodule(root, tap.module) for tap in taps]
+    if len({(module, tap.where) for module, tap in zip(tapped, taps, strict=True)}) != len(taps):
+        raise ValueError(f"the same place is tapped twice: {[(tap.module, tap.where) for tap in taps]}")
     for tap, module, channels in zip(taps, tapped, compensation.channels, strict=True):
         if tap.channels is not None and _channels(module, tap) != channels:
             raise ValueError(f"{tap} gives {_channels(module, tap)} channels, the compensation's scale has {channels}")

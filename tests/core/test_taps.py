@@ -106,6 +106,30 @@ def test_keypoints_are_a_tensor_a_dict_entry_or_an_attribute(hand, key, wrap):
     assert torch.equal(found[1], found[0])
 
 
+@pytest.mark.parametrize(
+    ("key", "given", "message"),
+    [
+        ("value", torch.rand(2, 5, 2), r"'points' of 'Bare' must be a dict or object with the tensor 'value'"),
+        ("fg_kp", {"value": torch.rand(2, 5, 2)}, r"must be a dict or object with the tensor 'fg_kp'"),
+        (None, {"value": torch.rand(2, 5, 2)}, r"'points' of 'Bare' must be a tensor, as KeypointTap\(key=None\) says"),
+    ],
+)
+def test_keypoints_that_are_not_where_the_tap_says_are_named(hand, key, given, message):
+    host = Bare()
+    inject(host, hand.memory(channels=[4]), [Tap("block")], KeypointTap("", "points", key))
+    with pytest.raises(ValueError, match=message):
+        host(torch.rand(2, 4, 6, 6), given)
+
+
+def test_the_output_of_the_root_itself_can_be_tapped(hand):
+    host = Bare()
+    handle = inject(host, hand.memory("paper", [4]), [Tap("", where="output")], KeypointTap("", "points", key=None))
+    image, points = torch.rand(2, 4, 6, 6), torch.rand(2, hand.KEYPOINTS, 2)
+    found = host(image, points)
+    handle.remove()
+    assert torch.equal(found, handle.compensation(host(image, points), points, scale=0))
+
+
 def test_keypoints_argument_that_does_not_exist_is_refused_by_name(hand):
     with pytest.raises(ValueError, match=r"Motion\.forward has no argument 'kp', only: image, kp_driving, kp_source"):
         inject(hand.Generator(), hand.memory(), hand.TAPS, KeypointTap("motion", "kp"))

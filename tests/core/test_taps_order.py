@@ -95,6 +95,13 @@ def test_what_does_not_fit_is_refused_and_leaves_the_root_as_it_was(hand, taps, 
     assert not hand.hooks(generator)
 
 
+def test_one_module_under_two_names_is_one_place(hand):
+    generator = hand.Generator()
+    generator.alias = generator.middle
+    with pytest.raises(ValueError, match=r"tapped twice: .*'middle'.*'alias'"):
+        inject(generator, hand.memory(channels=(8, 8)), [Tap("middle"), Tap("alias")], KeypointTap("motion"))
+
+
 def test_a_memory_that_the_root_owns_under_another_name_is_refused(hand):
     generator = hand.Generator()
     generator.mine = hand.memory()
