@@ -310,8 +310,13 @@ def create_host(name: str, model: Mapping[str, Any]) -> Host:
     """
     if name not in _HOSTS:
         for point in entry_points(group=ENTRY_POINTS, name=name):
-            _HOSTS[name] = point.load()
+            host = point.load()
+            if not (isinstance(host, type) and issubclass(host, Host)):
+                raise ValueError(f"entry point {name!r} of {ENTRY_POINTS} must name a subclass of Host, not {host!r}")
+            _HOSTS[name] = host
     if name not in _HOSTS:
         known = list_hosts()
         raise ValueError(f"unknown host {name!r}{_nearest(name, known)}; known hosts: {', '.join(known)}")
+    if not isinstance(model, Mapping):
+        raise ValueError(f"model: expected a mapping of parameters, got {model!r}")
     return _HOSTS[name](model)

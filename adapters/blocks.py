@@ -189,12 +189,17 @@ class AntiAliasDown(nn.Module):
     """Gaussian blur and subsampling by int(1 / scale), computed only at the pixels that are kept.
 
     The kernel `weight` is a buffer, part of upstream's state dict unless not `persistent`.
+
+    Raises:
+        ValueError: scale not in (0, 1].
     """
 
     weight: Tensor
 
     def __init__(self, channels: int, scale: float, *, persistent: bool = True) -> None:
         super().__init__()
+        if not 0 < scale <= 1:
+            raise ValueError(f"a scale factor must be in (0, 1], not {scale}")
         sigma = (1 / scale - 1) / 2
         radius = round(sigma * 4)
         self.stride = int(1 / scale)

@@ -113,7 +113,10 @@ def from_release(state: Mapping[str, Tensor], prefix: str = "mbUnit.") -> Memory
 
 
 def _unwrap(target: MemoryCompensation | HasCompensation) -> MemoryCompensation:
-    return target if isinstance(target, MemoryCompensation) else target.compensation
+    compensation = target if isinstance(target, MemoryCompensation) else getattr(target, "compensation", None)
+    if not isinstance(compensation, MemoryCompensation):
+        raise TypeError(f"expected a MemoryCompensation or the handle of an attached one, not {type(target).__name__}")
+    return compensation
 
 
 def _settings(compensation: MemoryCompensation) -> dict[str, Any]:

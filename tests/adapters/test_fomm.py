@@ -150,6 +150,8 @@ def test_it_can_be_copied_and_pickled_after_a_training_step(host):
         ("discriminator_params.scales", 1, "scales: expected a list, got 1"),
         ("align_corners", "no", "model.align_corners: expected true or false, got 'no'"),
         ("generator_params", [1], "model.generator_params: expected a mapping"),
+        ("kp_detector_params.scale_factor", 2, r"a scale factor must be in \(0, 1\], not 2"),
+        ("kp_detector_params.scale_factor", 0, r"a scale factor must be in \(0, 1\], not 0"),
     ],
 )
 def test_a_wrong_model_is_refused_by_name(path, value, message):
@@ -162,6 +164,11 @@ def test_an_unknown_host_is_refused_with_the_known_ones():
         create_host("fom", MODEL)
 
 
+def test_a_model_that_is_no_mapping_is_refused():
+    with pytest.raises(ValueError, match="model: expected a mapping of parameters, got None"):
+        create_host("fomm", None)
+
+
 def test_an_installed_package_registers_its_host(tmp_path, monkeypatch):
     (tmp_path / "guest_hosts.py").write_text(
         "from memcomp.adapters import FOMM\n\n\nclass Guest(FOMM):\n    name = 'guest'\n"
@@ -169,11 +176,15 @@ def test_an_installed_package_registers_its_host(tmp_path, monkeypatch):
     info = tmp_path / "guest_hosts-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: guest-hosts\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[memcomp.hosts]\nguest = guest_hosts:Guest\n")
+    (info / "entry_points.txt").write_text(
+        "[memcomp.hosts]\nguest = guest_hosts:Guest\nno_host = collections:Counter\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(base, "_HOSTS", dict(base._HOSTS))
     assert {"fomm", "guest"} <= set(list_hosts())
     assert create_host("guest", MODEL).name == "guest"
+    with pytest.raises(ValueError, match=r"entry point 'no_host' of memcomp\.hosts must name a subclass of Host"):
+        create_host("no_host", MODEL)
 
 
 def test_upstream_sections_load_with_and_without_prefix_and_discriminator(host):

@@ -97,3 +97,10 @@ def test_a_foreign_safetensors_file_is_refused(tmp_path: Path) -> None:
     save_file({"w": torch.zeros(1)}, tmp_path / "m")
     with pytest.raises(ValueError, match=r"not written by memcomp\.save"):
         from_file(tmp_path / "m")
+
+
+def test_what_has_no_compensation_is_named(tmp_path: Path) -> None:
+    for call in (save, load):
+        with pytest.raises(TypeError, match="handle of an attached one, not Linear"):
+            call(torch.nn.Linear(1, 1), tmp_path / "m")
+    assert not list(tmp_path.iterdir())
