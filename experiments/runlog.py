@@ -1,7 +1,8 @@
-"""What a run leaves besides its weights: log.csv, losses.png, the held-out loss, grids of samples."""
+"""What a run leaves besides its weights: log.csv, losses.png, the held-out loss, grids of samples; how fast it was."""
 
 import csv
 import io
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,6 +76,30 @@ class RunLog:
         writer.writerows(self.rows)
         with atomic_write(self.path) as temporary:
             temporary.write_text(text.getvalue(), encoding="utf-8")
+
+
+class Clock:
+    """Images per second and the share of time spent waiting for data, as running means over about 20 steps."""
+
+    def __init__(self) -> None:
+        self._begin = self._here = time.perf_counter()
+        self._waited = self._spent = 0.0
+
+    def data_is_here(self) -> None:
+        """The step's batch has arrived."""
+        self._here = time.perf_counter()
+
+    def step_is_done(self, images: int) -> tuple[float, float]:
+        """The step is done: images per second, share of waiting (0 to 1)."""
+        now = time.perf_counter()
+        keep = 0.95 if self._spent else 0.0
+        self._waited = keep * self._waited + (1 - keep) * (self._here - self._begin)
+        self._spent = keep * self._spent + (1 - keep) * (now - self._begin)
+        return images / self._spent, self._waited / self._spent
+
+    def restart(self) -> None:
+        """What came since the step (pictures, checkpoints, the held-out loss) does not count."""
+        self._begin = time.perf_counter()
 
 
 class HeldOut:

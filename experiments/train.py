@@ -9,6 +9,7 @@ import math
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,11 +22,11 @@ from memcomp.experiments.data.pairs import StepBatches, collate, seeded
 from memcomp.experiments.data.sources import held_out_pairs, training_pairs
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write, writable_folder
-from memcomp.experiments.interruption import Clock, ignore_interrupts, interruption
+from memcomp.experiments.interruption import ignore_interrupts, interruption
 from memcomp.experiments.losses import Objective
 from memcomp.experiments.optim import DISCRIMINATOR, Optimisers, Processes, rate_factor
 from memcomp.experiments.recipe import LogSection, Recipe, load_recipe
-from memcomp.experiments.runlog import HeldOut, RunLog, save_picture
+from memcomp.experiments.runlog import Clock, HeldOut, RunLog, save_picture
 
 LAST = 20  # the held-out loss is measured after each of this many last steps
 
@@ -101,12 +102,9 @@ def _train(
         load_weights(host, state.model(), str(last))
     elif recipe.init is not None:
         initialise(host, recipe.init)
-    host.to(device).train()
+    form = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    host.to(device).to(memory_format=form).train()
     torch.backends.cudnn.benchmark = True  # every step has the same sizes
-    if recipe.channels_last:
-        for parameter in host.parameters():
-            if parameter.dim() == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     optimisers = Optimisers(host, optim)
     if state is not None:
         optimisers.load_state(state.optimizer(), str(last))
@@ -128,29 +126,38 @@ def _train(
         log = RunLog(folder / "log.csv", step)
         if step == 0:
             log.add({"step": 0, "held_out": held_out.loss(host)})
-    info = {"backbone": objective.backbone, "torch": torch.__version__}
+    info: dict[str, Any] = {
+        "backbone": objective.backbone,
+        "torch": torch.__version__,
+        "skipped_steps": 0,
+        "damaged_clips": [],
+    }
+    info |= {} if state is None else state.info
     bar = tqdm(total=total, initial=step, unit="step", disable=not progress, dynamic_ncols=True, mininterval=0.5)
-    damaged: set[str] = set()
-    skipped = in_a_row = 0
+    in_a_row = 0  # steps without a finite gradient
 
     with interruption() as interrupted, bar:
         clock = Clock()
         for batch in loader:
-            source, driving = _to_device(batch, recipe, device)
+            source, driving = (
+                batch[name].to(device, non_blocking=True).contiguous(memory_format=form)
+                for name in ("source", "driving")
+            )
             clock.data_is_here()
             rate = optimisers.set_rate(rate_factor(step, total, steps_per_epoch, optim))
             draw = seeded(recipe.seed, f"transform {processes.rank}", step)
             loss, terms, norm = _step(recipe, host, objective, optimisers, processes, source, driving, draw)
             step += 1
             finite = math.isfinite(norm)
-            skipped, in_a_row = skipped + (not finite), 0 if finite else in_a_row + 1
+            info["skipped_steps"] += not finite
+            in_a_row = 0 if finite else in_a_row + 1
             if in_a_row > optim.skip_limit:
                 raise UserError(
                     f"step {step}: {in_a_row} steps in a row had a loss or gradient that is not finite; try a lower "
-                    f"optim.lr, optim.clip=10 or a longer optim.warmup ({last} holds the last checkpoint)"
+                    "optim.lr, optim.clip=10 or a longer optim.warmup"
                 )
-            for message in sorted(set(batch["skipped"]) - damaged):
-                damaged.add(message)
+            for message in sorted(set(batch["skipped"]).difference(info["damaged_clips"])):
+                info["damaged_clips"].append(message)
                 tqdm.write(f"memcomp: skipped a damaged clip: {message}", file=sys.stderr)
             images_per_second, waiting = clock.step_is_done(optim.batch_size)
             bar.set_postfix_str(
@@ -162,8 +169,9 @@ def _train(
             if log is not None and held_out is not None:
                 measured = step % recipe.log.held_out_every == 0 or step > total - LAST
                 if measured or step % recipe.log.every == 0:
-                    row = {"step": step, "loss": loss, "lr": rate, "gradient_norm": norm, "skipped_steps": skipped}
-                    row |= {"damaged_clips": len(damaged), "images_per_second": images_per_second, "waiting": waiting}
+                    row = {"step": step, "loss": loss, "lr": rate, "gradient_norm": norm}
+                    row |= {"skipped_steps": info["skipped_steps"], "damaged_clips": len(info["damaged_clips"])}
+                    row |= {"images_per_second": images_per_second, "waiting": waiting}
                     row |= {"held_out": held_out.loss(host)} if measured else {}
                     log.add(row | terms)
                 if step % recipe.log.sample_every == 0 or step == total:
@@ -213,12 +221,6 @@ def _step(
         optimisers.step([DISCRIMINATOR])
         terms["discriminator"] = judged.detach()
     return loss.item(), {name: value.item() for name, value in terms.items()}, norm
-
-
-def _to_device(batch: dict[str, Tensor], recipe: Recipe, device: torch.device) -> tuple[Tensor, Tensor]:
-    form = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    source, driving = (batch[name].to(device, non_blocking=True) for name in ("source", "driving"))
-    return source.contiguous(memory_format=form), driving.contiguous(memory_format=form)
 
 
 def _check_same(given: Recipe, saved: Recipe, origin: Path) -> None:

@@ -113,6 +113,18 @@ def test_interruption_is_exit_code_130(monkeypatch, capsys):
     assert capsys.readouterr().err == "memcomp: interrupted\n"
 
 
+def test_an_interrupted_training_says_how_to_go_on(monkeypatch, capsys, tmp_path):
+    from memcomp.experiments import train as training
+
+    stopped = training.TrainingResult(tmp_path, 7, False, 1.0, 0.5)
+    monkeypatch.setattr(training, "train", lambda recipe, folder, resume: stopped)
+    assert cli.main(["train", "demo/fomm", "optim.lr=0.01", "--output", str(tmp_path)]) == 130
+    said = capsys.readouterr().out
+    assert said == (
+        f"stopped after step 7; go on with: memcomp train demo/fomm optim.lr=0.01 --output {tmp_path} --resume\n"
+    )
+
+
 def test_atomic_write_replaces_at_the_end_or_not_at_all(tmp_path):
     path = tmp_path / "new" / "table.csv"
     with atomic_write(path) as temporary:

@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 
+import imageio.v3 as iio
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -159,8 +161,25 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(tiny, tmp_path, monkey
     monkeypatch.undo()
     train(tiny, tmp_path, resume=True, progress=False)
     table = rows(tmp_path)
-    assert [row["skipped_steps"] for row in table[1:]][:2] == ["0", "1"]
+    assert [row["skipped_steps"] for row in table[1:]] == ["0", "1", "1", "1"]
     assert all(math.isfinite(float(row["loss"])) for row in table[3:])
+
+
+def test_a_damaged_clip_is_named_once_and_counted(tiny, tmp_path, capsys):
+    for split in ("train", "test"):
+        (tmp_path / split / "anna_1").mkdir(parents=True)
+        for number in range(3):
+            iio.imwrite(tmp_path / split / "anna_1" / f"{number}.png", np.full((32, 32, 3), 60 * number, np.uint8))
+    (tmp_path / "train" / "text_1.mp4").write_text("not a video")
+    changes = ["data.kind=clips", f"data.root={tmp_path}", "data.repeats=4"]
+    recipe = with_overrides(tiny, changes, "test")
+    train(recipe, tmp_path / "run", stop_after=2, progress=False)
+    train(recipe, tmp_path / "run", resume=True, progress=False)
+    assert capsys.readouterr().err.count("text_1.mp4") == 1
+    assert rows(tmp_path / "run")[-1]["damaged_clips"] == "1"
+    (tmp_path / "test" / "text_1.mp4").write_text("not a video")
+    with pytest.raises(UserError, match=r"text_1\.mp4: expected a video"):  # what is measured on is not skipped
+        train(recipe, tmp_path / "other", progress=False)
 
 
 def test_training_stops_when_nothing_is_finite_any_more(tiny, tmp_path, monkeypatch):
