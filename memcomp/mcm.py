@@ -23,7 +23,7 @@ def split(feature: Tensor, how: Split) -> tuple[Tensor | None, Tensor]:
 def merge(kept: Tensor | None, compensated: Tensor, how: Split) -> Tensor:
     """Eq. 3 with every channel in the place it came from (the paper's order is a fixed permutation of this)."""
     if kept is None:
-        return compensated
+        return compensated.clone()  # a view of the attention's output, which what follows could not change in place
     if how == "half":
         return torch.cat([kept, compensated], dim=1)
     return torch.stack([kept, compensated], dim=2).flatten(1, 2)

@@ -54,6 +54,17 @@ def test_kept_channels_keep_their_place(how: str, kept: slice) -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("how", ["half", "interleaved", "none"])
+def test_what_follows_may_change_the_result_in_place(preset: str, how: str) -> None:
+    unit, (feature, keypoints) = make(preset, split=how), inputs()
+    before = feature.clone()
+    (reference,) = torch.autograd.grad((unit(feature, keypoints, scale=0) * 2).square().sum(), [unit.memory.value])
+    (gradient,) = torch.autograd.grad(unit(feature, keypoints, scale=0).mul_(2).square().sum(), [unit.memory.value])
+    torch.testing.assert_close(gradient, reference)
+    assert torch.equal(feature, before)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_memory_format_and_dtype_are_the_features(preset: str, layout: torch.memory_format) -> None:
     unit, (feature, keypoints) = make(preset), inputs()
