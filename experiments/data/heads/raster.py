@@ -30,7 +30,7 @@ def rasterise(
     facing = (area > 1e-6) | (two_sided.repeat(frames) & (area < -1e-6))
     seen = ((high_x >= low_x) & (high_y >= low_y) & facing).nonzero()[:, 0]
 
-    x, y = [v[seen] for v in x], [v[seen] for v in y]
+    x, y = [v.index_select(0, seen) for v in x], [v.index_select(0, seen) for v in y]
     low_x, low_y, inverse = low_x[seen], low_y[seen], 1 / area[seen]
     across = high_x[seen] - low_x + 1
     count = (across * (high_y[seen] - low_y + 1)).long()
@@ -38,26 +38,26 @@ def rasterise(
     frame = torch.div(seen, number, rounding_mode="floor")
     near = [closeness.view(-1)[frame * closeness.shape[1] + c[triangle]] for c in corners]
     # barycentric weights of corner 0 and 1 are affine in the pixel; from the box's first pixel on: w + a i + b j
-    planes = [across, low_x, low_y]
+    planes = [across]
     for k, m in ((1, 2), (2, 0)):
         a, b = (y[m] - y[k]) * inverse, (x[k] - x[m]) * inverse
         planes += [a, b, (low_x - x[k]) * a + (low_y - y[k]) * b]
-    planes += [near[2], near[0] - near[2], near[1] - near[2]]
-    table = torch.stack(planes, 1)  # (S, 12)
+    weights = torch.stack(planes, 1)  # (S, 7)
+    places = torch.stack([low_x, low_y, near[2], near[0] - near[2], near[1] - near[2]], 1)  # (S, 5)
 
     which = torch.repeat_interleave(count)  # candidate → triangle
-    first = count.cumsum(0) - count
-    local = (torch.arange(len(which)) - first[which]).float()
-    across, _, _, a0, b0, w0, a1, b1, w1, *_ = table.index_select(0, which).unbind(1)
+    first = (count.cumsum(0) - count).index_select(0, which)
+    local = (torch.arange(len(which)) - first).float()
+    across, a0, b0, w0, a1, b1, w1 = weights.index_select(0, which).unbind(1)
     j = ((local + 0.5) / across).floor_()
     i = local - j * across
     w0 = w0 + a0 * i + b0 * j
     w1 = w1 + a1 * i + b1 * j
     inside = ((torch.minimum(w0, w1) >= -1e-5) & (w0 + w1 <= 1 + 1e-5)).nonzero()[:, 0]
-    which, w0, w1 = which[inside], w0[inside], w1[inside]
-    chosen = table.index_select(0, which)
-    close = chosen[:, 9] + w0 * chosen[:, 10] + w1 * chosen[:, 11]
-    column, row = (chosen[:, 1] + i[inside]).long(), (chosen[:, 2] + j[inside]).long()
+    which, w0, w1, i, j = (v.index_select(0, inside) for v in (which, w0, w1, i, j))
+    left, top, base, slope0, slope1 = places.index_select(0, which).unbind(1)
+    close = base + w0 * slope0 + w1 * slope1
+    column, row = (left + i).long(), (top + j).long()
     # positive floats order like their bits
     key = (close.view(torch.int32).long() << 32) | triangle[which]
     buffer = torch.full((frames * size * size,), number, dtype=torch.int64)
