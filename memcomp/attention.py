@@ -83,8 +83,9 @@ class _ChunkedAttention(torch.autograd.Function):
         out = _empty_tokens(tokens, values.shape[1])
         with torch.autocast(tokens.device.type, enabled=False):
             for b, n in _chunks(tokens, keys):
-                matrix = torch.softmax(_queries(tokens[b, n], weight, bias) @ keys[b], dim=-1)  # (b, n, M)
-                out[b, n] = matrix @ values[b].transpose(1, 2)
+                logits = _queries(tokens[b, n], weight, bias) @ keys[b]  # (b, n, M)
+                out[b, n] = torch.softmax(logits, dim=-1) @ values[b].transpose(1, 2)
+                del logits  # or it would live until the next chunk's are made
         return out
 
     @staticmethod

@@ -27,6 +27,7 @@ def test_wrong_repeats_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_the_plain_matrix_shows_in_the_peak() -> None:
-    """128x128 queries by 1,024 keys are 67 MB; ours holds no such matrix."""
-    assert _in_own_process("ours", 128, "inference", 8) < 40
-    assert _in_own_process("plain", 128, "inference", 8) > 60
+    """128x128 queries by 1,024 keys are 67 MB, before the softmax and after; ours holds no such matrix."""
+    ours, plain = (_in_own_process(variant, 128, "inference", 8) for variant in ("ours", "plain"))
+    assert plain > 120
+    assert ours < plain / 2
