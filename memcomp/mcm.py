@@ -104,7 +104,7 @@ class MCM(nn.Module):
         channels: C_m.
         kernels, temperature, hidden: of the two dynamic convolutions.
         scale: factor on F_Q^T F_K; 1 in Eq. 2.
-        deviation: of the memory's values at the start, so that F_Q^T F_K starts with unit deviation for any C_m.
+        deviation: of the memory's values at the start, so that F_Q^T F_K and F_V start with unit deviation for any C_m.
     """
 
     def __init__(
@@ -118,6 +118,8 @@ class MCM(nn.Module):
         preserve_variance(self.query)
         # F_Q is half of a unit-variance map: |F_Q|^2 = C_m / 2, so F_K needs the deviation sqrt(2 / C_m).
         self.key.reset_parameters(gain=math.sqrt(2 / channels) / deviation)
+        # F_V of unit deviation, Eq. 4's target, or next to no gradient would reach query and key.
+        self.value.reset_parameters(gain=1 / deviation)
 
     def forward(
         self,

@@ -107,6 +107,16 @@ def test_logits_start_with_unit_deviation_and_high_entropy(memory_init: str) -> 
         assert float(-(matrix * matrix.log()).sum(-1).mean()) >= 0.8 * math.log(256)
 
 
+@pytest.mark.parametrize("memory_init", ["released", "unit"])
+@torch.no_grad()
+def test_the_value_starts_with_unit_deviation(memory_init: str) -> None:
+    """As Eq. 4's target: the gradients of query and key go through it."""
+    torch.manual_seed(0)
+    config = CompensationConfig.paper(memory_channels=64, memory_size=(8, 8), memory_init=memory_init)
+    unit, (feature, keypoints) = MemoryCompensation([8], 3, config), inputs()
+    assert 0.6 < float(unit.compensate(feature, keypoints, 0).value.std()) < 1.5
+
+
 # ------------------------------------------------------------------------------------------------ starts
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("autocast", [False, True])
