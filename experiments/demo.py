@@ -1,6 +1,7 @@
 """`memcomp demo`: give a trained host a memory, train it on with and without, and measure both.
 
-1. a small host that already animates procedural heads (shipped, or trained here with --from-scratch);
+1. a small host that already animates procedural heads (shipped, or trained here with --from-scratch: first to move
+   heads, then to draw their details);
 2. the memory is attached with the identity start, so that at step 0 both models are the same host;
 3. host + memory and, as control, the host alone are trained for the same steps from the same seed, side by side;
 4. both are measured on people that neither has seen; the table shows what came out, whichever row wins.
@@ -18,10 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from memcomp.experiments.recipe import Recipe
     from memcomp.experiments.side_by_side import Job
 
-HOST_RECIPE, MEMORY_RECIPE = "demo/fomm", "demo/fomm_mcnet"
+MOTION_RECIPE, HOST_RECIPE, MEMORY_RECIPE = "demo/fomm", "demo/fomm_detail", "demo/fomm_mcnet"
 STEPS = 450  # of both trainings together with the rest under five minutes on two cores
 
 
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
         with clock.stage("the heads to train on"):
             render_heads(args.overrides)
         with clock.stage("the host"):
-            init, origin = find_host(args, folder, recipe)
+            init, origin = find_host(args, folder)
         print(f"host: {origin}")
         jobs = training_jobs(folder, init, args)
         with clock.stage(f"training, {args.steps} steps with and without memory"):
@@ -135,18 +135,23 @@ def render_heads(overrides: Sequence[str]) -> None:
     held_out_pairs(recipe)
 
 
-def find_host(args: argparse.Namespace, folder: Path, recipe: Recipe) -> tuple[Path, str]:
+def find_host(args: argparse.Namespace, folder: Path) -> tuple[Path, str]:
     """The checkpoint to start from, and what to call it: the shipped host, or one trained here."""
+    from memcomp.experiments.recipe import load_recipe
     from memcomp.experiments.shipped import shipped_host
     from memcomp.experiments.side_by_side import Job, train_side_by_side
 
     if not args.from_scratch:
         path, about = shipped_host()
         return path, f"shipped host ({about['steps']} steps)"
-    steps = args.host_steps or recipe.optim.steps or 1
-    overrides = (*args.overrides, f"optim.steps={steps}", f"seed={args.seed}")
-    train_side_by_side([Job("host", HOST_RECIPE, overrides, folder / "host_from_scratch")], steps)
-    return folder / "host_from_scratch" / "model.safetensors", f"host from scratch ({steps} steps)"
+    init, total = "null", 0
+    for name in (MOTION_RECIPE, HOST_RECIPE):
+        steps = args.host_steps or load_recipe(name, args.overrides).optim.steps or 1
+        overrides = (*args.overrides, f"init={init}", f"optim.steps={steps}", f"seed={args.seed}")
+        job = Job(name, name, overrides, folder / f"from_scratch_{name.rpartition('/')[2]}")
+        train_side_by_side([job], steps)
+        init, total = str(job.output / "model.safetensors"), total + steps
+    return Path(init), f"host from scratch ({total} steps)"
 
 
 def training_jobs(folder: Path, init: Path, args: argparse.Namespace) -> list[Job]:

@@ -1,4 +1,4 @@
-"""The small host that comes with the package: trained on procedural heads by the recipe `demo/fomm`.
+"""The small host that comes with the package, trained on procedural heads by `demo/fomm`, then `demo/fomm_detail`.
 
 Two files in `experiments/weights/`: `demo_fomm.safetensors` (an ordinary checkpoint, weights alone) and
 `demo_fomm.json` (its sha256, recipe, seed, steps, metrics and the command that made it).
@@ -67,8 +67,8 @@ def publish(run: Path, metrics: Path, command: str, folder: Path) -> None:
     measured = json.loads(existing_file(metrics, "evaluation").read_text("utf-8"))
     state = load_run(model)
     for key, value in (("init", state.recipe.init), ("data.cache", state.recipe.data.cache)):
-        if value is not None:
-            raise UserError(f"{model}: trained with {key}={value}, which means nothing elsewhere; expected null")
+        if value is not None and Path(value).is_absolute():
+            raise UserError(f"{model}: trained with {key}={value}, a path of this machine; expected a relative one")
     with atomic_write(folder / f"{NAME}.safetensors") as temporary:
         shutil.copyfile(model, temporary)
     about = {

@@ -85,7 +85,7 @@ def test_the_demo_from_the_shipped_host(quick, ready, tmp_path, capsys):
 
     # the two trainings differ in the recipe only, and start from the very same host
     alone, memory = commands
-    assert [word for word in alone if word not in memory] == ["demo/fomm", str(folder / "host")]
+    assert [word for word in alone if word not in memory] == ["demo/fomm_detail", str(folder / "host")]
     assert [word for word in memory if word not in alone] == ["demo/fomm_mcnet", str(folder / "host_memory")]
     assert f"init={ready[1] / 'demo_fomm.safetensors'}" in alone and "optim.steps=3" in alone
 
@@ -127,9 +127,11 @@ def test_the_demo_from_scratch_trains_the_host_first(quick, monkeypatch, tmp_pat
     folder = tmp_path / "demo"
     options = ["--from-scratch", "--host-steps", "2", "--steps", "2", "--pairs", "2", "--output", str(folder)]
     assert main(["demo", *options, *words]) == 0
-    assert [command[1] for command in commands] == ["demo/fomm", "demo/fomm", "demo/fomm_mcnet"]
-    host = folder / "host_from_scratch" / "model.safetensors"
-    assert all(f"init={host}" in command for command in commands[1:])
+    recipes = ["demo/fomm", "demo/fomm_detail", "demo/fomm_detail", "demo/fomm_mcnet"]
+    assert [command[1] for command in commands] == recipes
+    motion, host = (folder / f"from_scratch_{name}" / "model.safetensors" for name in ("fomm", "fomm_detail"))
+    assert "init=null" in commands[0] and f"init={motion}" in commands[1]
+    assert all(f"init={host}" in command for command in commands[2:])
     assert seen["models"]["host + memory"].memory is not None and seen["models"]["host"].memory is None
 
 
