@@ -132,7 +132,7 @@ def build_host(recipe: Recipe, *, sync_batchnorm: bool = False) -> Host:
         sync_batchnorm: batch statistics over all processes (CUDA only).
 
     Raises:
-        UserError: the host or its memory cannot be made as described.
+        UserError: the host or its memory cannot be made as described, or the host refuses pictures of this size.
     """
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices):
@@ -146,6 +146,10 @@ def build_host(recipe: Recipe, *, sync_batchnorm: bool = False) -> Host:
             if recipe.memory is not None:
                 scales = None if recipe.memory.scales == "all" else recipe.memory.scales
                 attach(host, recipe.memory.compensation(), mode=recipe.memory.mode, scales=scales)
+            blank = torch.zeros(1, 3, recipe.size, recipe.size)
+            with torch.no_grad():
+                host.eval()(blank, blank)  # networks that halve a size several times refuse some sizes
+            host.train()
         except (ValueError, TypeError) as error:
             raise UserError(f"host {recipe.host.name!r} of the recipe: {error}") from None
     return host

@@ -212,3 +212,10 @@ def test_overrides_are_yaml_and_reach_into_what_was_null():
 def test_the_release_preset_fills_the_other_fields():
     recipe = load_recipe("demo/fomm", ["memory.preset=release", "memory.memory_channels=64"])
     assert recipe.memory.compensation() == CompensationConfig.release(memory_channels=64)
+
+
+def test_a_size_that_the_host_refuses_is_an_error_of_the_recipe():
+    from memcomp.experiments.checkpoint import build_host
+
+    with pytest.raises(UserError, match="multiples of 8, got 20×20"):
+        build_host(load_recipe("demo/fomm", ["size=40"]))
