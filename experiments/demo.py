@@ -143,7 +143,7 @@ def find_host(args: argparse.Namespace, folder: Path) -> tuple[Path, str]:
 
     if not args.from_scratch:
         path, about = shipped_host()
-        return path, f"shipped host ({about['steps']} steps)"
+        return path, f"shipped host ({about['command']})"
     init, total = "null", 0
     for name in (MOTION_RECIPE, HOST_RECIPE):
         steps = args.host_steps or load_recipe(name, args.overrides).optim.steps or 1
