@@ -33,6 +33,8 @@ def run(args: argparse.Namespace) -> None:
 
     if args.output.suffix.lower() != ".mp4":
         raise UserError(f"{args.output}: expected an output name that ends in .mp4")
+    if args.output.resolve() in (args.source.resolve(), args.driving.resolve()):
+        raise UserError(f"{args.output}: expected an output that is neither the source nor the driving video")
     if args.batch < 1:
         raise UserError(f"--batch: expected 1 or more, got {args.batch}")
     source_picture, driving = read_picture(args.source), Frames(args.driving)
@@ -43,11 +45,10 @@ def run(args: argparse.Namespace) -> None:
     motion = Motion(not args.absolute, not args.no_adapt_scale)
     poses = (fit(frame, recipe.size) for frame in driving)
     bar = tqdm(total=driving.length, unit=" frames", desc="animate")
-    with write_video(args.output, driving.frame_rate) as append:
+    with bar, write_video(args.output, driving.frame_rate) as append:
         for pose, result in animate(host, source, poses, motion, args.batch):
             append(to_frame(torch.cat([source, pose, result], dim=-1) if args.side_by_side else result))
             bar.update()
-    bar.close()
     sound = "with its sound" if keep_audio(args.output, args.driving, args.output) else "without sound"
     rate = float(driving.frame_rate)
     print(f"{args.output}: {bar.n} frames of {recipe.size}×{recipe.size} at {rate:g} per second, {sound}")

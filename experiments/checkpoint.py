@@ -108,8 +108,11 @@ def load_run(path: str | os.PathLike[str]) -> RunState:
         if key.startswith("model.") and value.is_floating_point() and not bool(value.isfinite().all()):
             name = key.removeprefix("model.")
             raise UserError(f"{file}: {name} is not finite; expected weights without NaN or infinity")
-    recipe = recipe_from_dict(json.loads(metadata["recipe"]), str(file))
-    return RunState(recipe, tensors, int(metadata["step"]), json.loads(metadata["info"]))
+    try:
+        raw, step, info = json.loads(metadata["recipe"]), int(metadata["step"]), json.loads(metadata["info"])
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{file}: expected recipe, step and info in the checkpoint's metadata ({error!r})") from None
+    return RunState(recipe_from_dict(raw, str(file)), tensors, step, info)
 
 
 def load_host(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> tuple[Host, Recipe]:
@@ -150,7 +153,7 @@ def build_host(recipe: Recipe, *, sync_batchnorm: bool = False) -> Host:
             with torch.no_grad():
                 host.eval()(blank, blank)  # networks that halve a size several times refuse some sizes
             host.train()
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RuntimeError) as error:  # torch's own for a negative width
             raise UserError(f"host {recipe.host.name!r} of the recipe: {error}") from None
     return host
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import NoReturn
 
 from memcomp.experiments.errors import UserError
 
@@ -54,11 +55,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `memcomp recipes | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # such as a full disk, or a name that is too long
+        return _fail(f"{error.filename or arguments[0]}: {error.strerror or error}")
     return 0
 
 
+class _OneLine(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage in front of it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with exit code 2."""
+        self.exit(2, f"{self.prog}: error: {message}; see `{self.prog} --help`\n")
+
+
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    parser = argparse.ArgumentParser(prog="memcomp", description="A learned facial memory for talking-head generators.")
+    parser = _OneLine(prog="memcomp", description="A learned facial memory for talking-head generators.")
     parser.add_argument("--version", action="version", version=f"memcomp {version('memcomp')}")
     commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
     return parser, {

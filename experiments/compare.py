@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from memcomp.experiments.recipe import Recipe
-    from memcomp.experiments.scoring import Results
+    from memcomp.experiments.scoring import Pair, Results
     from memcomp.experiments.side_by_side import Job
 
 LAST = 20  # the held-out loss is its mean over this many last steps
@@ -40,17 +40,21 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.report import write_json, write_pairs
     from memcomp.experiments.side_by_side import Job, train_side_by_side
 
+    for name, least in (("pairs", 1), ("seed", 0)):
+        if not least <= getattr(args, name) < 2**63:
+            raise UserError(f"--{name}: expected {least} or more, got {getattr(args, name)}")
     recipes = {_label(recipe): recipe for recipe in (load_recipe(name, args.overrides) for name in args.recipes)}
     same = {(recipe.size, recipe.optim.steps) for recipe in recipes.values()}
     if len(recipes) != 2 or len(same) != 1 or None in next(iter(same)):
         raise UserError("compare: expected a host without and one with memory, of the same size and optim.steps")
+    pairs = pairs_to_measure(next(iter(recipes.values())), args)  # a mistake here shows before anything is trained
     folder = writable_folder(args.output)
     jobs = {
         label: Job(label, name, tuple(args.overrides), folder / label.replace(" + ", "_"))
         for label, name in zip(recipes, args.recipes, strict=True)
     }
     train_side_by_side(list(jobs.values()), next(iter(recipes.values())).optim.steps or 0)
-    results = measure_runs(jobs, next(iter(recipes.values())), args)
+    results = measure_runs(jobs, pairs)
     text, content = summary(jobs, recipes, results, args)
     print("\n" + text)
     with atomic_write(folder / "report.md") as temporary:
@@ -63,18 +67,24 @@ def run(args: argparse.Namespace) -> None:
     print(f"\nwritten to {folder}: report.md, metrics.json, pairs.csv, losses.png and the two runs")
 
 
-def measure_runs(jobs: dict[str, Job], recipe: Recipe, args: argparse.Namespace) -> Results:
-    """Scores of both runs, and of copying the source, on the test split; of one person only for real clips."""
+def pairs_to_measure(recipe: Recipe, args: argparse.Namespace) -> Mapping[str, Sequence[Pair]]:
+    """Kind → pairs of the test split; of one person only for real clips."""
+    from memcomp.experiments.evaluate import CROSS, SAME, evaluation_pairs
+
+    kinds = [SAME] if recipe.data.kind == "clips" else [SAME, CROSS]  # two real people have no true target
+    return evaluation_pairs(recipe, kinds, args.pairs, args.seed, args.pairs_file)
+
+
+def measure_runs(jobs: dict[str, Job], pairs: Mapping[str, Sequence[Pair]]) -> Results:
+    """Scores of both runs, and of copying the source."""
     from tqdm import tqdm
 
     from memcomp.experiments.checkpoint import load_host
-    from memcomp.experiments.evaluate import COPY, CROSS, SAME, evaluation_pairs
+    from memcomp.experiments.evaluate import COPY
     from memcomp.experiments.scoring import Predict, copy_source, host_predictor, score
 
     models: dict[str, Predict] = {COPY: copy_source}
     models |= {label: host_predictor(load_host(job.output)[0]) for label, job in jobs.items()}
-    kinds = [SAME] if recipe.data.kind == "clips" else [SAME, CROSS]  # two real people have no true target
-    pairs = evaluation_pairs(recipe, kinds, args.pairs, args.seed, args.pairs_file)
     with tqdm(total=sum(map(len, pairs.values())), unit="pair", desc="evaluate") as bar:
         return {kind: score(models, chosen, tick=bar.update) for kind, chosen in pairs.items()}
 

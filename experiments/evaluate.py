@@ -51,17 +51,17 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.report import results_json, write_json, write_pairs
     from memcomp.experiments.scoring import copy_source, host_predictor, score
 
-    for name in ("pairs", "batch"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name}: expected 1 or more, got {getattr(args, name)}")
+    for name, least in (("pairs", 1), ("batch", 1), ("video_frames", 1), ("videos", 0), ("seed", 0)):
+        if not least <= getattr(args, name) < 2**63:
+            raise UserError(f"--{name.replace('_', '-')}: expected {least} or more, got {getattr(args, name)}")
     state = load_run(args.checkpoint)
     recipe = with_overrides(state.recipe, args.overrides, str(args.checkpoint))
     host = build_host(recipe)
     load_weights(host, state.model(), str(args.checkpoint))
     host.to(resolve_device(recipe.device)).eval()
-    folder = writable_folder(args.output or default_folder(args.checkpoint))
     kinds = [kind for kind, wanted in ((SAME, args.same), (CROSS, args.cross)) if wanted] or [SAME, CROSS]
     pairs = evaluation_pairs(recipe, kinds, args.pairs, args.seed, args.pairs_file)
+    folder = writable_folder(args.output or default_folder(args.checkpoint))
 
     measured = {kind: chosen for kind, chosen in pairs.items() if recipe.data.kind == "heads" or kind == SAME}
     name = recipe.host.name + (" + memory" if host.memory is not None else "")

@@ -73,7 +73,10 @@ class Objective(nn.Module):
             known = ", ".join(host.loss_names)
             raise UserError(f"loss.{unknown[0]}: the host {host.name!r} has no such term; expected 0 (it has {known})")
         transform = {name: getattr(weights.transform, name) for name in ("sigma_affine", "sigma_tps", "points_tps")}
-        values = host.loss_terms(output, source, driving, asked, generator=generator, transform_params=transform)
+        try:
+            values = host.loss_terms(output, source, driving, asked, generator=generator, transform_params=transform)
+        except ValueError as error:
+            raise UserError(f"loss: {error}") from None
         terms |= {name: getattr(weights, name) * value for name, value in values.items()}
         total = torch.stack([value.float() for value in terms.values()]).sum()
         return total, {name: value.detach() for name, value in terms.items()}, output

@@ -97,9 +97,9 @@ def loss_curves(path: str | Path, logs: Mapping[str, Path], columns: Sequence[st
     for axis, column in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
         for colour, (label, log) in zip(COLOURS, logs.items(), strict=False):
             table = read_log(log)
-            if column not in table:
+            kept = np.isfinite(table.get(column, np.empty(0)))
+            if not kept.any():
                 continue
-            kept = np.isfinite(table[column])
             steps, values = table["step"][kept], table[column][kept]
             window = max(1, len(values) // 20)
             if window > 1:
@@ -109,7 +109,8 @@ def loss_curves(path: str | Path, logs: Mapping[str, Path], columns: Sequence[st
         axis.set(xlabel="step", title=column.replace("_", " "))
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False)
+        if axis.lines:
+            axis.legend(frameon=False)
     save_figure(figure, path)
 
 

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import math
 import re
 import typing
 from collections.abc import Mapping, Sequence
@@ -311,29 +312,37 @@ def _memory(value: Any, key: str, reader: Reader) -> MemorySection:
 
 
 _SCHEMA = Schema(Recipe, {MemorySection: _memory})
+_NO_TERMS = ("discriminator_gan", "feature_matching", "transform")  # they add nothing to the generator's loss alone
+_POSITIVE = (  # no number of a recipe is negative, and these are not 0 either
+    "size threads data.identities data.frames data.rate data.repeats loss.perceptual.scales loss.transform.points_tps "
+    "optim.steps optim.epochs optim.batch_size optim.lr optim.memory_lr optim.clip "
+    "log.every log.sample_every log.checkpoint_every log.held_out_every log.held_out_pairs"
+)
+_MOST = dict.fromkeys(("data.augment.time_flip", "data.augment.mirror", "loss.perceptual.scales", "optim.tail"), 1.0)
+_MOST |= {"data.augment.hue": 0.5, "seed": 2**63 - 1}
 
 
 def _check(recipe: Recipe, origin: str) -> None:
     """What types cannot say."""
-    optim, data, loss, log = recipe.optim, recipe.data, recipe.loss, recipe.log
-    rules: list[tuple[bool, str]] = [
+    optim, data, loss = recipe.optim, recipe.data, recipe.loss
+    rules: list[tuple[object, str]] = [
         ((optim.steps is None) != (optim.epochs is None), "optim: expected either steps or epochs, and not both"),
-        (
-            (data.kind == "clips") <= (data.root is not None),
-            "data.root: expected the folder with train/ and test/ clips",
-        ),
+        (data.kind != "clips" or data.root, "data.root: expected the folder with train/ and test/ clips"),
         (loss.consistency == 0 or recipe.memory is not None, "loss.consistency: expected 0 without a memory"),
         (not recipe.freeze_host or recipe.memory is not None, "freeze_host: without a memory nothing would be trained"),
-        (len(optim.betas) == 2, "optim.betas: expected two numbers"),
-        (0 <= optim.tail <= 1, "optim.tail: expected a share of the steps, 0 to 1"),
+        (len(optim.betas) == 2 and max(optim.betas) < 1, "optim.betas: expected two numbers below 1"),
+        (any(value for key, value in vars(loss).items() if key not in _NO_TERMS), "loss: expected at least one term"),
+        (loss.perceptual is None or loss.perceptual.scales, "loss.perceptual.scales: expected at least one number"),
     ]
-    rules += [(value > 0, f"{key}: expected a number above 0, got {value}") for key, value in [
-        ("size", recipe.size), ("optim.lr", optim.lr), ("optim.batch_size", optim.batch_size),
-        ("optim.steps", optim.steps or 1), ("optim.epochs", optim.epochs or 1), ("data.identities", data.identities),
-        ("data.frames", data.frames), ("data.repeats", data.repeats), ("log.every", log.every),
-        ("log.sample_every", log.sample_every), ("log.checkpoint_every", log.checkpoint_every),
-        ("log.held_out_every", log.held_out_every), ("log.held_out_pairs", log.held_out_pairs),
-    ]]  # fmt: skip
+    for key in _SCHEMA.keys:
+        value: Any = recipe
+        for name in key.split("."):
+            value = getattr(value, name, None)
+        for number in value if isinstance(value, tuple) else (value,):
+            if type(number) in (int, float):
+                above, most = key in _POSITIVE.split(), _MOST.get(key, math.inf)
+                rules.append((number > 0 or not above, f"{key}: expected a number above 0, got {number}"))
+                rules.append((0 <= number <= most, f"{key}: expected 0 … {most}, got {number}"))
     for holds, message in rules:
         if not holds:
             raise UserError(f"{origin}: {message}")

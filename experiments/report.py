@@ -61,8 +61,10 @@ def differences(results: Results, first: str, second: str) -> dict[str, dict[str
     found: dict[str, dict[str, Difference]] = {}
     for kind, models in results.items():
         for column in models[first].columns:
+            if not column.startswith("standard."):
+                continue
             delta = paired_difference(models[first].column(column), models[second].column(column))
-            if column.startswith("standard.") and delta is not None:
+            if delta is not None:
                 found.setdefault(kind, {})[column] = delta
     return found
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -56,9 +57,9 @@ class Reader:
             return tuple(self.read(arguments[0], item, key) for item in value)
         if form is dict and isinstance(value, Mapping):
             return dict(value)
-        if kind is float and type(value) in (int, float):
+        if kind is float and type(value) in (int, float) and math.isfinite(value):
             return float(value)
-        if form is None and type(value) is kind:  # `type`, since True is an int as well
+        if form is None and type(value) is kind is not float:  # `type`, since True is an int as well
             return value
         self.fail(kind, value, key)
 

@@ -70,7 +70,7 @@ def train(
     fresh = not folder.exists()
     try:
         return _train(recipe, folder, resume, stop_after, progress and processes.first, processes)
-    except UserError:
+    except BaseException:
         if fresh and folder.is_dir() and not any(folder.iterdir()):  # nothing was trained
             folder.rmdir()
         raise
@@ -121,11 +121,13 @@ def _train(
     held_out = log = None
     if processes.first:
         held_out = HeldOut(recipe, objective, held_out_pairs(recipe), device)
+        # measured before anything is written: it finds what a recipe asks of a host that cannot do it
+        before = [{"step": 0, "held_out": held_out.loss(host)}] if step == 0 else []
         with atomic_write(folder / "recipe.yaml") as temporary:
             temporary.write_text(recipe.to_yaml(), encoding="utf-8")
         log = RunLog(folder / "log.csv", step)
-        if step == 0:
-            log.add({"step": 0, "held_out": held_out.loss(host)})
+        for row in before:
+            log.add(row)
     info: dict[str, Any] = {
         "backbone": objective.backbone,
         "torch": torch.__version__,
@@ -184,7 +186,7 @@ def _train(
                 break
     if log is not None and step == total:
         save_run(folder / "model.safetensors", recipe, host, step, info=info)
-    measurements = log.column("held_out") if log is not None else [math.nan]
+    measurements = (log.column("held_out") if log is not None else []) or [math.nan]
     tail = measurements[-LAST:]
     return TrainingResult(folder, step, step == total, measurements[0], sum(tail) / len(tail))
 

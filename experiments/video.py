@@ -95,7 +95,7 @@ def read_picture(path: str | Path) -> Frame:
     if not Path(path).is_file():
         raise UserError(f"{path}: expected a picture, found nothing")
     try:
-        return iio.imread(path, plugin="pillow", mode="RGB", rotate=True)
+        return iio.imread(path, plugin="pillow", index=0, mode="RGB", rotate=True)
     except (OSError, SyntaxError, ValueError):  # what Pillow raises for unknown, truncated and malformed files
         raise UserError(f"{path}: expected a picture, it cannot be read as one") from None
 

@@ -114,7 +114,7 @@ def read_pairs(path: str | Path, clips: Clips, count: int) -> list[ClipPair]:
             )
         return clip, int(frame)
 
-    with existing_file(path, "CSV file of pairs").open(newline="", encoding="utf-8") as file:
+    with existing_file(path, "CSV file of pairs").open(newline="", encoding="utf-8", errors="replace") as file:
         reader = csv.DictReader(file)
         for column in ("source", "driving"):
             if column not in (reader.fieldnames or ()):

@@ -222,11 +222,13 @@ def write_clips(folder: str | os.PathLike[str], heads: HeadsSet, indices: Iterab
     """Write clips as `folder/<split>/<identity>.mp4` and a CSV of pose and landmarks beside each; returns the videos.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the size is odd, or the folder cannot be written.
     """
     import imageio.v3 as imageio
     from tqdm import tqdm
 
+    if heads.size % 2:
+        raise UserError(f"heads: size = {heads.size}, expected an even number of pixels for clips")
     target = writable_folder(Path(folder) / heads.split)
     videos = []
     for i in tqdm(list(range(len(heads)) if indices is None else indices), unit="clip", desc=f"writing {target}"):

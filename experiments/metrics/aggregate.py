@@ -35,11 +35,6 @@ class Difference:
         return f"{self.value:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
 
 
-def measured(value: float | None) -> bool:
-    """Whether a pair's value takes part in a mean."""
-    return value is not None and not math.isinf(value)
-
-
 def mean(values: Sequence[float | None]) -> Mean:
     """Mean in the order of the pairs, in float64; pairs without a finite value are counted and left out.
 

@@ -281,11 +281,13 @@ def test_the_backbone_is_recorded(tiny, tmp_path, monkeypatch):
         ("device=quantum", "device: expected auto, cpu or cuda, got 'quantum'"),
         ("data.kind=clips data.root=/no/such/place", "/no/such/place/train: expected a folder of clips"),
         ("init=/no/such/file.safetensors", "/no/such/file.safetensors: expected a checkpoint"),
+        ("loss.generator_gan=1", "loss: the host has no discriminator"),
     ],
 )
 def test_what_only_shows_when_training_starts_is_named_too(tiny, tmp_path, change, said):
     with pytest.raises(UserError, match=said):
-        train(with_overrides(tiny, change.split(), "test"), tmp_path, progress=False)
+        train(with_overrides(tiny, change.split(), "test"), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_checkpoint_survives_a_write_that_fails(tiny, straight, tmp_path, monkeypatch):

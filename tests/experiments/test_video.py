@@ -144,6 +144,11 @@ def test_pictures(tmp_path):
     image[..., 0], image[..., 3] = 200, 255
     iio.imwrite(tmp_path / "a.png", image)
     assert read_picture(tmp_path / "a.png").shape == (6, 10, 3)
+    iio.imwrite(tmp_path / "moving.gif", np.zeros((3, 6, 10, 3), np.uint8), plugin="pillow")
+    assert read_picture(tmp_path / "moving.gif").shape == (6, 10, 3)  # its first frame
+    for name, mode in (("grey.png", np.uint8), ("grey16.png", np.uint16)):
+        iio.imwrite(tmp_path / name, np.full((7, 9), 90, mode))
+        assert read_picture(tmp_path / name).shape == (7, 9, 3)
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
     for name, message in (("b.png", "cannot be read"), ("c.png", "found nothing")):
         with pytest.raises(UserError, match=f"{name}: expected a picture.*{message}"):
