@@ -87,11 +87,15 @@ def two_sided(mesh: Mesh) -> Tensor:
 def build(who: Identity, detail: float = 1.0) -> Mesh:
     """The mesh of this person; `detail` scales its resolution."""
     face = build_face(who, detail)
-    pieces = [parts.Piece(face.rest, True, torch.ones(face.rest.shape[:2]), torch.zeros(face.rest.shape[:2]))]
+    cap = parts.hair_cap(who, face)
+    bare = torch.ones(face.rest.shape[:2], dtype=torch.bool)  # the skull under thick hair is never seen
+    for hair in cap:
+        bare[: len(hair.aux)] = hair.aux < 0.03
+    pieces = [parts.Piece(face.rest, True, torch.ones(bare.shape), torch.zeros(bare.shape), bare)]
     kinds = [Part.HEAD]
     for kind, made in (
         (Part.EAR, parts.ears(who)),
-        (Part.CAP, parts.hair_cap(who, face)),
+        (Part.CAP, cap),
         (Part.CURTAIN, parts.hair_curtain(who)),
         (Part.NECK, parts.neck(who)),
         (Part.TORSO, parts.torso(who)),
