@@ -6,6 +6,7 @@ and, once it is done, model.safetensors (weights alone).
 
 import argparse
 import math
+import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -257,7 +258,7 @@ def run(args: argparse.Namespace) -> None:
     folder = Path(args.output or Path("runs") / Path(args.recipe).with_suffix("").name)
     result = train(recipe, folder, resume=args.resume)
     if not result.finished:
-        again = " ".join(["memcomp train", args.recipe, *args.overrides, "--output", str(folder), "--resume"])
+        again = shlex.join(["memcomp", "train", args.recipe, *args.overrides, "--output", str(folder), "--resume"])
         print(f"stopped after step {result.step}; go on with: {again}")
         raise KeyboardInterrupt
     if not math.isnan(result.held_out_start):

@@ -4,6 +4,8 @@ Every map is made at full resolution, kernels are made per sample and applied by
 attention matrix is stored.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,8 +16,10 @@ from memcomp.mcm import DynamicConv2d
 
 def plain_compensate(unit: MemoryCompensation, feature: Tensor, keypoints: Tensor, scale: int) -> CompensationOutput:
     """Eq. 1-4 (preset `paper`, start `paper`, any split at the half) with the weights of `unit`; shapes as its."""
-    layer, index = unit.scales[scale], 0 if unit.config.sharing == "networks" else scale
-    iicm, mcm = unit.iicm[index], unit.mcm[index]
+    index = 0 if unit.config.sharing == "networks" else scale
+    layer: Any = unit.scales[scale]  # what a list of modules gives has no type that knows its layers
+    iicm: Any = unit.iicm[index]
+    mcm: Any = unit.mcm[index]
     batch, (height, width) = feature.shape[0], feature.shape[2:]
     kept, part = feature.chunk(2, dim=1)
     projected = layer.projection(part)  # (B, C_m, H, W)

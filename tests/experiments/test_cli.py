@@ -118,10 +118,11 @@ def test_an_interrupted_training_says_how_to_go_on(monkeypatch, capsys, tmp_path
 
     stopped = training.TrainingResult(tmp_path, 7, False, 1.0, 0.5)
     monkeypatch.setattr(training, "train", lambda recipe, folder, resume: stopped)
-    assert cli.main(["train", "demo/fomm", "optim.lr=0.01", "--output", str(tmp_path)]) == 130
+    assert cli.main(["train", "demo/fomm", "optim.lr=0.01", "loss={ssim: 1}", "--output", str(tmp_path)]) == 130
     said = capsys.readouterr().out
     assert said == (
-        f"stopped after step 7; go on with: memcomp train demo/fomm optim.lr=0.01 --output {tmp_path} --resume\n"
+        "stopped after step 7; go on with: memcomp train demo/fomm optim.lr=0.01 'loss={ssim: 1}' "
+        f"--output {tmp_path} --resume\n"
     )
 
 
