@@ -52,13 +52,14 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.shipped import shipped_host
     from memcomp.experiments.side_by_side import train_side_by_side
 
-    for name in ("steps", "pairs"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name}: expected 1 or more, got {getattr(args, name)}")
-    folder = writable_folder(args.output)
-    recipe = load_recipe(HOST_RECIPE, args.overrides)
+    for name in ("steps", "pairs", "host_steps"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')}: expected 1 or more, got {value}")
+    recipe = load_recipe(HOST_RECIPE, [*args.overrides, f"seed={args.seed}"])
     if not args.from_scratch:
         shipped_host()  # if it is missing, say so before anything takes time
+    folder = writable_folder(args.output)
     remember_settings(folder / "demo.json", args)
     try:
         with clock.stage("the heads to train on"):

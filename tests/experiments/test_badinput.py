@@ -111,6 +111,8 @@ CASES = {
         "pairs.csv: expected a CSV file of pairs, found nothing",
     ),
     "demo of no steps": ("demo --steps 0 --output {tmp}/out", "--steps: expected 1 or more, got 0"),
+    "demo's host of no steps": ("demo --host-steps 0 --output {tmp}/out", "--host-steps: expected 1 or more, got 0"),
+    "demo of an unknown key": ("demo foo=3 --output {tmp}/out", "unknown key 'foo'"),
     "unknown option": (EVALUATE + " --parse 3", "unrecognized arguments: --parse 3"),
 }
 
