@@ -75,8 +75,10 @@ def test_every_module_imports_from_a_wheel(wheel_site: Path, tmp_path: Path) -> 
 def test_wheel_ships_recipes_weights_and_types(wheel_site: Path) -> None:
     for wanted in ("py.typed", *(f"recipes/{recipe}" for recipe in RECIPES)):
         assert (wheel_site / "memcomp" / wanted).is_file(), wanted
-    for file in (ROOT / "experiments" / "weights").glob("*"):
+    weights = ROOT / "experiments" / "weights"
+    for file in (*weights.glob("*.safetensors"), *weights.glob("*.json")):
         assert (wheel_site / "memcomp" / "experiments" / "weights" / file.name).is_file(), file.name
+    assert (wheel_site / "memcomp" / "experiments" / "metrics" / "README.md").is_file()  # tables name it
 
 
 def test_core_import_brings_torch_only(wheel_site: Path, tmp_path: Path) -> None:
