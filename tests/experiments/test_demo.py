@@ -228,7 +228,9 @@ def test_ctrl_c_ends_both_trainings_with_a_checkpoint(head_cache, tmp_path):
     jobs = [Job(name, "demo/fomm", words, tmp_path / name) for name in "ab"]
     script = tmp_path / "script.py"
     script.write_text(
+        "import signal\n"
         "from pathlib import PosixPath, WindowsPath\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a background job starts without
         "from memcomp.experiments.side_by_side import Job, train_side_by_side\n"
         f"train_side_by_side({jobs!r}, 100000)\n"
     )
