@@ -101,6 +101,9 @@ def loss_curves(path: str | Path, logs: Mapping[str, Path], columns: Sequence[st
             if not kept.any():
                 continue
             steps, values = table["step"][kept], table[column][kept]
+            if len(steps) > 2:  # the last steps are logged one by one: drawn with the others' spacing
+                even = (steps - steps[0]) % max(1, steps[1] - steps[0]) == 0
+                steps, values = steps[even], values[even]
             window = max(1, len(values) // 20)
             if window > 1:
                 axis.plot(steps, values, color=colour, alpha=0.25, linewidth=0.7)

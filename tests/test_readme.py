@@ -32,7 +32,8 @@ def test_the_first_two_lines_are_the_demo_and_the_tests() -> None:
 
 
 @pytest.mark.parametrize("code", [c for c in PYTHON if "first-order-model" not in c])
-def test_python_block(code: str) -> None:
+def test_python_block(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
 
 
