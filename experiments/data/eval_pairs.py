@@ -115,7 +115,7 @@ def read_pairs(path: str | Path, clips: Clips, count: int) -> list[ClipPair]:
         return clip, int(frame)
 
     with existing_file(path, "CSV file of pairs").open(newline="", encoding="utf-8", errors="replace") as file:
-        reader = csv.DictReader(file)
+        reader = csv.DictReader(line.replace("\0", "\ufffd") for line in file)  # csv of Python 3.10 refuses NUL
         for column in ("source", "driving"):
             if column not in (reader.fieldnames or ()):
                 raise UserError(f"{path}: expected columns source, driving[, best_frame]; {column} is missing")
