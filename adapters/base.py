@@ -86,11 +86,13 @@ class Host(nn.Module, ABC):
     name: ClassVar[str]
     loss_names: ClassVar[tuple[str, ...]] = ()  # what `loss_terms` can be asked for
     optional_sections: ClassVar[frozenset[str]] = frozenset({"discriminator"})  # `load_upstream` does without them
+    stages: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # further training stage → the sections it trains
+    published: ClassVar[Mapping[str, Any]] = {}  # the `model` of the checkpoints that upstream published
 
     def __init__(self, model: Mapping[str, Any]) -> None:
         super().__init__()
         self.model: dict[str, Any] = dict(model)
-        self._frozen = False
+        self._trained: frozenset[str] | None = None  # sections that train; None = all
 
     @abstractmethod
     def sections(self) -> dict[str, nn.Module]:
@@ -107,6 +109,19 @@ class Host(nn.Module, ABC):
     def forward(self, source: Tensor, driving: Tensor) -> HostOutput:
         """The source images in the pose of the driving images, both (B, 3, H, W)."""
         return self.generate(source, self.keypoints(source), self.keypoints(driving))
+
+    def reconstruct(self, source: Tensor, driving: Tensor) -> HostOutput:
+        """As `forward`, for two frames of one video: hosts that model the background's motion use it here."""
+        return self(source, driving)
+
+    def training_output(
+        self, source: Tensor, driving: Tensor, *, epoch: float, generator: torch.Generator
+    ) -> HostOutput:
+        """As `reconstruct`, with what upstream does only while training, at a time counted in epochs from 0.
+
+        All random draws come from `generator`, a CPU generator.
+        """
+        return self.reconstruct(source, driving)
 
     @abstractmethod
     def taps(self) -> tuple[list[Tap], KeypointTap]:
@@ -141,6 +156,10 @@ class Host(nn.Module, ABC):
         """
         raise NotImplementedError(f"the host {self.name!r} has no loss terms of its own")
 
+    def stage_loss(self, stage: str, source: Tensor, driving: Tensor, *, generator: torch.Generator) -> Tensor:
+        """What the training stage `stage`, one of `stages`, minimises; a scalar. See `enter_stage`."""
+        raise ValueError(f"the host {self.name!r} has no training stage {stage!r}; it has {', '.join(self.stages)}")
+
     def discriminator_loss(self, output: HostOutput, driving: Tensor) -> Tensor:
         """What the discriminator minimises, on the detached prediction; a scalar."""
         raise NotImplementedError(f"the host {self.name!r} has no discriminator")
@@ -164,18 +183,37 @@ class Host(nn.Module, ABC):
         Parameters and buffers of the host (batch-norm statistics too) then stay bit-identical. It may be called
         before or after a memory is attached. Switch modes by `host.train()`, not on a part of the host.
         """
-        self._frozen = True
+        self._train_only(frozenset())
+
+    def enter_stage(self, stage: str) -> None:
+        """Freeze all but the sections that the training stage `stage` trains (see `stages`), a memory included.
+
+        Raises:
+            ValueError: the host has no such stage.
+        """
+        if stage not in self.stages:
+            known = ", ".join(self.stages) or "none"
+            raise ValueError(f"the host {self.name!r} has no training stage {stage!r}; it has {known}")
+        self._train_only(frozenset(self.stages[stage]))
+        if self.memory is not None:
+            self.memory.requires_grad_(False)
+
+    def _train_only(self, sections: frozenset[str]) -> None:
+        self._trained = sections
+        kept = {id(parameter) for name in sections for parameter in self.sections()[name].parameters()}
         for name, parameter in self.named_parameters():
-            if CHILD not in name.split("."):
+            if CHILD not in name.split(".") and id(parameter) not in kept:
                 parameter.requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Host:
-        """Set the mode of the host and its memory; a frozen host stays in eval mode, its memory follows `mode`."""
+        """Set the mode of the host and its memory; what is frozen stays in eval mode."""
         super().train(mode)
-        if self._frozen:
+        if self._trained is not None:
+            kept = {id(module) for name in self._trained for module in self.sections()[name].modules()}
             for module in self.host_modules():
-                module.training = False
+                if id(module) not in kept:
+                    module.training = False
         return self
 
     def optimizer_groups(self) -> dict[str, list[nn.Parameter]]:
