@@ -251,6 +251,16 @@ class Host(nn.Module, ABC):
         for name, state in states.items():
             ours[name].load_state_dict(state, strict=False)
 
+    def upstream_sections(self) -> dict[str, dict[str, Tensor]]:
+        """The sections of an upstream checkpoint with this host's weights: the inverse of `load_upstream`.
+
+        The tensors are the host's own, not copies. A memory of which upstream's code has no form is left out.
+        """
+        return {
+            name: {key: value for key, value in module.state_dict().items() if CHILD not in key.split(".")}
+            for name, module in self.sections().items()
+        }
+
 
 def _match_state(section: str, module: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """The entries of `state` to load into `module`, and one line for each that does not fit."""

@@ -317,3 +317,15 @@ def test_reduction_is_blur_then_subsampling(size, scale):
 def test_an_hourglass_says_which_sizes_it_takes():
     with pytest.raises(ValueError, match="multiples of 8, got 16×20"):
         Hourglass(4, 3, num_blocks=3)(torch.zeros(1, 3, 16, 20))
+
+
+def test_upstream_sections_are_what_loads_without_the_memory(host):
+    attach(host, MEMORY)
+    sections = host.upstream_sections()
+    torch.manual_seed(7)
+    other = create_host("fomm", MODEL)
+    assert {name: list(state) for name, state in sections.items()} == {
+        name: list(module.state_dict()) for name, module in other.sections().items()
+    }
+    other.load_upstream(sections)
+    assert all(torch.equal(value, host.state_dict()[key]) for key, value in other.state_dict().items())
