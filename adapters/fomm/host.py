@@ -50,6 +50,36 @@ class FOMM(Host):
         "generator_gan",
         "feature_matching",
     )
+    published: ClassVar[Mapping[str, Any]] = {  # vox-256
+        "common_params": {"num_kp": 10, "num_channels": 3, "estimate_jacobian": True},
+        "kp_detector_params": {
+            "temperature": 0.1,
+            "block_expansion": 32,
+            "max_features": 1024,
+            "scale_factor": 0.25,
+            "num_blocks": 5,
+        },
+        "generator_params": {
+            "block_expansion": 64,
+            "max_features": 512,
+            "num_down_blocks": 2,
+            "num_bottleneck_blocks": 6,
+            "estimate_occlusion_map": True,
+            "dense_motion_params": {
+                "block_expansion": 64,
+                "max_features": 1024,
+                "num_blocks": 5,
+                "scale_factor": 0.25,
+            },
+        },
+        "discriminator_params": {
+            "scales": [1],
+            "block_expansion": 32,
+            "max_features": 512,
+            "num_blocks": 4,
+            "sn": True,
+        },
+    }
 
     def __init__(self, model: Mapping[str, Any]) -> None:
         super().__init__(model)
@@ -61,14 +91,14 @@ class FOMM(Host):
             "model.kp_detector_params", sections["kp_detector_params"], KeypointDetector, supplied=given
         )
         generator = checked_params(
-            "model.generator_params", sections["generator_params"], OcclusionAwareGenerator, supplied=given[:4]
+            "model.generator_params", sections["generator_params"], self.generator_type, supplied=given[:4]
         )
         where = "model.generator_params.dense_motion_params"
         checked_params(where, generator["dense_motion_params"], DenseMotionNetwork, supplied=given)
-        align_corners = bool(sections.get("align_corners", False))
+        self.align_corners = bool(sections.get("align_corners", False))
         jacobian = common.get("estimate_jacobian", False)
         self.kp_detector = KeypointDetector(**shared, estimate_jacobian=jacobian, **detector)
-        self.generator = OcclusionAwareGenerator(**shared, align_corners=align_corners, **generator)
+        self.generator = self.generator_type(**shared, align_corners=self.align_corners, **generator)
         self.discriminator: MultiScaleDiscriminator | None = None
         if sections.get("discriminator_params") is not None:
             discriminator = checked_params(
@@ -131,7 +161,7 @@ class FOMM(Host):
         terms: dict[str, Tensor] = {}
         if any(name.startswith("equivariance") for name in names):
             transform = losses.RandomTransform.draw(driving, generator, **transform_params)
-            moved = self.keypoints(transform.warp_frame(driving, align_corners=self.generator.align_corners))
+            moved = self.keypoints(transform.warp_frame(driving, align_corners=self.align_corners))
             if "equivariance_value" in names:
                 terms["equivariance_value"] = losses.equivariance_value(output.kp_driving, moved, transform)
             if "equivariance_jacobian" in names:
