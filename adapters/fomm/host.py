@@ -50,6 +50,7 @@ class FOMM(Host):
         "generator_gan",
         "feature_matching",
     )
+    generator_type: ClassVar[type[nn.Module]] = OcclusionAwareGenerator  # descendants of FOMM have another
     published: ClassVar[Mapping[str, Any]] = {  # vox-256
         "common_params": {"num_kp": 10, "num_channels": 3, "estimate_jacobian": True},
         "kp_detector_params": {
