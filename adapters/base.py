@@ -234,7 +234,8 @@ class Host(nn.Module, ABC):
         the keys of a memory while one is attached.
 
         Raises:
-            ValueError: a section is missing, or keys are missing, unexpected or of another shape; all are named.
+            ValueError: a section is missing, or keys are missing, unexpected, of another shape or hold values that
+                are not finite; all are named.
         """
         ours = self.sections()
         absent = [name for name in ours if name not in sections and name not in self.optional_sections]
@@ -275,6 +276,11 @@ def _match_state(section: str, module: nn.Module, state: Mapping[str, Tensor]) -
         f"{section}.{key} has shape {tuple(given[key].shape)}, expected {tuple(value.shape)}"
         for key, value in expected.items()
         if key in given and given[key].shape != value.shape
+    ]
+    problems += [
+        f"{section}.{key} holds values that are not finite"
+        for key, value in given.items()
+        if not value.isfinite().all()
     ]
     return given, problems
 
@@ -346,15 +352,11 @@ def list_hosts() -> list[str]:
     return sorted({*_HOSTS, *(point.name for point in entry_points(group=ENTRY_POINTS))})
 
 
-def create_host(name: str, model: Mapping[str, Any]) -> Host:
-    """A host with fresh weights.
-
-    Args:
-        name: one of `list_hosts()`.
-        model: the `model_params` of an upstream YAML file.
+def host_class(name: str) -> type[Host]:
+    """The class of a host, one of `list_hosts()`.
 
     Raises:
-        ValueError: unknown host, or an unknown or missing key in `model`.
+        ValueError: unknown host; the known ones are named.
     """
     if name not in _HOSTS:
         for point in entry_points(group=ENTRY_POINTS, name=name):
@@ -365,6 +367,20 @@ def create_host(name: str, model: Mapping[str, Any]) -> Host:
     if name not in _HOSTS:
         known = list_hosts()
         raise ValueError(f"unknown host {name!r}{_nearest(name, known)}; known hosts: {', '.join(known)}")
+    return _HOSTS[name]
+
+
+def create_host(name: str, model: Mapping[str, Any]) -> Host:
+    """A host with fresh weights.
+
+    Args:
+        name: one of `list_hosts()`.
+        model: the `model_params` of an upstream YAML file.
+
+    Raises:
+        ValueError: unknown host, or an unknown or missing key in `model`.
+    """
+    host = host_class(name)
     if not isinstance(model, Mapping):
         raise ValueError(f"model: expected a mapping of parameters, got {model!r}")
-    return _HOSTS[name](model)
+    return host(model)
