@@ -96,7 +96,7 @@ def _site(target: Host | nn.Module | Mapping[str, nn.Module]) -> _Site:
     if isinstance(target, Host):
         sections = target.sections()
         taps, keypoints = target.taps()
-        return _Site(sections["generator"], taps, keypoints, sections)
+        return _Site(sections[target.generator_section], taps, keypoints, sections)
     for layout in LAYOUTS.values():
         root = target.get(layout.section) if isinstance(target, Mapping) else target
         if root is not None and layout.parts <= {name for name, _ in root.named_children()}:

@@ -85,6 +85,7 @@ class Host(nn.Module, ABC):
 
     name: ClassVar[str]
     loss_names: ClassVar[tuple[str, ...]] = ()  # what `loss_terms` can be asked for
+    generator_section: ClassVar[str] = "generator"  # the section that generates: `taps` are in it, it owns the memory
     optional_sections: ClassVar[frozenset[str]] = frozenset({"discriminator"})  # `load_upstream` does without them
     stages: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # further training stage → the sections it trains
     published: ClassVar[Mapping[str, Any]] = {}  # the `model` of the checkpoints that upstream published
@@ -125,7 +126,10 @@ class Host(nn.Module, ABC):
 
     @abstractmethod
     def taps(self) -> tuple[list[Tap], KeypointTap]:
-        """Where warped features and source keypoints pass, in modules named below ``sections()["generator"]``."""
+        """Where warped features and source keypoints pass.
+
+        Taps are named below ``sections()[generator_section]``, the keypoints' module there or as another section.
+        """
 
     @abstractmethod
     def transfer_motion(
