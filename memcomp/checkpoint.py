@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from memcomp.compensation import MemoryCompensation
 from memcomp.config import CompensationConfig
@@ -39,19 +39,14 @@ def save(target: MemoryCompensation | HasCompensation, path: str | os.PathLike[s
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no such folder: {path.parent}")
     tensors = {key: value.detach().cpu().contiguous() for key, value in compensation.state_dict().items()}
-    _refuse_non_finite(tensors, "the compensation")
+    refuse_non_finite(tensors, "the compensation")
     settings = _settings(compensation)
     metadata = {"format": FORMAT, "settings": json.dumps(settings), "sha256": _digest(settings, tensors)}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(serialize(tensors, metadata))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, serialize(tensors, metadata))
 
 
 def load(target: MemoryCompensation | HasCompensation, path: str | os.PathLike[str]) -> None:
-    """Fill the compensation of a handle, or a compensation, from a file written by `save`.
+    """Fill the compensation of a handle, or a compensation, from a file written by `save`; it keeps its own dtype.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -72,7 +67,7 @@ def load(target: MemoryCompensation | HasCompensation, path: str | os.PathLike[s
 
 
 def from_file(path: str | os.PathLike[str]) -> MemoryCompensation:
-    """A new compensation with the settings and weights of a file written by `save`. Raises as `load`."""
+    """A new compensation with the settings and weights of a file written by `save`, in its dtype. Raises as `load`."""
     settings, tensors = _read(path)
     try:
         config = CompensationConfig.from_dict(
@@ -81,6 +76,7 @@ def from_file(path: str | os.PathLike[str]) -> MemoryCompensation:
         compensation = MemoryCompensation(settings["channels"], settings["keypoints"], config)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} has settings that no compensation can have: {error}") from error
+    take_dtypes(compensation, tensors)
     _fill(compensation, tensors, path)
     return compensation
 
@@ -110,6 +106,23 @@ def from_release(state: Mapping[str, Tensor], prefix: str = "mbUnit.") -> Memory
     compensation.to(memory.dtype)
     _fill(compensation, tensors, "the released state")
     return compensation
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that a reader meets the previous one or the new one, never a part of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def take_dtypes(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give the module's parameters and buffers the dtypes of a state dict that is to be loaded into it."""
+    for key, value in (*module.named_parameters(), *module.named_buffers()):
+        if key in tensors:
+            value.data = value.data.to(tensors[key].dtype)
 
 
 def _unwrap(target: MemoryCompensation | HasCompensation) -> MemoryCompensation:
@@ -143,7 +156,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tenso
         raise ValueError(f"{path} was not written by memcomp.save (format {metadata.get('format')!r})")
     if metadata.get("sha256") != _digest(settings, tensors):
         raise ValueError(f"{path} is damaged: its sha256 does not match")
-    _refuse_non_finite(tensors, path)
+    refuse_non_finite(tensors, path)
     return settings, tensors
 
 
@@ -156,7 +169,8 @@ def _digest(settings: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _refuse_non_finite(tensors: Mapping[str, Tensor], where: object) -> None:
+def refuse_non_finite(tensors: Mapping[str, Tensor], where: object) -> None:
+    """Raise ValueError, naming the weights, if one holds infinity or NaN."""
     bad = [key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if bad:
         raise ValueError(f"{where} has non-finite weights: {', '.join(bad)}")

@@ -40,6 +40,18 @@ def test_round_trip(tmp_path: Path, config: CompensationConfig) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["memory.safetensors"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_new_compensation_has_the_dtype_of_its_file(tmp_path: Path, dtype: torch.dtype) -> None:
+    one = make(0).to(dtype)
+    save(one, tmp_path / "m")
+    built = from_file(tmp_path / "m")
+    for key, value in one.state_dict().items():
+        assert built.state_dict()[key].dtype == value.dtype and torch.equal(built.state_dict()[key], value), key
+    target = make(1)
+    load(target, tmp_path / "m")  # a host's memory keeps the dtype of its host
+    assert {value.dtype for value in target.state_dict().values()} == {torch.float32}
+
+
 @pytest.mark.parametrize(
     ("other", "named"),
     [
@@ -83,7 +95,7 @@ def test_non_finite_weights_are_refused(tmp_path: Path, monkeypatch: pytest.Monk
         save(bad, tmp_path / "m")
     assert not list(tmp_path.iterdir())
     with monkeypatch.context() as patch:
-        patch.setattr("memcomp.checkpoint._refuse_non_finite", lambda *_: None)
+        patch.setattr("memcomp.checkpoint.refuse_non_finite", lambda *_: None)
         save(bad, tmp_path / "bad")
     with pytest.raises(ValueError, match=r"bad has non-finite weights: memory\.value"):
         load(make(1), tmp_path / "bad")
