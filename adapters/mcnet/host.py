@@ -1,0 +1,116 @@
+"""MCNet as a host: the paper's baseline, and with the published memory the published model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from memcomp import KeypointTap, Tap, inject
+from memcomp.adapters.base import HostOutput, Keypoints, register_host
+from memcomp.adapters.fomm.host import FOMM
+from memcomp.adapters.mcnet import release, taps
+from memcomp.adapters.mcnet.generator import UNetGenerator
+from memcomp.handle import Handle
+
+
+@register_host
+class MCNet(FOMM):
+    """MCNet's baseline: FOMM's keypoints and dense motion, and a generator that warps every level of its encoder.
+
+    Args:
+        model: upstream's `model_params`, as `memcomp.adapters.fomm.FOMM` takes them; ``avd_network_params``,
+            ``num_bottleneck_blocks`` and ``memsize`` are in upstream's file too, and have no effect there either.
+
+    The generator samples with align_corners=True. ``align_corners`` (default False: what upstream's code does on
+    current torch) is that of the dense motion and of the frame of the equivariance terms.
+
+    Raises:
+        ValueError: an unknown or a missing key in `model`.
+    """
+
+    name: ClassVar[str] = "mcnet"
+    generator_type: ClassVar[type[nn.Module]] = UNetGenerator
+    published: ClassVar[Mapping[str, Any]] = {
+        **FOMM.published,
+        "common_params": {"num_kp": 15, "num_channels": 3, "estimate_jacobian": True},
+        "generator_params": {**FOMM.published["generator_params"], "num_down_blocks": 3},
+        "discriminator_params": {
+            "scales": [1],
+            "block_expansion": 32,
+            "max_features": 512,
+            "num_blocks": 4,
+            "use_kp": True,
+        },
+    }
+
+    def __init__(self, model: Mapping[str, Any]) -> None:
+        super().__init__({key: value for key, value in model.items() if key != "avd_network_params"})
+        self.model = dict(model)
+
+    def forward(self, source: Tensor, driving: Tensor, noise: Sequence[Tensor] | None = None) -> HostOutput:
+        """The source images in the pose of the driving images, both (B, 3, H, W); `noise` as in `generate`."""
+        return self.generate(source, self.keypoints(source), self.keypoints(driving), noise)
+
+    def generate(
+        self, source: Tensor, kp_source: Keypoints, kp_driving: Keypoints, noise: Sequence[Tensor] | None = None
+    ) -> HostOutput:
+        """The source images (B, 3, H, W) in the driving pose.
+
+        Args:
+            noise: for each scale of an attached memory of variant "release" a (B or 1, 1, H_m, W_m), standard normal.
+                None = none, unless the memory's config asks for noise in training mode. Upstream draws it at
+                every call.
+
+        Raises:
+            ValueError: noise for a host without memory, or of another number or shape.
+        """
+        if noise is None:
+            return super().generate(source, kp_source, kp_driving)
+        with release.supplied(self.memory, noise):
+            return super().generate(source, kp_source, kp_driving)
+
+    def training_output(
+        self, source: Tensor, driving: Tensor, *, epoch: float, generator: torch.Generator
+    ) -> HostOutput:
+        """As `reconstruct`; if the memory's config asks for noise in training mode, it is drawn from `generator`."""
+        memory = self.memory
+        if memory is None or not (memory.config.noise and memory.training):
+            return self.reconstruct(source, driving)
+        shape = (len(source), 1, *memory.config.memory_size)
+        return self(source, driving, [torch.randn(shape, generator=generator).to(source) for _ in memory.channels])
+
+    def taps(self) -> tuple[list[Tap], KeypointTap]:
+        """The lowest warped feature, the warped skips, and the blend before the last layer."""
+        return taps.inplace_taps(self.generator), taps.KEYPOINTS
+
+    def load_upstream(self, sections: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """As `Host.load_upstream`; a generator with the published memory (``mbUnit.*``) gets it attached.
+
+        All sizes are read off the weights. A memory of the same kind and sizes that is attached already is filled.
+
+        Raises:
+            ValueError: as `Host.load_upstream`, or the memory is incomplete, does not fit the host, or another one is
+                attached. Nothing is changed then.
+        """
+        unit, rest = release.split(sections.get("generator", {}))
+        if not unit:
+            super().load_upstream(sections)
+            return
+        places = taps.inplace_taps(self.generator)
+        memory = release.read(unit, self.generator, places)
+        super().load_upstream({**sections, "generator": rest})
+        if self.memory is None:
+            inject(self.generator, memory, places[:-1], taps.KEYPOINTS)
+        else:
+            self.memory.load_state_dict(memory.state_dict())
+
+    def upstream_sections(self) -> dict[str, dict[str, Tensor]]:
+        """As `Host.upstream_sections`; a memory like the published one, at its places, becomes ``mbUnit.*``."""
+        sections = super().upstream_sections()
+        handle, places = Handle.of(self.generator), taps.inplace_taps(self.generator)
+        if handle is not None and release.is_released(handle, places):
+            sections["generator"] |= release.write(handle.compensation, release.level_sizes(places))
+        return sections
