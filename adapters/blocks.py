@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Norm = Callable[[int], nn.Module]  # channels → normalisation layer
+
+
+def instance_norm(channels: int) -> nn.Module:
+    """Instance norm with affine parameters and no running statistics: the `Norm` of TPSM."""
+    return nn.InstanceNorm2d(channels, affine=True)
 
 
 def axis(size: int, like: Tensor) -> Tensor:
@@ -64,12 +71,12 @@ def joint_conv(x: Tensor, *convs: nn.Conv2d) -> tuple[Tensor, ...]:
 class ResBlock(nn.Module):
     """Pre-activation residual block; keeps channels and size."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, norm: Norm = nn.BatchNorm2d) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm1 = nn.BatchNorm2d(channels)
-        self.norm2 = nn.BatchNorm2d(channels)
+        self.norm1 = norm(channels)
+        self.norm2 = norm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → the same shape."""
@@ -79,12 +86,12 @@ class ResBlock(nn.Module):
 
 
 class SameBlock(nn.Module):
-    """Convolution, batch norm, ReLU; keeps the size."""
+    """Convolution, norm, ReLU; keeps the size."""
 
-    def __init__(self, channels: int, out_channels: int, kernel_size: int = 3) -> None:
+    def __init__(self, channels: int, out_channels: int, kernel_size: int = 3, norm: Norm = nn.BatchNorm2d) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, out_channels, kernel_size, padding=kernel_size // 2)
-        self.norm = nn.BatchNorm2d(out_channels)
+        self.norm = norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C', H, W)."""
@@ -122,9 +129,9 @@ class UpBlock(SameBlock):
 class Encoder(nn.Module):
     """The descending half of an `Hourglass`."""
 
-    def __init__(self, widths: Sequence[int]) -> None:
+    def __init__(self, widths: Sequence[int], norm: Norm = nn.BatchNorm2d) -> None:
         super().__init__()
-        self.down_blocks = nn.ModuleList(DownBlock(before, after) for before, after in pairwise(widths))
+        self.down_blocks = nn.ModuleList(DownBlock(before, after, norm=norm) for before, after in pairwise(widths))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """The input and the output of every block, from fine to coarse."""
@@ -137,21 +144,22 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """The ascending half of an `Hourglass`: each block's output is joined with the encoder's level of that size."""
 
-    def __init__(self, widths: Sequence[int], out_channels: int) -> None:
+    def __init__(self, widths: Sequence[int], out_channels: int, norm: Norm = nn.BatchNorm2d) -> None:
         super().__init__()
         blocks: list[nn.Module] = []
         outs = [out_channels, *widths[1:-1]]
         for level in range(len(widths) - 1, 0, -1):
             joined = 1 if level == len(widths) - 1 else 2
-            blocks.append(UpBlock(joined * widths[level], outs[level - 1]))
+            blocks.append(UpBlock(joined * widths[level], outs[level - 1], norm=norm))
         self.up_blocks = nn.ModuleList(blocks)
 
-    def forward(self, levels: Sequence[Tensor]) -> Tensor:
-        """Levels of the encoder, fine to coarse → (B, out_channels + C, H, W)."""
-        out = levels[-1]
+    def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        """Levels of the encoder, fine to coarse → every joined level, coarse to fine, (B, out_channels + C, H, W)."""
+        out, outs = levels[-1], []
         for block, skip in zip(self.up_blocks, reversed(levels[:-1]), strict=True):
             out = torch.cat([block(out), skip], dim=1)
-        return out
+            outs.append(out)
+        return outs
 
 
 class Hourglass(nn.Module):
@@ -159,18 +167,31 @@ class Hourglass(nn.Module):
 
     Attributes:
         out_filters: channels of the output.
+        level_filters: channels of the outputs of `levels`, coarse to fine; the last is `out_filters`.
     """
 
-    def __init__(self, block_expansion: int, in_features: int, num_blocks: int = 3, max_features: int = 256) -> None:
+    def __init__(
+        self,
+        block_expansion: int,
+        in_features: int,
+        num_blocks: int = 3,
+        max_features: int = 256,
+        norm: Norm = nn.BatchNorm2d,
+    ) -> None:
         super().__init__()
         widths = [in_features, *(min(max_features, block_expansion * 2**i) for i in range(1, num_blocks + 1))]
-        self.encoder = Encoder(widths)
+        self.encoder = Encoder(widths, norm)
         finest = min(max_features, block_expansion)
-        self.decoder = Decoder(widths, finest)
+        self.decoder = Decoder(widths, finest, norm)
         self.out_filters = finest + in_features
+        self.level_filters = [*(2 * width for width in widths[-2:0:-1]), self.out_filters]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, out_filters, H, W).
+        """(B, C, H, W) → (B, out_filters, H, W); see `levels`."""
+        return self.levels(x)[-1]
+
+    def levels(self, x: Tensor) -> list[Tensor]:
+        """(B, C, H, W) → what the decoder makes at every size, coarse to fine; the last is the output.
 
         Raises:
             ValueError: height or width is not a multiple of 2^num_blocks.

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memcomp.adapters.blocks import DownBlock, ResBlock, SameBlock, UpBlock, warp
+from memcomp.adapters.blocks import DownBlock, Norm, ResBlock, SameBlock, UpBlock, warp
+from memcomp.taps import Tap
 
 
 class WarpedSkipGenerator(nn.Module):
@@ -19,18 +20,30 @@ class WarpedSkipGenerator(nn.Module):
     what upstream's state dict has before these layers.
     """
 
-    def build(self, num_channels: int, block_expansion: int, max_features: int, num_down_blocks: int) -> None:
+    def build(
+        self,
+        num_channels: int,
+        block_expansion: int,
+        max_features: int,
+        num_down_blocks: int,
+        norm: Norm = nn.BatchNorm2d,
+    ) -> None:
         """Make the layers; level i of the encoder has min(max_features, block_expansion · 2^i) channels.
 
         The decoder at level i takes as many from above as from the encoder, so twice the width (the lowest: once).
+
+        Raises:
+            ValueError: no level below the image's size.
         """
+        if num_down_blocks < 1:
+            raise ValueError(f"generator_params.num_down_blocks: expected 1 or more, got {num_down_blocks}")
         widths = [min(max_features, block_expansion * 2**level) for level in range(num_down_blocks + 1)]
         joined = [2 * width for width in widths[1:-1]] + widths[-1:]
-        self.first = SameBlock(num_channels, widths[0], kernel_size=7)
-        self.down_blocks = nn.ModuleList(DownBlock(fine, coarse) for fine, coarse in pairwise(widths))
+        self.first = SameBlock(num_channels, widths[0], kernel_size=7, norm=norm)
+        self.down_blocks = nn.ModuleList(DownBlock(fine, coarse, norm=norm) for fine, coarse in pairwise(widths))
         decoder = list(zip(joined, widths[:-1], strict=True))[::-1]
-        self.up_blocks = nn.ModuleList(UpBlock(coarse, fine) for coarse, fine in decoder)
-        self.resblock = nn.ModuleList(ResBlock(coarse) for coarse, _ in decoder for _ in range(2))
+        self.up_blocks = nn.ModuleList(UpBlock(coarse, fine, norm=norm) for coarse, fine in decoder)
+        self.resblock = nn.ModuleList(ResBlock(coarse, norm) for coarse, _ in decoder for _ in range(2))
         self.final = nn.Conv2d(widths[0], num_channels, 7, padding=3)
         self.num_channels = num_channels
 
@@ -83,6 +96,18 @@ class WarpedSkipGenerator(nn.Module):
         visible = _resize(occlusion_map, out)
         out = torch.sigmoid(self.final(out * (1 - visible) + finest))
         return out * (1 - visible) + deformed * visible
+
+
+def warped_skip_taps(generator: nn.Module) -> list[Tap]:
+    """Where the memory taps such a generator, ours or upstream's: their modules have the same names.
+
+    The lowest warped feature, the warped skips beside the decoder's feature, and the blend before the last layer. Of
+    vox-256 at 256×256: 512 channels 32×32, 256 channels 64×64, 128 channels 128×128, 64 channels 256×256. The
+    published memory leaves the last one out.
+    """
+    levels = len(list(generator.get_submodule("up_blocks").children()))
+    skips = [Tap(f"resblock.{2 * index}", part="second_half") for index in range(1, levels)]
+    return [Tap("resblock.0"), *skips, Tap("final")]
 
 
 def _resize(x: Tensor, like: Tensor) -> Tensor:
