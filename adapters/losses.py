@@ -120,16 +120,19 @@ def equivariance_jacobian(kp: Keypoints, kp_transformed: Keypoints, transform: R
 
 
 def keypoint_distance(kp: Keypoints, threshold: float = 0.2) -> Tensor:
-    """Penalty on keypoints that crowd: the mean over all K² ordered pairs of 2 max(0, 1 - d / threshold).
+    """Penalty on keypoints that crowd: the mean over all K² ordered pairs of 1 - sign(d - threshold).
 
-    The published form is 1 - sign(d - threshold), which is 2 for a close pair and 0 for another and has no gradient
-    anywhere. The hinge is 0 for the same pairs and 2 at d = 0, and pushes close pairs apart. Distances are in the
-    units of [-1, 1], smoothed as published: d = √(|Δ|² + 1e-8). A keypoint and itself do not count.
+    That is the published value, 2 for a close pair and 0 for another, which has no gradient anywhere. The gradient
+    here is that of the hinge 2 max(0, 1 - d / threshold), which is 0 for the same pairs and pushes close ones apart.
+    Distances are in the units of [-1, 1], smoothed as published: d = √(|Δ|² + 1e-8). A keypoint and itself do not
+    count.
     """
     difference = kp.value.unsqueeze(2) - kp.value.unsqueeze(1)  # (B, K, K, 2)
     distance = (difference.square().sum(-1) + 1e-8).sqrt()
     others = 1 - torch.eye(distance.shape[-1], dtype=distance.dtype, device=distance.device)
-    return (2 * (1 - distance / threshold).clamp(min=0) * others).mean()
+    hinge = (2 * (1 - distance / threshold).clamp(min=0) * others).mean()
+    published = ((1 - torch.sign(distance.detach() - threshold)) * others).mean()
+    return published + (hinge - hinge.detach())
 
 
 def gan_generator(fake: Sequence[Tensor]) -> Tensor:
