@@ -18,7 +18,7 @@ COMMANDS = {
     "compare": ("memcomp.experiments.compare", "train two recipes side by side and measure both on the same pairs"),
     "animate": ("memcomp.experiments.animate", "move the face of a picture as a video moves"),
     "heads": ("memcomp.experiments.data.heads_set", "draw procedural heads: a contact sheet, or clips to train on"),
-    "recipes": ("memcomp.experiments.recipe", "list the recipes, or print one"),
+    "recipes": ("memcomp.experiments.recipe_list", "list the recipes, or print one"),
     "speed": ("memcomp.experiments.speed.compensation", "time the memory against its plain equations"),
 }
 # modules that a base install (torch and safetensors) lacks, and the extra that brings them

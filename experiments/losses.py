@@ -14,19 +14,31 @@ from memcomp.experiments.backbone import Features, load_backbone
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.recipe import LossSection, PerceptualSection
 
-HOST_TERMS = ("equivariance_value", "equivariance_jacobian", "keypoint_distance", "generator_gan", "feature_matching")
+HOST_TERMS = (
+    "equivariance_value",
+    "equivariance_jacobian",
+    "keypoint_distance",
+    "warp",
+    "background",
+    "generator_gan",
+    "feature_matching",
+)
 
 
 class Objective(nn.Module):
-    """What a recipe's `loss` section asks for.
+    """What a recipe's `loss` section asks for, or the loss of a further training stage of the host.
+
+    Args:
+        section: the weights.
+        stage: one of the host's `stages`, which has a loss of its own; the weights do not count then.
 
     Attributes:
         backbone: what the perceptual loss looks through, with the origin of its weights; None without one.
     """
 
-    def __init__(self, section: LossSection) -> None:
+    def __init__(self, section: LossSection, stage: str | None = None) -> None:
         super().__init__()
-        self.section = section
+        self.section, self.stage = section, stage
         self.perceptual = None if section.perceptual is None else PerceptualPyramid(section.perceptual)
         self.backbone = None if self.perceptual is None else self.perceptual.description
 
@@ -36,35 +48,46 @@ class Objective(nn.Module):
         return self.section.generator_gan > 0
 
     def forward(
-        self, host: Host, source: Tensor, driving: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, Tensor], HostOutput]:
+        self, host: Host, source: Tensor, driving: Tensor, generator: torch.Generator, epoch: float | None = None
+    ) -> tuple[Tensor, dict[str, Tensor], HostOutput | None]:
         """Run the host and sum its loss.
 
         Args:
             host: in train or eval mode.
-            source: (B, 3, H, W) in [0, 1].
+            source: (B, 3, H, W) in [0, 1], or (B, 4, H, W) with the disparity for a host that takes it.
             driving: the same person; what the prediction is compared with.
-            generator: of the random transform of the equivariance terms.
+            generator: of every random draw: what the host does only in training, and the equivariance terms' warp.
+            epoch: while training, the epochs done; None = reconstruct as in an evaluation.
 
         Returns:
-            The loss; its terms, weighted and detached, which sum to it; the host's output.
+            The loss; its terms, weighted and detached, which sum to it; the host's output, None in a further stage.
 
         Raises:
-            UserError: the host has no such loss term, or the perceptual backbone refuses the picture's size.
+            UserError: the host has no such loss term or stage, or the perceptual backbone refuses the picture's size.
         """
+        if self.stage is not None:
+            try:
+                loss = host.stage_loss(self.stage, source, driving, generator=generator)
+            except ValueError as error:
+                raise UserError(f"stage: {error}") from None
+            return loss, {self.stage: loss.detach()}, None
         weights, memory = self.section, host.memory
         consistent = weights.consistency > 0 and memory is not None and memory.config.consistency
         with memory.recording() if consistent and memory is not None else contextlib.nullcontext() as record:
-            output = host(source, driving)
+            if epoch is None:
+                output = host.reconstruct(source, driving)
+            else:
+                output = host.training_output(source, driving, epoch=epoch, generator=generator)
+        target = driving[:, :3]  # a fourth channel is for the host alone
         terms: dict[str, Tensor] = {}
         if consistent and record is not None:
             terms["consistency"] = weights.consistency * record.consistency_loss()
         if self.perceptual is not None:
-            terms["perceptual"] = self.perceptual(output.prediction, driving)
+            terms["perceptual"] = self.perceptual(output.prediction, target)
         if weights.pyramid_l1:
-            terms["pyramid_l1"] = weights.pyramid_l1 * pyramid_l1(output.prediction, driving)
+            terms["pyramid_l1"] = weights.pyramid_l1 * pyramid_l1(output.prediction, target)
         if weights.ssim:
-            terms["ssim"] = weights.ssim * (1 - ssim(output.prediction, driving))
+            terms["ssim"] = weights.ssim * (1 - ssim(output.prediction, target))
         asked = [name for name in HOST_TERMS if getattr(weights, name) > 0]
         if not self.adversarial:  # as upstream: feature matching belongs to the adversarial branch
             asked = [name for name in asked if name != "feature_matching"]

@@ -32,7 +32,13 @@ def rate_factor(step: int, total: int, steps_per_epoch: float, section: OptimSec
 
 
 class Optimisers:
-    """One Adam for each section of the host (as upstream trains); a memory may have a learning rate of its own."""
+    """One Adam for each section of the host (as upstream trains); a memory may have a learning rate of its own.
+
+    A section without gradients in a step (one that its loss reaches later) is left as it is.
+
+    Raises:
+        UserError: `clip_parts` names a section that the host does not have.
+    """
 
     def __init__(self, host: Host, section: OptimSection) -> None:
         self.section = section
@@ -49,8 +55,12 @@ class Optimisers:
                 for params, lr in ((own, section.lr), (extra, memory_lr))
                 if params
             ]
-            self.adams[part] = torch.optim.Adam(groups, betas=(section.betas[0], section.betas[1]), foreach=True)
+            betas = (section.betas[0], section.betas[1])
+            self.adams[part] = torch.optim.Adam(groups, betas=betas, weight_decay=section.weight_decay, foreach=True)
             self.names[part] = [names[id(p)] for p in (*own, *extra)]
+        for part in section.clip_parts or ():
+            if part not in host.sections():
+                raise UserError(f"optim.clip_parts: expected some of {', '.join(host.sections())}, got {part!r}")
 
     def set_rate(self, factor: float) -> float:
         """Set every learning rate to `factor` times its base; returns that of the host."""
@@ -79,9 +89,7 @@ class Optimisers:
         total = math.hypot(*norms.values())
         if math.isfinite(total):
             for part in parts:
-                if self.section.clip is not None and norms[part] > self.section.clip:
-                    for gradient in self._gradients(part):
-                        gradient.mul_(self.section.clip / norms[part])
+                self._clip(part, norms[part])
                 self.adams[part].step()
         return total
 
@@ -124,6 +132,15 @@ class Optimisers:
         """Every gradient there is."""
         return [gradient for part in self.adams for gradient in self._gradients(part)]
 
+    def _clip(self, part: str, norm: float) -> None:
+        section, gradients = self.section, self._gradients(part)
+        if section.clip is None or (section.clip_parts is not None and part not in section.clip_parts):
+            return
+        norm = _norm(gradients, math.inf) if section.clip_norm == "inf" else norm
+        if norm > section.clip:
+            for gradient in gradients:
+                gradient.mul_(section.clip / norm)
+
     def _parameters(self, part: str) -> list[Tensor]:
         return [parameter for group in self.adams[part].param_groups for parameter in group["params"]]
 
@@ -131,8 +148,12 @@ class Optimisers:
         return [parameter.grad for parameter in self._parameters(part) if parameter.grad is not None]
 
 
-def _norm(tensors: list[Tensor]) -> float:
-    return torch.stack([torch.linalg.vector_norm(tensor) for tensor in tensors]).norm().item() if tensors else 0.0
+def _norm(tensors: list[Tensor], order: float = 2) -> float:
+    """Of all their elements; 0 without tensors."""
+    if not tensors:
+        return 0.0
+    each = torch.stack([torch.linalg.vector_norm(tensor, order) for tensor in tensors])
+    return torch.linalg.vector_norm(each, order).item()
 
 
 @dataclass(frozen=True)

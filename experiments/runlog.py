@@ -132,7 +132,7 @@ class HeldOut:
         """`sample_grid` of the first pairs."""
         source, driving = (images[:rows] for images in self.batches[0])
         with _evaluating(host):
-            return sample_grid(source, driving, host(source, driving))
+            return sample_grid(source, driving, host.reconstruct(source, driving))
 
 
 @contextmanager
@@ -148,10 +148,11 @@ def _evaluating(host: Host) -> Iterator[None]:
 def sample_grid(source: Tensor, driving: Tensor, output: HostOutput) -> Tensor:
     """Rows of source | driving | warped source | prediction, (B, 3, H, W) each → uint8 (B·H, 4·W, 3).
 
+    A fourth channel, the disparity, is not drawn.
     Pictures below 128 px are doubled.
     """
     columns: Sequence[Tensor] = (source, driving, output.deformed, output.prediction)
-    images = torch.cat([column.detach().float().cpu() for column in columns], dim=3)  # (B, 3, H, 4W)
+    images = torch.cat([column[:, :3].detach().float().cpu() for column in columns], dim=3)  # (B, 3, H, 4W)
     if images.shape[2] < 128:
         images = F.interpolate(images, scale_factor=2, mode="nearest")
     grid = torch.cat(list(images), dim=1)  # (3, B·H, 4W)

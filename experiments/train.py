@@ -95,14 +95,20 @@ def _train(
     pairs = training_pairs(recipe)
     steps_per_epoch = pairs.epoch_length / optim.batch_size
     total = optim.steps if optim.steps is not None else math.ceil((optim.epochs or 0) * steps_per_epoch)
-    objective = Objective(recipe.loss).to(device)
+    objective = Objective(recipe.loss, recipe.stage).to(device)
     host = build_host(recipe, sync_batchnorm=processes.world > 1 and device.type == "cuda")
+    recipe = replace(recipe, host=replace(recipe.host, model=host.model))  # files that it named have been read
     state = load_run(last) if resume else None
     if state is not None:
         _check_same(recipe, state.recipe, last)
         load_weights(host, state.model(), str(last))
     elif recipe.init is not None:
         initialise(host, recipe.init)
+    if recipe.stage is not None:
+        try:
+            host.enter_stage(recipe.stage)
+        except ValueError as error:
+            raise UserError(f"stage: {error}") from None
     form = torch.channels_last if recipe.channels_last else torch.contiguous_format
     host.to(device).to(memory_format=form).train()
     torch.backends.cudnn.benchmark = True  # every step has the same sizes
@@ -149,7 +155,8 @@ def _train(
             clock.data_is_here()
             rate = optimisers.set_rate(rate_factor(step, total, steps_per_epoch, optim))
             draw = seeded(recipe.seed, f"transform {processes.rank}", step)
-            loss, terms, norm = _step(recipe, host, objective, optimisers, processes, source, driving, draw)
+            epoch = step / steps_per_epoch
+            loss, terms, norm = _step(recipe, host, objective, optimisers, processes, source, driving, draw, epoch)
             step += 1
             finite = math.isfinite(norm)
             info["skipped_steps"] += not finite
@@ -201,6 +208,7 @@ def _step(
     source: Tensor,
     driving: Tensor,
     draw: torch.Generator,
+    epoch: float,
 ) -> tuple[float, dict[str, float], float]:
     """One optimiser step; returns the loss, its terms, and the gradient norm (not finite: nothing was changed)."""
     statistics = [buffer for buffer in host.buffers() if buffer.is_floating_point()]
@@ -208,14 +216,14 @@ def _step(
     autocast = torch.autocast(source.device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
     optimisers.zero_grad()
     with autocast:
-        loss, terms, output = objective(host, source, driving, draw)
+        loss, terms, output = objective(host, source, driving, draw, epoch)
     loss.backward()
     processes.average(optimisers.gradients())
     norm = optimisers.step(optimisers.generator_parts())
     if not math.isfinite(norm):  # what is not finite would stay in the running statistics of batch norm for good
         for buffer, value in zip(statistics, before, strict=True):
             buffer.copy_(value)
-    elif objective.adversarial:
+    elif objective.adversarial and output is not None:
         optimisers.zero_grad()  # the generator's loss left gradients in the discriminator
         with autocast:
             judged = recipe.loss.discriminator_gan * host.discriminator_loss(output, driving)

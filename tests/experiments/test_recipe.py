@@ -65,7 +65,7 @@ def test_every_key_is_commented_with_its_type_and_default(name):
         if not match:
             continue
         depth = len(match[1]) // 2
-        if depth > inside_model:  # upstream's own names
+        if depth > inside_model or match[2] == "base":  # upstream's own names; no key of a resolved recipe
             continue
         path = [*path[:depth], match[2]]
         key = ".".join(path)
@@ -76,10 +76,12 @@ def test_every_key_is_commented_with_its_type_and_default(name):
         seen.add(key)
         comment = re.search(r"# (.+?), default (.+?)(?:: .*)?$", match[3])
         assert comment, f"{name}: {key} has no comment of the form 'type, default value'"
-        assert re.match(r"int|number|text|bool|mapping|list|two|all", comment[1]), line
+        assert re.match(r"int|number|text|bool|mapping|list|two|2 or inf|all", comment[1]), line
         default = yaml.safe_load(comment[2])
         expected = list(known[key]) if isinstance(known[key], tuple) else known[key]
         assert default == expected, f"{name}: {key}: the comment says {default!r}, the default is {expected!r}"
+    if "base" in yaml.safe_load(text_of(name)):  # lists what differs
+        return
     optional = ("loss.perceptual.", "memory.", "host.model")
     assert {key for key in known if not key.startswith(optional)} - {"loss.perceptual", "memory"} <= seen
 
@@ -163,6 +165,13 @@ def test_the_published_memory_is_the_paper_s_at_every_tap():
             "memory.start=ident",
             "memory.start: expected 'paper' or 'identity', got 'ident' (str); did you mean 'identity'",
         ),
+        (
+            "memory.mode=skips",
+            "memory.mode: expected 'inplace' or 'skip' or 'skip_control', got 'skips' (str); did you mean 'skip'",
+        ),
+        ("optim.clip_norm=1", "optim.clip_norm: expected 2 or 'inf', got 1 (int)"),
+        ("data={kind: clips, root: x, depth: true}", "data.depth: expected false, only procedural heads"),
+        ("stage=avd", "loss: expected no term: stage avd has a loss of its own"),
         ("memory.scales=some", "memory.scales: expected 'all' or a list, each a whole number"),
         ("optim.lr=0", "optim.lr: expected a number above 0"),
         ("optim.lr=.inf", "optim.lr: expected a number, got inf"),
@@ -220,6 +229,44 @@ def test_overrides_are_yaml_and_reach_into_what_was_null():
     assert recipe.threads == 2
     assert recipe.memory.compensation() == CompensationConfig.paper(start="identity", memory_size=(4, 6))
     assert with_overrides(recipe, ["memory=null"], "test").memory is None
+
+
+BASE = """
+base: demo/fomm
+size: 128
+memory: {start: identity}
+loss: {consistency: 2.0}
+host: {model: {align_corners: true}}
+"""
+
+
+def test_a_base_gives_every_key_that_a_recipe_leaves_out(tmp_path):
+    (tmp_path / "mine.yaml").write_text(BASE)
+    mine, base = load_recipe(tmp_path / "mine.yaml").to_dict(), load_recipe("demo/fomm").to_dict()
+    assert (mine["size"], mine["memory"]["start"], mine["loss"]["consistency"]) == (128, "identity", 2)
+    assert mine["host"]["model"] == base["host"]["model"] | {"align_corners": True}
+    for key in ("size", "memory"):
+        base[key] = mine[key]
+    base["loss"]["consistency"], base["host"] = 2.0, mine["host"]
+    assert mine == base
+    (tmp_path / "other.yaml").write_text(f"base: {tmp_path}/mine.yaml\nmemory: null\nloss: {{consistency: 0}}\n")
+    other = load_recipe(tmp_path / "other.yaml", ["optim.lr=1.0"])
+    assert (other.size, other.memory, other.optim.lr) == (128, None, 1)
+
+
+def test_a_wrong_base_is_named(tmp_path):
+    mine, other = tmp_path / "mine.yaml", tmp_path / "other.yaml"
+    for text, said in (
+        ("base: demo/fom", r"demo/fom: expected a recipe.*did you mean 'demo/fomm'"),
+        ("base: 3", r"mine\.yaml: base: expected a recipe's name or path, got 3"),
+        (f"base: {other}\nsize: 64", r"other\.yaml: unknown key 'seeed'; did you mean 'seed'"),
+        ("base: demo/fomm\noptim: {lrr: 1}", r"mine\.yaml: unknown key 'optim\.lrr'; did you mean 'optim\.lr'"),
+        (f"base: {mine}", r"mine\.yaml: base: expected recipes that do not name each other"),
+    ):
+        mine.write_text(text)
+        other.write_text("base: demo/fomm\nseeed: 1\n")
+        with pytest.raises(UserError, match=said):
+            load_recipe(mine)
 
 
 def test_the_release_preset_fills_the_other_fields():

@@ -141,11 +141,11 @@ def poison(monkeypatch, steps):
     """Make the host's prediction, and so loss and batch statistics of that step, not finite at some steps."""
     plain, calls = training._step, []
 
-    def step(recipe, host, objective, optimisers, processes, source, driving, draw):
+    def step(recipe, host, objective, optimisers, processes, source, *rest):
         calls.append(None)
         if len(calls) in steps:
             source = source * math.nan
-        return plain(recipe, host, objective, optimisers, processes, source, driving, draw)
+        return plain(recipe, host, objective, optimisers, processes, source, *rest)
 
     monkeypatch.setattr(training, "_step", step)
 
@@ -276,7 +276,6 @@ def test_the_backbone_is_recorded(tiny, tmp_path, monkeypatch):
     [
         ("host.name=fom", "unknown host 'fom'.*did you mean fomm"),
         ("host.model.generator_params.blok_expansion=3", "blok_expansion"),
-        ("memory.mode=sideways", "unknown mode 'sideways'"),
         ("memory.scales=[7]", "7"),
         ("device=quantum", "device: expected auto, cpu or cuda, got 'quantum'"),
         ("data.kind=clips data.root=/no/such/place", "/no/such/place/train: expected a folder of clips"),

@@ -1,0 +1,72 @@
+"""Which values the keys of a recipe may have, beyond their types."""
+
+import dataclasses
+import math
+import typing
+from typing import Any
+
+from memcomp.experiments.errors import UserError
+from memcomp.experiments.schema import Reader, Schema, join
+from memcomp.experiments.sections import MemorySection, Recipe
+
+
+def _memory(value: Any, key: str, reader: Reader) -> MemorySection:
+    """`preset`, `mode` and `scales` are the section's own; every other key belongs to `CompensationConfig`."""
+    from memcomp import CompensationConfig  # here, since it brings torch
+
+    own, theirs = typing.get_type_hints(MemorySection), typing.get_type_hints(CompensationConfig)
+    del own["config"]
+    reader.check_keys(value, key, [*own, *theirs])
+    parsed = {name: reader.read((own | theirs)[name], item, join(key, name)) for name, item in value.items()}
+    section = MemorySection(**{name: parsed.pop(name) for name in list(parsed) if name in own})
+    try:
+        config = getattr(CompensationConfig, section.preset)(**parsed)
+    except ValueError as error:
+        raise UserError(f"{reader.origin}: {key}: {error}") from None
+    return dataclasses.replace(section, config=config.to_dict())
+
+
+SCHEMA = Schema(Recipe, {MemorySection: _memory})
+_NO_TERMS = ("discriminator_gan", "feature_matching", "transform")  # they add nothing to the generator's loss alone
+_POSITIVE = (  # no number of a recipe is negative, and these are not 0 either
+    "size threads data.identities data.frames data.rate data.repeats loss.perceptual.scales loss.transform.points_tps "
+    "optim.steps optim.epochs optim.batch_size optim.lr optim.memory_lr optim.clip "
+    "log.every log.sample_every log.checkpoint_every log.held_out_every log.held_out_pairs"
+)
+_MOST = dict.fromkeys(("data.augment.time_flip", "data.augment.mirror", "loss.perceptual.scales", "optim.tail"), 1.0)
+_MOST |= {"data.augment.hue": 0.5, "seed": 2**63 - 1}
+
+
+def check(recipe: Recipe, origin: str) -> None:
+    """What types cannot say.
+
+    Raises:
+        UserError: naming `origin`, the key and what was expected.
+    """
+    optim, data, loss = recipe.optim, recipe.data, recipe.loss
+    mode = None if recipe.memory is None else recipe.memory.mode
+    terms = any(value for key, value in vars(loss).items() if key not in _NO_TERMS)
+    rules: list[tuple[object, str]] = [
+        ((optim.steps is None) != (optim.epochs is None), "optim: expected either steps or epochs, and not both"),
+        (data.kind != "clips" or data.root, "data.root: expected the folder with train/ and test/ clips"),
+        (loss.consistency == 0 or recipe.memory is not None, "loss.consistency: expected 0 without a memory"),
+        (loss.consistency == 0 or mode != "skip_control", "loss.consistency: expected 0 with memory.mode skip_control"),
+        (data.kind == "heads" or not data.depth, "data.depth: expected false, only procedural heads have a true depth"),
+        (not recipe.freeze_host or recipe.memory is not None, "freeze_host: without a memory nothing would be trained"),
+        (len(optim.betas) == 2 and max(optim.betas) < 1, "optim.betas: expected two numbers below 1"),
+        (terms or recipe.stage is not None, "loss: expected at least one term"),
+        (not terms or recipe.stage is None, f"loss: expected no term: stage {recipe.stage} has a loss of its own"),
+        (loss.perceptual is None or loss.perceptual.scales, "loss.perceptual.scales: expected at least one number"),
+    ]
+    for key in SCHEMA.keys:
+        value: Any = recipe
+        for name in key.split("."):
+            value = getattr(value, name, None)
+        for number in value if isinstance(value, tuple) else (value,):
+            if type(number) in (int, float):
+                above, most = key in _POSITIVE.split(), _MOST.get(key, math.inf)
+                rules.append((number > 0 or not above, f"{key}: expected a number above 0, got {number}"))
+                rules.append((0 <= number <= most, f"{key}: expected 0 … {most}, got {number}"))
+    for holds, message in rules:
+        if not holds:
+            raise UserError(f"{origin}: {message}")
