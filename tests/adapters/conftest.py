@@ -52,7 +52,7 @@ def entry(key, shape, u):
         return 1 + 0.2 * s
     if last == "bias":
         centre = next((centre for end, centre in CENTRES.items() if key.endswith(end)), [0])
-        return 0.1 * s + np.tile(centre, len(s) // len(centre))
+        return 0.1 * s + np.tile(centre, s.size // len(centre)).reshape(shape)
     if len(shape) == 1:
         return 0.5 + u
     gain = np.prod([value for end, value in GAINS.items() if key.endswith(end)])
