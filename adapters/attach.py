@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from torch import nn
 
 from memcomp.adapters.base import Host
-from memcomp.adapters.fomm import taps as fomm
+from memcomp.adapters.layouts import LAYOUTS, Layout, layout_of
+from memcomp.adapters.skip import SkipCompensation, SkipControl, encoder_channels, encoder_taps
 from memcomp.compensation import CompensationConfig, MemoryCompensation
 from memcomp.taps import Handle, KeypointTap, Tap, check_attachable, inject, tap_channels
 
-
-@dataclass(frozen=True)
-class Layout:
-    """How the generators of one upstream are recognised, and where they are tapped."""
-
-    section: str
-    """Upstream's checkpoint section of the module that generates: the root, which will own the memory."""
-    parts: frozenset[str]
-    """Children which the root has, by which it is recognised."""
-    taps: Callable[[nn.Module], list[Tap]]
-    """The root → its taps for mode "inplace"."""
-    keypoints: KeypointTap
-    """Below the root, or beside it in the dict of modules."""
-
-
-LAYOUTS = {
-    "FOMM": Layout(
-        section="generator",
-        parts=frozenset({"dense_motion_network", "first", "down_blocks", "bottleneck", "up_blocks", "final"}),
-        taps=fomm.inplace_taps,
-        keypoints=fomm.KEYPOINTS,
-    ),
-}
-MODES = ("inplace",)
+MODES = ("inplace", "skip", "skip_control")
 
 
 @dataclass(frozen=True)
@@ -43,10 +22,24 @@ class _Site:
     """Where a memory goes."""
 
     root: nn.Module
+    layout: Layout | None
     taps: list[Tap]
     keypoints: KeypointTap
     modules: dict[str, nn.Module]
     """All that were given, by section: the motion network may be beside the root."""
+
+    def motion(self) -> nn.Module:
+        """The module that is called with the keypoints."""
+        name = self.keypoints.module
+        if name in self.modules:
+            return self.modules[name]
+        if name.partition(".")[0] not in dict(self.root.named_children()):
+            given = ", ".join(self.modules) or "the generator alone"
+            raise ValueError(
+                f"{type(self.root).__name__} does not call its '{name}' itself: give both, as "
+                f'attach({{"{self.layout.section if self.layout else "generator"}": …, "{name}": …}}), not {given}'
+            )
+        return self.root.get_submodule(name)
 
 
 def attach(
@@ -59,17 +52,21 @@ def attach(
 ) -> Handle:
     """Give a generator a memory, its code untouched: convert SyncBN → attach → optimiser → DDP → compile.
 
-    The memory belongs to the root, as `root.memory_compensation`: that is `host.generator` of our hosts, or the
-    upstream module that generates. Load the host's weights first.
+    The memory belongs to the root, as `root.memory_compensation`: that is `host.generator` of most hosts of ours, or
+    the upstream module that generates. Load the host's weights first.
 
     Args:
         target: a host of ours; an upstream generator; or a dict of upstream modules under the names that their
-            sections have in upstream's checkpoints, such as ``{"generator": g, "kp_detector": k}``.
+            sections have in upstream's checkpoints, such as ``{"generator": g, "kp_detector": k}``. TPSM's generator
+            never sees keypoints: ``{"inpainting_network": g, "dense_motion_network": d}``.
         config: `CompensationConfig.paper()` by default. With ``start="identity"`` the generator gives exactly its
             own output until the memory is trained.
-        mode: "inplace": the tapped tensors themselves are compensated.
-        scales: which of the host's taps to use, by index; None = all.
-        keypoints: K; None = read off the motion network (its `num_kp`).
+        mode: "inplace": the tapped tensors themselves are compensated. "skip", for FOMM and DaGAN, which warp only
+            the coarsest feature: that is compensated in place; of each finer size the encoder's feature is warped
+            too, compensated and added to the decoder's (see `memcomp.adapters.skip`). "skip_control": the same
+            without a memory (`config` has no effect then).
+        scales: which of the host's taps to use, by index, coarse to fine; None = all.
+        keypoints: K; None = read off the motion network (its `num_kp`, or five for each of its `num_tps`).
 
     Raises:
         ValueError: the target is compiled, wrapped or attached already (the message names the order), is not
@@ -78,14 +75,46 @@ def attach(
     if mode not in MODES:
         raise ValueError(f"unknown mode {mode!r}; known: {', '.join(MODES)}")
     site = _site(target)
-    taps = _select(site.taps, scales)
-    name = site.keypoints.module
-    motion = site.modules[name] if name in site.modules else site.root.get_submodule(name)
-    count = keypoints if keypoints is not None else getattr(motion, "num_kp", None)
-    if not isinstance(count, int):
-        raise ValueError(f"{type(motion).__name__} has no num_kp to read: say attach(..., keypoints=K)")
-    compensation = MemoryCompensation(tap_channels(site.root, taps), count, config)
-    return inject(site.root, compensation, taps, site.keypoints, beside=site.modules)
+    chosen = _select(len(site.taps), scales)
+    taps = [site.taps[scale] for scale in chosen]
+    motion = site.motion()
+    channels, count = tap_channels(site.root, taps), keypoints if keypoints is not None else _count(motion)
+    encoder = _encoder(site, mode, chosen)
+    compensation: nn.Module
+    if mode == "inplace":
+        compensation = MemoryCompensation(channels, count, config)
+    elif mode == "skip":
+        compensation = SkipCompensation(channels, encoder_channels(site.root, encoder), count, config)
+    else:
+        compensation = SkipControl(channels, encoder_channels(site.root, encoder))
+    # the control is no memory, yet does all that a handle asks of one
+    handle = inject(site.root, cast(MemoryCompensation, compensation), taps, site.keypoints, beside=site.modules)
+    if isinstance(compensation, SkipCompensation | SkipControl):
+        sources = {scale: site.root.get_submodule(tap.module) for scale, tap in enumerate(encoder) if tap is not None}
+        handle.own(compensation.skips.watch(site.root, motion, sources))
+    handle.mode, handle.scales = mode, tuple(chosen)
+    return handle
+
+
+def _encoder(site: _Site, mode: str, chosen: list[int]) -> list[Tap | None]:
+    """The encoder's features that the mode adds, for each chosen scale; None = the scale is compensated in place."""
+    if mode == "inplace":
+        return [None] * len(chosen)
+    if site.layout is None or not site.layout.warps_one:
+        name = site.layout.name if site.layout else type(site.root).__name__
+        able = ", ".join(layout.name for layout in LAYOUTS if layout.warps_one)
+        raise ValueError(f"mode {mode!r} is for generators that warp the feature of one size: {able}; not for {name}")
+    found = encoder_taps(site.root, site.taps)
+    return [found[scale] for scale in chosen]
+
+
+def _count(motion: nn.Module) -> int:
+    count, transforms = (getattr(motion, name, None) for name in ("num_kp", "num_tps"))
+    if isinstance(count, int):
+        return count
+    if isinstance(transforms, int):
+        return 5 * transforms
+    raise ValueError(f"{type(motion).__name__} has no num_kp and no num_tps to read: say attach(..., keypoints=K)")
 
 
 def _site(target: Host | nn.Module | Mapping[str, nn.Module]) -> _Site:
@@ -96,23 +125,25 @@ def _site(target: Host | nn.Module | Mapping[str, nn.Module]) -> _Site:
     if isinstance(target, Host):
         sections = target.sections()
         taps, keypoints = target.taps()
-        return _Site(sections[target.generator_section], taps, keypoints, sections)
-    for layout in LAYOUTS.values():
-        root = target.get(layout.section) if isinstance(target, Mapping) else target
-        if root is not None and layout.parts <= {name for name, _ in root.named_children()}:
-            modules = dict(target) if isinstance(target, Mapping) else {}
-            return _Site(root, layout.taps(root), layout.keypoints, modules)
+        root = sections[target.generator_section]
+        return _Site(root, layout_of(root), taps, keypoints, sections)
+    modules = dict(target) if isinstance(target, Mapping) else {}
+    for layout in LAYOUTS:
+        root = modules.get(layout.section) if isinstance(target, Mapping) else target
+        if root is not None and layout.matches(root):
+            layout.check_own_memory(root)
+            return _Site(root, layout, layout.taps(root), layout.keypoints, modules)
     if isinstance(target, Mapping):
         found = ", ".join(f"{name}: {type(module).__name__}" for name, module in target.items())
     else:
         found = f"{type(target).__name__} with {', '.join(name for name, _ in target.named_children())}"
-    known = "; ".join(f"{name} (section {layout.section!r})" for name, layout in LAYOUTS.items())
+    known = "; ".join(f"{layout.name} (section {layout.section!r})" for layout in LAYOUTS)
     raise ValueError(f"not a generator known here: {found}. Known: {known}. For your own, see memcomp.inject")
 
 
-def _select(taps: list[Tap], scales: Sequence[int] | None) -> list[Tap]:
+def _select(taps: int, scales: Sequence[int] | None) -> list[int]:
     if scales is None:
-        return taps
-    if not scales or len(set(scales)) != len(scales) or not all(0 <= scale < len(taps) for scale in scales):
-        raise ValueError(f"scales must be some of {list(range(len(taps)))}, each once, not {list(scales)}")
-    return [taps[scale] for scale in sorted(scales)]
+        return list(range(taps))
+    if not scales or len(set(scales)) != len(scales) or not all(0 <= scale < taps for scale in scales):
+        raise ValueError(f"scales must be some of {list(range(taps))}, each once, not {list(scales)}")
+    return sorted(scales)

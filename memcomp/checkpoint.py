@@ -40,7 +40,7 @@ def save(target: MemoryCompensation | HasCompensation, path: str | os.PathLike[s
         raise FileNotFoundError(f"no such folder: {path.parent}")
     tensors = {key: value.detach().cpu().contiguous() for key, value in compensation.state_dict().items()}
     refuse_non_finite(tensors, "the compensation")
-    settings = _settings(compensation)
+    settings = compensation.settings()
     metadata = {"format": FORMAT, "settings": json.dumps(settings), "sha256": _digest(settings, tensors)}
     write_whole(path, serialize(tensors, metadata))
 
@@ -55,7 +55,7 @@ def load(target: MemoryCompensation | HasCompensation, path: str | os.PathLike[s
     """
     compensation = _unwrap(target)
     settings, tensors = _read(path)
-    ours = _settings(compensation)
+    ours = compensation.settings()
     differing = [
         f"{name}: file {settings.get(name)!r}, here {ours.get(name)!r}"
         for name in sorted(ours.keys() | settings.keys())
@@ -63,12 +63,17 @@ def load(target: MemoryCompensation | HasCompensation, path: str | os.PathLike[s
     ]
     if differing:
         raise ValueError(f"{path} is of another compensation: {'; '.join(differing)}")
-    _fill(compensation, tensors, path)
+    fill(compensation, tensors, path)
 
 
 def from_file(path: str | os.PathLike[str]) -> MemoryCompensation:
     """A new compensation with the settings and weights of a file written by `save`, in its dtype. Raises as `load`."""
     settings, tensors = _read(path)
+    if "mode" in settings:
+        mode = settings["mode"]
+        raise ValueError(
+            f"{path} holds a memory of mode {mode!r}: attach one of that mode, then memcomp.load(handle, …)"
+        )
     try:
         config = CompensationConfig.from_dict(
             {name: value for name, value in settings.items() if name not in ("channels", "keypoints")}
@@ -77,7 +82,7 @@ def from_file(path: str | os.PathLike[str]) -> MemoryCompensation:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} has settings that no compensation can have: {error}") from error
     take_dtypes(compensation, tensors)
-    _fill(compensation, tensors, path)
+    fill(compensation, tensors, path)
     return compensation
 
 
@@ -104,7 +109,7 @@ def from_release(state: Mapping[str, Tensor], prefix: str = "mbUnit.") -> Memory
     keypoints = (tensors["iicm.0.mlp.0.weight"].shape[1] - memory.shape[0]) // 2
     compensation = MemoryCompensation([2 * width for width in widths], keypoints, config)
     compensation.to(memory.dtype)
-    _fill(compensation, tensors, "the released state")
+    fill(compensation, tensors, "the released state")
     return compensation
 
 
@@ -130,14 +135,6 @@ def _unwrap(target: MemoryCompensation | HasCompensation) -> MemoryCompensation:
     if not isinstance(compensation, MemoryCompensation):
         raise TypeError(f"expected a MemoryCompensation or the handle of an attached one, not {type(target).__name__}")
     return compensation
-
-
-def _settings(compensation: MemoryCompensation) -> dict[str, Any]:
-    return {
-        "channels": list(compensation.channels),
-        "keypoints": compensation.keypoints,
-        **compensation.config.to_dict(),
-    }
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -176,8 +173,9 @@ def refuse_non_finite(tensors: Mapping[str, Tensor], where: object) -> None:
         raise ValueError(f"{where} has non-finite weights: {', '.join(bad)}")
 
 
-def _fill(compensation: MemoryCompensation, tensors: Mapping[str, Tensor], where: object) -> None:
-    shapes = {key: tuple(value.shape) for key, value in compensation.state_dict().items()}
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], where: object) -> None:
+    """Load a state dict after a check of all keys and shapes: raises ValueError naming `where` and what differs."""
+    shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in tensors.items()}
     wrong = [
         f"{key}: found {found.get(key)}, expected {shapes.get(key)}"
@@ -186,4 +184,4 @@ def _fill(compensation: MemoryCompensation, tensors: Mapping[str, Tensor], where
     ]
     if wrong:
         raise ValueError(f"{where} does not fit: {'; '.join(wrong)}")
-    compensation.load_state_dict(dict(tensors))
+    module.load_state_dict(dict(tensors))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -72,7 +72,7 @@ class Scale(nn.Module):
     def __init__(self, channels: int, config: CompensationConfig) -> None:
         super().__init__()
         width = channels if config.split == "none" else channels // 2
-        self.split = config.split
+        self.channels, self.split = channels, config.split
         self.projection = nn.Conv2d(width, config.memory_channels, 1)
         self.output: nn.Module
         if config.variant == "paper":
@@ -181,6 +181,10 @@ class MemoryCompensation(nn.Module):
         finally:
             self._record = None
 
+    def settings(self) -> dict[str, Any]:
+        """What makes two memories' weights interchangeable, as plain values; a file of weights carries it."""
+        return {"channels": list(self.channels), "keypoints": self.keypoints, **self.config.to_dict()}
+
     def _compensate(
         self, feature: Tensor, keypoints: Tensor, scale: int, noise: Tensor | None, with_value: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -205,8 +209,9 @@ class MemoryCompensation(nn.Module):
     def _check(self, feature: Tensor, keypoints: Tensor, scale: int, noise: Tensor | None) -> None:
         if not 0 <= scale < len(self.channels):
             raise ValueError(f"scale must be in 0..{len(self.channels) - 1}, not {scale}")
-        if feature.ndim != 4 or feature.shape[1] != self.channels[scale] or 0 in feature.shape:
-            expected = f"(B, {self.channels[scale]}, H, W)"
+        channels = cast(Scale, self.scales[scale]).channels
+        if feature.ndim != 4 or feature.shape[1] != channels or 0 in feature.shape:
+            expected = f"(B, {channels}, H, W)"
             raise ValueError(f"the feature of scale {scale} must be {expected}, not {tuple(feature.shape)}")
         if not feature.is_floating_point():
             raise ValueError(f"the feature must be of a floating-point dtype, not {feature.dtype}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,6 +34,10 @@ class Handle:
     compensation: MemoryCompensation
     taps: tuple[Tap, ...]
     keypoints: KeypointTap
+    mode: str = "inplace"
+    """What becomes of the tapped tensors; `memcomp.adapters.attach` knows further modes."""
+    scales: tuple[int, ...]
+    """Which of the host's places these taps are, by index."""
 
     def __init__(
         self,
@@ -46,6 +50,7 @@ class Handle:
     ) -> None:
         """Use `inject`, which checks its arguments."""
         self.root, self.compensation, self.taps, self.keypoints = root, compensation, taps, keypoints
+        self.scales = tuple(range(len(taps)))
         self._tapped = tapped
         self._called = keypoints.module or type(root).__name__
         self._position = _argument_position(source, keypoints.argument)
@@ -76,6 +81,10 @@ class Handle:
             if isinstance(owner := getattr(hook, "__self__", None), Handle):
                 return owner
         return None
+
+    def own(self, hooks: Iterable[RemovableHandle]) -> None:
+        """Hooks that a mode needs besides: `remove()` takes them off too."""
+        self._hooks.extend(hooks)
 
     def remove(self) -> None:
         """Take the memory off: hooks, child and freeze are gone, the root is what it was. May be called again."""

@@ -300,13 +300,13 @@ def test_generators_of_other_depths_have_a_tap_for_each_size(levels):
 
 
 def test_what_attach_cannot_do_is_said(host):
-    with pytest.raises(ValueError, match="unknown mode 'outplace'; known: inplace"):
+    with pytest.raises(ValueError, match="unknown mode 'outplace'; known: inplace, skip, skip_control"):
         attach(host, config("paper"), mode="outplace")
     for scales in ([], [3], [-1], [0, 0]):
         with pytest.raises(ValueError, match=r"scales must be some of \[0, 1, 2\], each once"):
             attach(host, config("paper"), scales=scales)
     with pytest.raises(
-        ValueError, match=r"not a generator known here: Sequential with 0\. Known: FOMM.*memcomp\.inject"
+        ValueError, match=r"not a generator known here: Sequential with 0\. Known: .*FOMM \(.*memcomp\.inject"
     ):
         attach(nn.Sequential(nn.Conv2d(3, 3, 1)))
     with pytest.raises(ValueError, match=r"not a generator known here: kp_detector: KeypointDetector\."):
@@ -314,7 +314,7 @@ def test_what_attach_cannot_do_is_said(host):
     with pytest.raises(ValueError, match="expected a host, a module or a dict of modules, not OrderedDict"):
         attach({"generator": host.generator.state_dict()})
     del host.generator.dense_motion_network.num_kp
-    with pytest.raises(ValueError, match=r"DenseMotionNetwork has no num_kp to read: say attach\(..., keypoints=K\)"):
+    with pytest.raises(ValueError, match=r"DenseMotionNetwork has no num_kp .*: say attach\(..., keypoints=K\)"):
         attach(host)
     assert host.memory is None
     assert not hooks(host)
