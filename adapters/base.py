@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -265,6 +266,20 @@ class Host(nn.Module, ABC):
             name: {key: value for key, value in module.state_dict().items() if CHILD not in key.split(".")}
             for name, module in self.sections().items()
         }
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, size: int | None = None) -> None:
+        """Write the host, an attached memory included, as a folder for `memcomp.adapters.from_pretrained`.
+
+        Args:
+            folder: made if need be; its `model.safetensors` and `config.json` are replaced.
+            size: height and width of the pictures that it was trained with, for `memcomp animate` and `evaluate`.
+
+        Raises:
+            OSError, ValueError: see `memcomp.adapters.pretrained.save_pretrained`.
+        """
+        from memcomp.adapters.pretrained import save_pretrained  # here, since it imports this module
+
+        save_pretrained(self, folder, size=size)
 
 
 def _match_state(section: str, module: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

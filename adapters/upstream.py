@@ -1,0 +1,212 @@
+"""Checkpoints of the upstream projects: read without running their pickles, recognised, every entry accounted for."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from memcomp.adapters import shapes
+from memcomp.adapters.base import Host, create_host, host_class
+
+RESAVE = (
+    "if you trust it, run in upstream's own environment: python -c \"import torch; c = torch.load('{name}', 'cpu'); "
+    "torch.save({{k: {{n: t for n, t in v.items() if torch.is_tensor(t)}} for k, v in c.items() "
+    "if not k.startswith('optim') and hasattr(v, 'items')}}, 'plain.pth.tar')\""
+)
+# keys of a file that holds one network alone, upstream's name of the section, and what is no weight in it
+SINGLE = {
+    "depth_encoder": re.compile(r"(module\.)?encoder\.(conv1|bn1|layer\d|fc)\..+"),
+    "depth_decoder": re.compile(r"(module\.)?decoder\.\d+\..+"),
+}
+NOTES = {
+    "epoch": "a number",
+    "height": "size of the pictures it was trained with",
+    "width": "size of the pictures it was trained with",
+    "use_stereo": "setting of its training",
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An upstream checkpoint, taken apart.
+
+    Attributes:
+        sections: upstream's section names → key → tensor, ``module.`` prefixes stripped.
+        dropped: every other entry → what it is.
+        epoch: the training epoch that it records, if it does.
+    """
+
+    sections: dict[str, dict[str, Tensor]]
+    dropped: dict[str, str]
+    epoch: int | None
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """Whose checkpoint it is.
+
+    Attributes:
+        host: a name that `create_host` knows.
+        model: its `model`.
+        assumed: dotted names of the parameters that leave no trace in the weights: the published values were taken.
+    """
+
+    host: str
+    model: dict[str, Any]
+    assumed: tuple[str, ...]
+
+
+def read_checkpoint(*files: str | os.PathLike[str]) -> Checkpoint:
+    """Read upstream's checkpoint, in one file or several (DaGAN keeps its depth networks apart).
+
+    Pickles are read with torch's safe loading alone, which makes tensors and plain containers and runs nothing.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a damaged file, one that safe loading refuses (naming what it asked for, and a way out), an entry
+            or a section that is no checkpoint's, or a section that two files have.
+    """
+    sections: dict[str, dict[str, Tensor]] = {}
+    dropped: dict[str, str] = {}
+    epoch: int | None = None
+    for file in map(Path, files):
+        for name, entry in _entries(file).items():
+            if name == "epoch" and isinstance(entry, int):
+                epoch = entry
+            if isinstance(entry, Mapping) and not name.startswith("optimizer"):
+                if name in sections:
+                    raise ValueError(f"{file}: has a section {name!r}, and so has another of the files")
+                sections[name] = _section(file, name, entry, dropped)
+            else:
+                is_state = isinstance(entry, Mapping)
+                dropped[name] = "state of an optimiser" if is_state else NOTES.get(name, type(entry).__name__)
+    return Checkpoint(sections, dropped, epoch)
+
+
+def recognise(sections: shapes.Sections) -> Recognised:
+    """Whose sections these are, and with which parameters: read off the weights, else those upstream published.
+
+    Raises:
+        ValueError: the sections of no host known here, or weights that do not tell what they must.
+    """
+    name = next((name for name, (known, _) in KNOWN.items() if known(sections)), None)
+    if name is None:
+        raise ValueError(
+            f"not a checkpoint of {', '.join(KNOWN)}: it has {_outline(sections)}. Name the host and its model"
+        )
+    published = copy.deepcopy(dict(host_class(name).published))
+    try:
+        read = KNOWN[name][1](sections, published)
+    except (KeyError, IndexError) as error:
+        raise ValueError(f"looks like a checkpoint of {name}, but lacks {error.args[0]}") from None
+    model = _merged(published, read)
+    return Recognised(name, model, tuple(sorted(_leaves(model) - _leaves(read))))
+
+
+def build(checkpoint: Checkpoint, recognised: Recognised) -> Host:
+    """The host with the checkpoint's weights, in their dtype, in eval mode.
+
+    Raises:
+        ValueError: the weights do not fit, the keys being named, or a section is none of the host's.
+    """
+    host = create_host(recognised.host, recognised.model)
+    ours = host.sections()
+    unknown = [name for name in checkpoint.sections if name not in ours]
+    if unknown:
+        raise ValueError(f"section {unknown[0]!r} is none of the host {host.name!r}; it has {', '.join(ours)}")
+    dtypes = {value.dtype for state in checkpoint.sections.values() for value in state.values()}
+    floating = {dtype for dtype in dtypes if dtype.is_floating_point}
+    if len(floating) == 1:
+        host.to(floating.pop())
+    host.load_upstream(checkpoint.sections)
+    return host.eval()
+
+
+def _entries(file: Path) -> dict[str, Any]:
+    """What the file holds, a network alone under its section's name."""
+    if not file.is_file():
+        raise FileNotFoundError(f"no such file: {file}")
+    try:
+        found = torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        asked = re.search(r"GLOBAL (\S+)|(?:class|function|global) (\S+)", str(error))
+        what = f"asks for {asked[1] or asked[2]}" if asked else "asks for more than tensors"
+        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+            raise ValueError(f"{file}: safe loading refuses it, for it {what}; {RESAVE.format(name=file)}") from None
+        raise ValueError(f"{file}: damaged, or no file of torch.save") from None
+    except Exception as error:  # torch reports a damaged file by many kinds of exception
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{file}: damaged, or no file of torch.save ({reason})") from None
+    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
+        raise ValueError(f"{file}: expected sections by name, found {type(found).__name__}")
+    keys = [key for key, value in found.items() if isinstance(value, Tensor)]
+    for section, pattern in SINGLE.items():
+        if keys and all(pattern.fullmatch(key) for key in keys):
+            return {section: found}
+    if keys:
+        raise ValueError(f"{file}: expected sections, found single weights such as {keys[0]!r}")
+    return dict(found)
+
+
+def _section(file: Path, name: str, entry: Mapping[Any, Any], dropped: dict[str, str]) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {}
+    for key, value in entry.items():
+        if isinstance(key, str) and isinstance(value, Tensor):
+            if key.removeprefix("module.") in state:
+                raise ValueError(f"{file}: {name} has {key} and the same key with or without 'module.'")
+            state[key.removeprefix("module.")] = value
+        elif key in NOTES:
+            dropped[f"{name}.{key}"] = NOTES[key]
+        else:
+            raise ValueError(f"{file}: {name}.{key} is of type {type(value).__name__}, expected weights alone")
+    return state
+
+
+def _merged(published: Mapping[str, Any], read: Mapping[str, Any]) -> dict[str, Any]:
+    """`read` over `published`; None takes an entry away."""
+    merged = dict(published)
+    for key, value in read.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = _merged(merged[key], value)
+        else:
+            merged[key] = value
+    return {key: value for key, value in merged.items() if value is not None}
+
+
+def _leaves(params: Mapping[str, Any], prefix: str = "") -> set[str]:
+    leaves: set[str] = set()
+    for key, value in params.items():
+        leaves |= _leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}"}
+    return leaves
+
+
+def _outline(sections: shapes.Sections) -> str:
+    return (
+        "; ".join(f"{name} with {next(iter(state), 'nothing')} …" for name, state in sections.items()) or "no section"
+    )
+
+
+def _has(section: str, *prefixes: str) -> Callable[[shapes.Sections], bool]:
+    """Whether `section` has keys with all of these prefixes."""
+
+    def known(sections: shapes.Sections) -> bool:
+        return all(any(key.startswith(prefix) for key in sections.get(section, ())) for prefix in prefixes)
+
+    return known
+
+
+Reading = Callable[[shapes.Sections, Mapping[str, Any]], dict[str, Any]]
+# host: how its sections are known, and what is read off them; the first that fits is taken
+KNOWN: dict[str, tuple[Callable[[shapes.Sections], bool], Reading]] = {
+    "mcnet": (_has("generator", "dense_motion_network.", "resblock.0.", "up_blocks.0."), shapes.mcnet),
+    "fomm": (_has("generator", "dense_motion_network.", "bottleneck.r0.", "up_blocks.0."), shapes.fomm),
+}
