@@ -5,7 +5,19 @@ if __name__ != "memcomp.adapters":  # a top-level `adapters` would collide with 
 
 from memcomp.adapters.attach import attach
 from memcomp.adapters.base import Host, HostOutput, Keypoints, create_host, list_hosts, register_host
+from memcomp.adapters.dagan import DaGAN
 from memcomp.adapters.fomm import FOMM
 from memcomp.adapters.mcnet import MCNet
 
-__all__ = ["FOMM", "Host", "HostOutput", "Keypoints", "MCNet", "attach", "create_host", "list_hosts", "register_host"]
+__all__ = [
+    "FOMM",
+    "DaGAN",
+    "Host",
+    "HostOutput",
+    "Keypoints",
+    "MCNet",
+    "attach",
+    "create_host",
+    "list_hosts",
+    "register_host",
+]

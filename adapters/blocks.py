@@ -246,18 +246,20 @@ class SpectralConv2d(nn.Module):
     weight_u: Tensor
     weight_v: Tensor
 
-    def __init__(self, channels: int, out_channels: int, kernel_size: int) -> None:
+    def __init__(
+        self, channels: int, out_channels: int, kernel_size: int, *, padding: int = 0, bias: bool = True
+    ) -> None:
         super().__init__()
-        conv = nn.Conv2d(channels, out_channels, kernel_size)
-        assert conv.bias is not None
+        conv = nn.Conv2d(channels, out_channels, kernel_size, bias=bias)
         self.bias = conv.bias
+        self.padding = padding
         self.weight_orig = conv.weight
         flat = conv.weight.detach().flatten(1)
         self.register_buffer("weight_u", F.normalize(torch.randn(flat.shape[0]), dim=0))
         self.register_buffer("weight_v", F.normalize(torch.randn(flat.shape[1]), dim=0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, C', H - k + 1, W - k + 1)."""
+        """(B, C, H, W) → (B, C', H + 2p - k + 1, W + 2p - k + 1)."""
         flat = self.weight_orig.flatten(1)
         if self.training:
             with torch.no_grad():
@@ -265,4 +267,4 @@ class SpectralConv2d(nn.Module):
                 self.weight_u.copy_(F.normalize(flat @ self.weight_v, dim=0, eps=1e-12))
         # clones: the next training forward overwrites the buffers while this graph may still need them
         sigma = torch.dot(self.weight_u.clone(), flat @ self.weight_v.clone())
-        return F.conv2d(x, self.weight_orig / sigma, self.bias)
+        return F.conv2d(x, self.weight_orig / sigma, self.bias, padding=self.padding)

@@ -1,1 +1,5 @@
-"""DaGAN (Hong et al., CVPR 2022): a first-order host that knows the depth of faces."""
+"""DaGAN (Hong et al., CVPR 2022) as a host: the first-order motion model that also sees depth."""
+
+from memcomp.adapters.dagan.host import DaGAN
+
+__all__ = ["DaGAN"]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from memcomp.adapters.base import HostOutput, Keypoints
 from memcomp.adapters.blocks import DownBlock, ResBlock, SameBlock, UpBlock, warp
-from memcomp.adapters.fomm.motion import DenseMotionNetwork
+from memcomp.adapters.fomm.motion import DenseMotion, DenseMotionNetwork
 
 
 class OcclusionAwareGenerator(nn.Module):
@@ -68,6 +68,32 @@ class OcclusionAwareGenerator(nn.Module):
             deformation = flow.permute(0, 2, 3, 1)
         return warp(inp, deformation, align_corners=self.align_corners)
 
+    def dim(self, inp: Tensor, motion: DenseMotion) -> Tensor:
+        """(B, C, H, W) times the occlusion map, resized to H × W, if there is one."""
+        if motion.occlusion_map is None:
+            return inp
+        visible = motion.occlusion_map
+        if visible.shape[2:] != inp.shape[2:]:
+            visible = F.interpolate(visible, size=inp.shape[2:], mode="bilinear")
+        return inp * visible
+
+    def warped_feature(
+        self, source_image: Tensor, kp_driving: Keypoints, kp_source: Keypoints
+    ) -> tuple[Tensor, DenseMotion]:
+        """The source encoded, warped and dimmed where occluded, (B, C', H / 2^n, W / 2^n), and the motion that did."""
+        out = self.first(source_image)
+        for block in self.down_blocks:
+            out = block(out)
+        motion = self.dense_motion_network(source_image=source_image, kp_driving=kp_driving, kp_source=kp_source)
+        return self.dim(self.deform_input(out, motion.deformation), motion), motion
+
+    def decode(self, feature: Tensor) -> Tensor:
+        """(B, C', H / 2^n, W / 2^n) → the image (B, C, H, W) in [0, 1]."""
+        out = self.bottleneck(feature)
+        for block in self.up_blocks:
+            out = block(out)
+        return torch.sigmoid(self.final(out))
+
     def forward(
         self,
         source_image: Tensor,
@@ -76,21 +102,9 @@ class OcclusionAwareGenerator(nn.Module):
     ) -> HostOutput:
         """Source images (B, C, H, W) and the keypoints of both images → the source in the driving pose."""
         kp_driving, kp_source = Keypoints.of(kp_driving), Keypoints.of(kp_source)
-        out = self.first(source_image)
-        for block in self.down_blocks:
-            out = block(out)  # at the end (B, C', H / 2^n, W / 2^n)
-        motion = self.dense_motion_network(source_image=source_image, kp_driving=kp_driving, kp_source=kp_source)
-        out = self.deform_input(out, motion.deformation)
-        if motion.occlusion_map is not None:
-            visible = motion.occlusion_map
-            if visible.shape[2:] != out.shape[2:]:
-                visible = F.interpolate(visible, size=out.shape[2:], mode="bilinear")
-            out = out * visible
-        out = self.bottleneck(out)
-        for block in self.up_blocks:
-            out = block(out)
+        feature, motion = self.warped_feature(source_image, kp_driving, kp_source)
         return HostOutput(
-            prediction=torch.sigmoid(self.final(out)),
+            prediction=self.decode(feature),
             deformed=self.deform_input(source_image, motion.deformation),
             deformation=motion.deformation,
             occlusion_map=motion.occlusion_map,

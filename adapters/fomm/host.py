@@ -51,6 +51,7 @@ class FOMM(Host):
         "feature_matching",
     )
     generator_type: ClassVar[type[nn.Module]] = OcclusionAwareGenerator  # descendants of FOMM have another
+    further_channels: ClassVar[int] = 0  # that the keypoint detector sees besides the picture's
     published: ClassVar[Mapping[str, Any]] = {  # vox-256
         "common_params": {"num_kp": 10, "num_channels": 3, "estimate_jacobian": True},
         "kp_detector_params": {
@@ -98,8 +99,9 @@ class FOMM(Host):
         checked_params(where, generator["dense_motion_params"], DenseMotionNetwork, supplied=given)
         self.align_corners = bool(sections.get("align_corners", False))
         jacobian = common.get("estimate_jacobian", False)
-        self.kp_detector = KeypointDetector(**shared, estimate_jacobian=jacobian, **detector)
-        self.generator = self.generator_type(**shared, align_corners=self.align_corners, **generator)
+        channels = shared | {"num_channels": shared["num_channels"] + self.further_channels}
+        self.kp_detector = KeypointDetector(**channels, estimate_jacobian=jacobian, **detector)
+        self.generator = self.make_generator(**shared, align_corners=self.align_corners, **generator)
         self.discriminator: MultiScaleDiscriminator | None = None
         if sections.get("discriminator_params") is not None:
             discriminator = checked_params(
@@ -109,6 +111,10 @@ class FOMM(Host):
                 supplied=given,
             )
             self.discriminator = MultiScaleDiscriminator(**shared, **discriminator)
+
+    def make_generator(self, **params: Any) -> nn.Module:
+        """The generator with fresh weights; called by the constructor."""
+        return self.generator_type(**params)
 
     def sections(self) -> dict[str, nn.Module]:
         """``generator`` (with the dense motion inside), ``kp_detector`` and, if the host has one, ``discriminator``."""
