@@ -8,9 +8,12 @@ from memcomp.adapters.base import Host, HostOutput, Keypoints, create_host, list
 from memcomp.adapters.dagan import DaGAN
 from memcomp.adapters.fomm import FOMM
 from memcomp.adapters.mcnet import MCNet
+from memcomp.adapters.pretrained import from_pretrained
+from memcomp.adapters.tpsm import TPSM
 
 __all__ = [
     "FOMM",
+    "TPSM",
     "DaGAN",
     "Host",
     "HostOutput",
@@ -18,6 +21,7 @@ __all__ = [
     "MCNet",
     "attach",
     "create_host",
+    "from_pretrained",
     "list_hosts",
     "register_host",
 ]

@@ -89,6 +89,7 @@ class Host(nn.Module, ABC):
     generator_section: ClassVar[str] = "generator"  # the section that generates: `taps` are in it, it owns the memory
     optional_sections: ClassVar[frozenset[str]] = frozenset({"discriminator"})  # `load_upstream` does without them
     stages: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # further training stage → the sections it trains
+    motion_modes: ClassVar[tuple[str, ...]] = ("relative", "absolute")  # others: `mode=` of the host's transfer_motion
     published: ClassVar[Mapping[str, Any]] = {}  # the `model` of the checkpoints that upstream published
 
     def __init__(self, model: Mapping[str, Any]) -> None:
@@ -224,11 +225,14 @@ class Host(nn.Module, ABC):
     def optimizer_groups(self) -> dict[str, list[nn.Parameter]]:
         """Section name → its parameters that need gradients (an attached memory's are the generator's).
 
-        Sections without such parameters are left out, so that each value makes a valid optimiser.
+        Sections without such parameters are left out, so that each value makes a valid optimiser, and so are those
+        of the further training stages until `enter_stage`.
         """
+        later = {name for names in self.stages.values() for name in names} if self._trained is None else set()
         groups = {
             name: [parameter for parameter in module.parameters() if parameter.requires_grad]
             for name, module in self.sections().items()
+            if name not in later
         }
         return {name: parameters for name, parameters in groups.items() if parameters}
 

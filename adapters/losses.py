@@ -75,8 +75,7 @@ class RandomTransform:
         moved = (theta[..., :2] * coordinates.unsqueeze(-2)).sum(-1) + theta[..., 2]
         if self.control_params is None:
             return moved
-        radius = self._offsets(coordinates).abs().sum(-1)  # (B, N, P²)
-        bend = radius.square() * torch.log(radius + RADIUS_EPSILON) * self._weights(coordinates)
+        bend = self._bend(self._offsets(coordinates)) * self._weights(coordinates)  # (B, N, P²)
         return moved + bend.sum(-1, keepdim=True)
 
     def jacobian(self, coordinates: Tensor) -> Tensor:
@@ -84,11 +83,20 @@ class RandomTransform:
         linear = self.theta.to(coordinates.dtype)[:, None, :, :2]  # (B, 1, 2, 2)
         if self.control_params is None:
             return linear.expand(-1, coordinates.shape[1], -1, -1)
-        offsets = self._offsets(coordinates)
-        radius = offsets.abs().sum(-1)
-        slope = 2 * radius * torch.log(radius + RADIUS_EPSILON) + radius.square() / (radius + RADIUS_EPSILON)
-        gradient = ((slope * self._weights(coordinates)).unsqueeze(-1) * offsets.sign()).sum(-2)  # (B, N, 2)
+        slope = self._bend_slope(self._offsets(coordinates))
+        gradient = (slope * self._weights(coordinates).unsqueeze(-1)).sum(-2)  # (B, N, 2)
         return linear + gradient.unsqueeze(-2)  # the thin-plate term is the same in both components
+
+    def _bend(self, offsets: Tensor) -> Tensor:
+        """The radial term of offsets (..., 2) from a control point → (...)."""
+        radius = offsets.abs().sum(-1)
+        return radius.square() * torch.log(radius + RADIUS_EPSILON)
+
+    def _bend_slope(self, offsets: Tensor) -> Tensor:
+        """Its derivative by the offsets, (..., 2)."""
+        radius = offsets.abs().sum(-1, keepdim=True)
+        slope = 2 * radius * torch.log(radius + RADIUS_EPSILON) + radius.square() / (radius + RADIUS_EPSILON)
+        return slope * offsets.sign()
 
     def _offsets(self, coordinates: Tensor) -> Tensor:
         """Places minus control points, (B, N, P², 2)."""

@@ -98,7 +98,7 @@ class WarpedSkipGenerator(nn.Module):
         return out * (1 - visible) + deformed * visible
 
 
-def warped_skip_taps(generator: nn.Module) -> list[Tap]:
+def inplace_taps(generator: nn.Module) -> list[Tap]:
     """Where the memory taps such a generator, ours or upstream's: their modules have the same names.
 
     The lowest warped feature, the warped skips beside the decoder's feature, and the blend before the last layer. Of

@@ -1,1 +1,5 @@
-"""The thin-plate spline motion model (Zhao & Zhang, CVPR 2022): its networks, taps and loss terms."""
+"""The thin-plate spline motion model (Zhao & Zhang, CVPR 2022) as a host."""
+
+from memcomp.adapters.tpsm.host import TPSM
+
+__all__ = ["TPSM"]
