@@ -21,7 +21,7 @@ Params = dict[str, Any]
 
 
 def fomm(sections: Sections, published: Mapping[str, Any]) -> Params:
-    """Of the first-order motion model."""
+    """Of the first-order motion model, and of MCNet, whose host reads the memory's sizes itself."""
     generator, detector = sections["generator"], sections["kp_detector"]
     num_kp, num_channels = _rows(detector, "kp.weight"), generator["first.conv.weight"].shape[1]
     common = {"num_kp": num_kp, "num_channels": num_channels, "estimate_jacobian": "jacobian.weight" in detector}
@@ -33,9 +33,43 @@ def fomm(sections: Sections, published: Mapping[str, Any]) -> Params:
     }
 
 
-def mcnet(sections: Sections, published: Mapping[str, Any]) -> Params:
-    """Of MCNet, with the published memory (whose sizes the host reads itself) or without."""
-    return fomm(sections, published)
+def dagan(sections: Sections, published: Mapping[str, Any]) -> Params:
+    """Of DaGAN, with the depth network that upstream keeps in files of its own.
+
+    Raises:
+        ValueError: there is no depth network.
+    """
+    if not {"depth_encoder", "depth_decoder"} <= sections.keys():
+        raise ValueError(
+            "DaGAN's depth network is in further files: give upstream's encoder.pth and depth.pth as well, "
+            "or a model whose depth is zeros or truth"
+        )
+    layers = 50 if "encoder.layer1.0.conv3.weight" in sections["depth_encoder"] else 18
+    spade = "decoder.compress.weight" in sections["generator"]
+    return fomm(sections, published) | {
+        "generator": "SPADEDepthAwareGenerator" if spade else "DepthAwareGenerator",
+        "depth": {"num_layers": layers},
+    }
+
+
+def tpsm(sections: Sections, published: Mapping[str, Any]) -> Params:
+    """Of the thin-plate spline motion model; background and disentanglement come with later epochs and stages."""
+    motion, avd = sections["dense_motion_network"], sections.get("avd_network")
+    avd_params = avd and {
+        "id_bottle_size": _rows(avd, "id_encoder.9.weight"),
+        "pose_bottle_size": _rows(avd, "pose_encoder.9.weight"),
+    }
+    return {
+        "common_params": {
+            "num_tps": _rows(motion, "maps.weight") - 1,
+            "num_channels": sections["inpainting_network"]["first.conv.weight"].shape[1],
+            "bg": "bg_predictor" in sections,
+            "multi_mask": _indices(motion, "occlusion.", ".weight") > 1,
+        },
+        "generator_params": _encoder(sections["inpainting_network"], published["generator_params"]),
+        "dense_motion_params": _motion(motion, "", published["dense_motion_params"]),
+        "avd_network_params": avd_params,
+    }
 
 
 def _detector(state: State, num_kp: int, published: Mapping[str, Any]) -> Params:

@@ -207,6 +207,8 @@ def _has(section: str, *prefixes: str) -> Callable[[shapes.Sections], bool]:
 Reading = Callable[[shapes.Sections, Mapping[str, Any]], dict[str, Any]]
 # host: how its sections are known, and what is read off them; the first that fits is taken
 KNOWN: dict[str, tuple[Callable[[shapes.Sections], bool], Reading]] = {
-    "mcnet": (_has("generator", "dense_motion_network.", "resblock.0.", "up_blocks.0."), shapes.mcnet),
-    "fomm": (_has("generator", "dense_motion_network.", "bottleneck.r0.", "up_blocks.0."), shapes.fomm),
+    "tpsm": (_has("inpainting_network", "resblock.0.", "first."), shapes.tpsm),
+    "dagan": (_has("generator", "dense_motion_network.", "src_first."), shapes.dagan),
+    "mcnet": (_has("generator", "dense_motion_network.", "resblock.0."), shapes.fomm),
+    "fomm": (_has("generator", "dense_motion_network.", "bottleneck.r0."), shapes.fomm),
 }
