@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from memcomp import KeypointTap, Tap
-from memcomp.adapters import losses
 from memcomp.adapters.base import Host, HostOutput, Keypoints, checked_params, register_host
-from memcomp.adapters.tpsm import taps
+from memcomp.adapters.losses import equivariance_value
+from memcomp.adapters.tpsm import losses, taps
 from memcomp.adapters.tpsm.avd import AVDNetwork
 from memcomp.adapters.tpsm.inpainting import InpaintingNetwork, TPSMOutput
 from memcomp.adapters.tpsm.keypoints import BackgroundPredictor, KeypointDetector
@@ -19,8 +20,6 @@ from memcomp.adapters.tpsm.motion import DenseMotionNetwork
 from memcomp.adapters.tpsm.schedule import Schedule
 from memcomp.adapters.tpsm.splines import RandomSpline
 from memcomp.adapters.transfer import transfer_motion
-
-RANDOM_SCALE = 0.25  # of the stage "avd": how far from 1 the driving keypoints are scaled, per axis
 
 
 def _common(num_tps: int, num_channels: int = 3, bg: bool = True, multi_mask: bool = True) -> None:
@@ -59,20 +58,9 @@ class TPSM(Host):
     published: ClassVar[Mapping[str, Any]] = {  # vox-256
         "common_params": {"num_tps": 10, "num_channels": 3, "bg": True, "multi_mask": True},
         "generator_params": {"block_expansion": 64, "max_features": 512, "num_down_blocks": 3},
-        "dense_motion_params": {
-            "block_expansion": 64,
-            "max_features": 1024,
-            "num_blocks": 5,
-            "scale_factor": 0.25,
-        },
+        "dense_motion_params": {"block_expansion": 64, "max_features": 1024, "num_blocks": 5, "scale_factor": 0.25},
         "avd_network_params": {"id_bottle_size": 128, "pose_bottle_size": 128},
-        "train_params": {
-            "bg_start": 10,
-            "dropout_epoch": 35,
-            "dropout_maxp": 0.3,
-            "dropout_startp": 0.1,
-            "dropout_inc_epoch": 10,
-        },
+        "train_params": asdict(Schedule()),
     }
 
     def __init__(self, model: Mapping[str, Any]) -> None:
@@ -197,6 +185,12 @@ class TPSM(Host):
         relative = relative if mode is None else mode == "relative"
         return transfer_motion(kp_source, kp_driving, kp_driving_initial, relative=relative, adapt_scale=adapt_scale)
 
+    def enter_stage(self, stage: str) -> None:
+        """See `Host.enter_stage`; the stage "avd" needs an `avd_network`."""
+        if stage == "avd":
+            self._avd()
+        super().enter_stage(stage)
+
     def _avd(self) -> AVDNetwork:
         if self.avd_network is None:
             raise ValueError("the host has no avd_network: its model lacks avd_network_params")
@@ -215,9 +209,8 @@ class TPSM(Host):
         """The terms of `loss_names` that are named, unweighted.
 
         ``equivariance_value``: of a random warp of the driving frame, drawn from `generator` with `transform_params`.
-        ``warp``: mean |occluded features of the driving frame - occluded, warped features of the source|, summed over
-        levels; its gradient reaches the flow alone. ``background``: mean |I - A A'| of the background's motion A and
-        its prediction A' for the frames swapped; zero while the background is taken to stand still.
+        ``warp``, ``background``: see `memcomp.adapters.tpsm.losses`; the latter is zero while the background is taken
+        to stand still.
 
         Raises:
             ValueError: an unknown name.
@@ -229,39 +222,24 @@ class TPSM(Host):
             if name == "equivariance_value":
                 transform = RandomSpline.draw(driving, generator, **transform_params)
                 moved = self.keypoints(transform.warp_frame(driving, align_corners=True))
-                terms[name] = losses.equivariance_value(output.kp_driving, moved, transform)
+                terms[name] = equivariance_value(output.kp_driving, moved, transform)
             elif name == "warp":
-                terms[name] = self._warp_loss(output, driving)
+                terms[name] = losses.warp(self.inpainting_network, output, driving)
             elif name == "background":
-                terms[name] = self._background_loss(output, source, driving)
+                terms[name] = output.prediction.new_zeros(())
+                if output.background is not None:
+                    terms[name] = losses.background(output.background, self._background(driving, source))
             else:
                 raise ValueError(f"the host {self.name!r} has no loss {name!r}; it has {', '.join(self.loss_names)}")
         return terms
 
-    def _warp_loss(self, output: TPSMOutput, driving: Tensor) -> Tensor:
-        network, maps = self.inpainting_network, [each.detach() for each in output.occlusion_maps]
-        with torch.no_grad():
-            wanted = network.occlude(network.encode(driving), maps)
-        warped = [network.deform_input(level.detach(), output.deformation) for level in output.encoded]
-        pairs = zip(wanted, network.occlude(warped, maps), strict=True)
-        return torch.stack([(w - level).abs().mean() for w, level in pairs]).sum()
-
-    def _background_loss(self, output: TPSMOutput, source: Tensor, driving: Tensor) -> Tensor:
-        if output.background is None:
-            return output.prediction.new_zeros(())
-        back = self._background(driving, source)
-        product = (output.background.unsqueeze(-1) * back.unsqueeze(-3)).sum(-2)  # in full precision under autocast
-        return (torch.eye(3, dtype=product.dtype, device=product.device) - product).abs().mean()
-
     def stage_loss(self, stage: str, source: Tensor, driving: Tensor, *, generator: torch.Generator) -> Tensor:
-        """Stage "avd": mean |p - AVD(p_s, S p)| of the driving keypoints p and their random scaling S p."""
+        """Stage "avd": see `memcomp.adapters.tpsm.losses.disentanglement`. The detector should be in eval mode."""
         if stage != "avd":
             return super().stage_loss(stage, source, driving, generator=generator)
         with torch.no_grad():
             kp_source, kp_driving = self.keypoints(source), self.keypoints(driving)
-        scale = 1 - RANDOM_SCALE + 2 * RANDOM_SCALE * torch.rand(len(driving), 1, 2, generator=generator)
-        scaled = Keypoints(kp_driving.value * scale.to(kp_driving.value))
-        return (kp_driving.value - self._avd()(kp_source, scaled).value).abs().mean()
+        return losses.disentanglement(self._avd(), kp_source, kp_driving, generator)
 
     def taps(self) -> tuple[list[Tap], KeypointTap]:
         """The lowest warped feature, the warped skips and the blend before the last convolution."""

@@ -56,6 +56,21 @@ def contributions(logits: Tensor, kept: Tensor | None) -> Tensor:
     return exponentials / (exponentials.sum(dim=1, keepdim=True) + DROPOUT_EPSILON)
 
 
+class NearestDown(AntiAliasDown):
+    """`AntiAliasDown` that keeps ⌊H · scale⌋ rows, ⌊i / scale⌋ for each i, as `F.interpolate` does (columns alike)."""
+
+    def __init__(self, channels: int, scale: float) -> None:
+        super().__init__(channels, scale)
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C, ⌊H · scale⌋, ⌊W · scale⌋)."""
+        if self.stride * self.scale == 1:  # only the kept pixels are computed
+            return super().forward(x)[..., : int(x.shape[2] * self.scale), : int(x.shape[3] * self.scale)]
+        blurred = F.conv2d(x, self.weight.to(x.dtype), padding=self.radius, groups=x.shape[1])
+        return F.interpolate(blurred, scale_factor=self.scale, mode="nearest")
+
+
 class DenseMotionNetwork(nn.Module):
     """Weighs K thin-plate splines and the background's motion at every place, and predicts what is occluded.
 
@@ -91,7 +106,7 @@ class DenseMotionNetwork(nn.Module):
         self.scale_factor = scale_factor
         self.kp_variance = kp_variance
         if scale_factor != 1:
-            self.down = AntiAliasDown(num_channels, scale_factor)
+            self.down = NearestDown(num_channels, scale_factor)
         channels = num_channels * (num_tps + 1) + self.num_kp + 1
         self.hourglass = Hourglass(block_expansion, channels, num_blocks, max_features, instance_norm)
         self.maps = nn.Conv2d(self.hourglass.out_filters, num_tps + 1, 7, padding=3)
@@ -114,8 +129,9 @@ class DenseMotionNetwork(nn.Module):
         self, kp_source: Tensor, kp_driving: Tensor, bg_param: Tensor | None, height: int, width: int
     ) -> Tensor:
         """Where the background (first) and each spline look in the source: (B, K + 1, h, w, 2)."""
-        splines = spline_motions(*(kp.unflatten(1, (-1, POINTS)) for kp in (kp_source, kp_driving)), height, width)
-        places = coordinate_grid(height, width, kp_driving)  # (h, w, 2)
+        source, driving = (kp.unflatten(1, (-1, POINTS)) for kp in (kp_source, kp_driving))
+        splines = spline_motions(source, driving, height, width)
+        places = coordinate_grid(height, width, splines)  # (h, w, 2)
         if bg_param is not None:
             affine = bg_param[:, None, None, :2]  # (B, 1, 1, 2, 3)
             places = (affine[..., :2] * places.unsqueeze(-2)).sum(-1) + affine[..., 2]  # (B, h, w, 2)

@@ -28,6 +28,8 @@ def spline_motions(source: Tensor, driving: Tensor, height: int, width: int) -> 
     Returns:
         (B, K, h, w, 2).
     """
+    # in half precision the system could not be solved
+    source, driving = (points.to(torch.promote_types(points.dtype, torch.float32)) for points in (source, driving))
     count = driving.shape[2]
     between = (driving.unsqueeze(3) - driving.unsqueeze(2)).square().sum(-1)  # (B, K, N, N)
     linear = F.pad(driving, (0, 1), value=1.0)  # (B, K, N, 3)
