@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from memcomp import CompensationConfig, MemoryCompensation, Tap
-from memcomp.checkpoint import from_release
+from memcomp.checkpoint import from_release, refuse_non_finite
 from memcomp.handle import Handle
 from memcomp.release import KEYS, release_levels
 from memcomp.taps import tap_channels
@@ -41,9 +41,10 @@ def read(unit: Mapping[str, Tensor], generator: nn.Module, taps: Sequence[Tap]) 
         taps: of the generator, coarse to fine; the published memory leaves the last one out.
 
     Raises:
-        ValueError: keys are missing or unexpected, or sizes do not fit each other, the generator, or the memory that
-            is attached to it.
+        ValueError: keys are missing or unexpected, values not finite, or sizes do not fit each other, the generator,
+            or the memory that is attached to it.
     """
+    refuse_non_finite(unit, f"the checkpoint's memory ({PREFIX}*)")
     memory = from_release(unit, PREFIX)
     sizes = (
         ("sizes of the features", release_levels(unit, PREFIX), level_sizes(taps)),
