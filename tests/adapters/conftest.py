@@ -70,7 +70,7 @@ def fill(section, network, seed):
             state[key] = torch.from_numpy(np.asarray(new)).to(old.dtype)
     for key in [key for key in state if key.endswith("weight_u")]:  # singular vectors that fit the weight
         weight = state[key.removesuffix("_u") + "_orig"].double().flatten(1)
-        left = torch.linalg.svd(weight, full_matrices=False).U[:, 0]
+        left = torch.linalg.eigh(weight @ weight.T).eigenvectors[:, -1]
         right = torch.nn.functional.normalize(weight.T @ left, dim=0)
         state[key], state[key.removesuffix("_u") + "_v"] = left.float(), right.float()
     network.load_state_dict(state)
