@@ -15,8 +15,9 @@ from memcomp.adapters import Host
 from memcomp.experiments.data.heads import Identity, Poses, render
 from memcomp.experiments.data.heads_set import HeadsSet
 from memcomp.experiments.evaluate import PEOPLE
+from memcomp.experiments.memory_pictures import memory_picture
 from memcomp.experiments.metrics.aggregate import Difference
-from memcomp.experiments.pictures import caption, difference_picture, loss_curves, memory_picture, strips
+from memcomp.experiments.pictures import caption, difference_picture, loss_curves, strips
 from memcomp.experiments.recipe import Recipe
 from memcomp.experiments.scoring import host_predictor
 from memcomp.experiments.side_by_side import Job
@@ -57,7 +58,7 @@ def write_pictures(
     loss_curves(folder / "losses.png", logs, ["pyramid_l1", "ssim", "consistency"])
     memory = list(models.values())[-1].memory
     assert memory is not None
-    memory_picture(folder / "memory.png", memory.memory.value, "The memory M_o after training")
+    memory_picture(folder / "memory.png", memory.memory.value, "The memory $M_o$ after training")
     difference_picture(folder / "differences.png", deltas, "host + memory compared with host alone, 95 % intervals")
 
 

@@ -6,11 +6,9 @@ import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
-import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -114,39 +112,6 @@ def loss_curves(path: str | Path, logs: Mapping[str, Path], columns: Sequence[st
         axis.spines[["top", "right"]].set_visible(False)
         if axis.lines:
             axis.legend(frameon=False)
-    save_figure(figure, path)
-
-
-def memory_picture(path: str | Path, memory: torch.Tensor, title: str, channels: int = 64) -> None:
-    """The memory M_o: its strength at each place, and the channels that vary most over the places.
-
-    Args:
-        path: PNG to write.
-        memory: (C_m, H_m, W_m).
-        title: above the picture.
-        channels: at most how many to draw; all share one colour scale, white = 0.
-    """
-    values = memory.detach().float().cpu().numpy()
-    order = np.argsort(-values.std(axis=(1, 2)), kind="stable")[:channels]
-    columns = math.ceil(math.sqrt(len(order)))
-    rows = math.ceil(len(order) / columns)
-    figure = Figure(figsize=(11, 6.4), layout="constrained")
-    parts: Any = figure.subfigures(1, 2, width_ratios=(1, 1.25))
-    left, right = parts
-    axis = left.subplots()
-    image = axis.imshow(np.sqrt((values**2).mean(axis=0)), cmap="viridis")
-    axis.set(title="strength at each place (root mean square over channels)", xticks=[], yticks=[])
-    axis.title.set_fontsize(9)
-    left.colorbar(image, ax=axis, shrink=0.7)
-    limit = float(np.abs(values[order]).max()) or 1.0
-    tiles = right.subplots(rows, columns, squeeze=False).ravel()
-    for tile in tiles:
-        tile.set_axis_off()
-    for tile, channel in zip(tiles, order, strict=False):
-        drawn = tile.imshow(values[channel], cmap="RdBu_r", vmin=-limit, vmax=limit)
-    right.colorbar(drawn, ax=list(tiles), shrink=0.7)
-    right.suptitle(f"{len(order)} of {len(values)} channels, those that vary most first", fontsize=9)
-    figure.suptitle(title)
     save_figure(figure, path)
 
 

@@ -1,0 +1,233 @@
+"""`memcomp inspect`: look into the memory of any checkpoint, as Fig. 1(e), 6, 7 and 8 of the paper do, and further.
+
+Without pictures of one's own, procedural heads of the test split are drawn: a frontal source and a turned head with an
+open mouth, so that it is known which pixels the source does not show.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from memcomp import MemoryCompensation
+    from memcomp.adapters import Host
+    from memcomp.experiments.inspect_faces import Seen
+    from memcomp.experiments.recipe import Recipe
+
+CHANNELS = 10  # of M_s that are drawn
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `memcomp inspect`."""
+    parser.add_argument("checkpoint", help="run, checkpoint or pretrained folder with a memory, or a memory alone")
+    parser.add_argument("--source", type=Path, action="append", default=[], metavar="IMAGE", help="faces to look at")
+    parser.add_argument("--driving", type=Path, metavar="IMAGE", help="pose to give them (default: their own)")
+    parser.add_argument("--identities", type=int, default=6, metavar="N", help="heads without --source (default 6)")
+    parser.add_argument("--compare", metavar="CHECKPOINT", help="a second memory, drawn beside the first (Fig. 8)")
+    parser.add_argument(
+        "--pixel", action="append", default=[], metavar="X,Y", help="place of the output whose attention is drawn"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write into")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """`memcomp inspect`."""
+    from memcomp.experiments.errors import UserError
+    from memcomp.experiments.files import writable_folder
+    from memcomp.experiments.inspect_faces import look
+    from memcomp.experiments.memory_pictures import gates_picture, memory_picture, two_memories_picture
+    from memcomp.experiments.memory_view import gates
+    from memcomp.experiments.report import write_json
+
+    if args.identities < 1:
+        raise UserError(f"--identities: expected 1 or more, got {args.identities}")
+    if args.driving and not args.source:
+        raise UserError("--driving: expected with --source; heads bring their own poses")
+    memory, host, recipe = load_memory(args.checkpoint, args.device)
+    other = load_memory(args.compare, args.device)[0] if args.compare else None
+    seen = None
+    if host is not None and recipe is not None:
+        seen = look(host, recipe, args.source, args.driving, identities=args.identities, pixels=args.pixel)
+    folder = writable_folder(args.output)
+
+    value = memory.memory.value.detach().cpu()
+    memory_picture(folder / "memory.png", value, f"The memory $M_o$ of {short(args.checkpoint)}")
+    content: dict[str, Any] = {"format": "memcomp-inspection-1", "checkpoint": str(args.checkpoint)}
+    content |= {"config": memory.config.to_dict(), "memory": numbers(memory)}
+    if other is not None:
+        second = other.memory.value.detach().cpu()
+        two_memories_picture(folder / "compare.png", {short(args.checkpoint): value, short(args.compare): second})
+        content["compare"] = {"checkpoint": str(args.compare), "memory": numbers(other)}
+    if found := gates(memory):
+        gates_picture(folder / "gates.png", found)
+        content["gates"] = [
+            {"scale": i, "rms": gate.double().square().mean().sqrt().item(), "largest": gate.abs().max().item()}
+            for i, gate in enumerate(found)
+        ]
+    if seen is not None:
+        content |= draw(folder, seen)
+    write_json(folder / "inspect.json", content)
+    print(summary(content))
+    print(f"\nwritten to {folder}: {', '.join(sorted(p.name for p in folder.iterdir() if p.name[0] != '.'))}")
+
+
+def load_memory(path: str, device: str) -> tuple[MemoryCompensation, Host | None, Recipe | None]:
+    """The memory of a checkpoint, with its host and recipe unless the file holds the memory alone.
+
+    Raises:
+        UserError: no such file, or a host without memory.
+    """
+    from memcomp.checkpoint import from_file
+    from memcomp.experiments.checkpoint import load_host
+    from memcomp.experiments.errors import UserError
+    from memcomp.experiments.optim import resolve_device
+
+    if Path(path).is_file() and holds_memory_alone(Path(path)):
+        try:
+            return from_file(path).to(resolve_device(device)).eval(), None, None
+        except ValueError as error:
+            raise UserError(str(error)) from None
+    host, recipe = load_host(path, resolve_device(device))
+    if host.memory is None:
+        advice = "; `memcomp demo` trains one: runs/demo/host_memory" if path == "demo" else ""
+        raise UserError(f"{path}: expected a checkpoint with a memory, its host has none{advice}")
+    return host.memory, host, recipe
+
+
+def short(path: str) -> str:
+    """The last two names of a path, for titles."""
+    return "/".join(Path(path).parts[-2:])
+
+
+def holds_memory_alone(path: Path) -> bool:
+    """Whether a file was written by `memcomp.save`."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return str((file.metadata() or {}).get("format", "")).startswith("memcomp-compensation")
+    except (SafetensorError, OSError):
+        return False
+
+
+def numbers(memory: MemoryCompensation) -> dict[str, Any]:
+    """What M_o is like, in numbers."""
+    from memcomp.experiments.memory_pictures import random_channels, varying_channels
+    from memcomp.experiments.memory_view import distinct_patterns, roughness
+
+    value = memory.memory.value.detach().cpu()
+    return {
+        "shape": list(value.shape),
+        "rms": value.double().square().mean().sqrt().item(),
+        "rms_at_the_start": memory.memory.deviation,
+        "roughness": roughness(value),
+        "distinct_patterns": distinct_patterns(value),
+        "varying_channels": varying_channels(value, 36),
+        "random_channels": random_channels(value, 36),
+    }
+
+
+def draw(folder: Path, seen: Seen) -> dict[str, Any]:
+    """Pictures of what the memory does with these faces; returns the numbers in them."""
+    from memcomp.experiments.attention_pictures import attention_picture, entropy_picture
+    from memcomp.experiments.memory_pictures import identities_picture, varying_channels
+    from memcomp.experiments.video import to_frame
+
+    sources = [to_frame(picture) for picture in seen.pictures]
+    pictures = {"source": sources[0], "driving": to_frame(seen.driving), "output": to_frame(seen.output.prediction[0])}
+    scales, rows = [], []
+    for number, view in enumerate(seen.views):
+        entry, entropy, change = scale_numbers(seen, number)
+        scales.append(entry)
+        rows.append(
+            {
+                f"entropy of attention, nats\nmean {entropy.mean():.2f} of at most {entry['largest_entropy']:.2f}": (
+                    entropy,
+                    entry["largest_entropy"],
+                ),
+                f"relative change by the memory\nmean {change.mean():.3g}": (change, float(change.max()) or 1.0),
+            }
+        )
+        if len(sources) > 1:
+            title = f"$M_s$ at scale {view.scale}, difference relative to its strength: between sources "
+            title += f"{entry['spread_between_sources']:.2g}"
+            if seen.poses:
+                title += f", between poses of the first {entry['spread_between_poses']:.2g}"
+            channels = varying_channels(view.memory.mean(0), CHANNELS)
+            identities_picture(folder / f"identities_scale{view.scale}.png", sources, view.memory, channels, title)
+    entropy_picture(folder / "entropy.png", pictures["output"], rows)
+    maps = [[view.attention_at(place.x, place.y) for view in seen.views] for place in seen.places]
+    attention_picture(folder / "attention.png", pictures, seen.places, maps)
+    return {"sources": len(sources), "scales": scales, "places": [vars(place) for place in seen.places]}
+
+
+def scale_numbers(seen: Seen, number: int) -> tuple[dict[str, Any], Tensor, Tensor]:
+    """One scale in numbers; and, over the first output, the attention's entropy and the relative change (H, W)."""
+    import torch
+
+    from memcomp.experiments.memory_view import spread, uniform_entropy
+
+    view = seen.views[number]
+    attention = view.attention()
+    used = attention.usage.double().mean(0)
+    change = view.change[0] / view.part[0].square().mean().sqrt().clamp(min=1e-12)
+    entry: dict[str, Any] = {
+        "scale": view.scale,
+        "places": list(view.part.shape[2:]),
+        "largest_entropy": uniform_entropy(view.memory),
+        "entropy": attention.entropy.double().mean().item(),
+        "entropy_of_usage": torch.special.entr(used).sum().item(),
+        "relative_change": change.double().mean().item(),
+    }
+    if seen.hidden is not None:
+        entry |= by_visibility({"entropy": attention.entropy[0], "relative_change": change}, seen.hidden)
+    if len(view.memory) > 1:
+        entry["spread_between_sources"] = spread(view.memory)
+    if seen.poses:
+        entry["spread_between_poses"] = spread(torch.cat([pose[number].memory for pose in seen.poses]))
+    return entry, attention.entropy[0], change
+
+
+def by_visibility(maps: Mapping[str, Tensor], hidden: Tensor) -> dict[str, float]:
+    """Means over the places that the source hides, and over the others; a map's place counts as hidden by its share."""
+    import torch.nn.functional as F
+
+    found = {}
+    for name, values in maps.items():
+        share = F.interpolate(hidden[None, None].double(), values.shape, mode="area")[0, 0].to(values.device)
+        for kind, weight in (("hidden", share), ("shown", 1 - share)):
+            if float(weight.sum()) > 0:
+                found[f"{name}_{kind}"] = ((values.double() * weight).sum() / weight.sum()).item()
+    return found
+
+
+def summary(content: Mapping[str, Any]) -> str:
+    """The main numbers as text."""
+    from memcomp.experiments.report import markdown
+
+    memory = content["memory"]
+    lines = [
+        f"M_o {'×'.join(map(str, memory['shape']))}: rms {memory['rms']:.4g} ({memory['rms_at_the_start']:.4g} at the "
+        f"start), roughness {memory['roughness']:.2f}, distinct patterns {memory['distinct_patterns']:.1f}"
+    ]
+    titles = {
+        "entropy": "entropy of attention",
+        "largest_entropy": "at most",
+        "entropy_of_usage": "of its mean",
+        "relative_change": "relative change",
+        "relative_change_hidden": "… where hidden",
+        "spread_between_sources": "M_s: sources",
+        "spread_between_poses": "M_s: poses",
+    }
+    gates = {gate["scale"]: f"{gate['rms']:.3g}" for gate in content.get("gates", ())}
+    rows = [
+        [str(entry["scale"]), *(f"{entry[key]:.3g}" if key in entry else "" for key in titles), gates.get(i, "none")]
+        for i, entry in enumerate(content.get("scales", ()))
+    ]
+    return "\n\n".join(lines + ([markdown(["scale", *titles.values(), "gate, rms"], rows)] if rows else []))

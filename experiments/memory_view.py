@@ -1,0 +1,184 @@
+"""What a memory does while its host runs, one scale at a time: M_s, where a place looks, how widely, what it changes.
+
+A hook on the memory's call notes what each scale is given; its own modules then make the keys and queries again, so
+nothing of `memcomp/` needs to know that it is watched, and no whole attention matrix is ever kept.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from memcomp import MemoryCompensation
+from memcomp.adapters import Host, HostOutput
+from memcomp.compensation import Scale
+from memcomp.mcm import MCM, compose, split
+from memcomp.release import ReleaseMCM
+
+ENTRIES = 2**21  # of an attention matrix held at a time
+
+
+@dataclass(frozen=True)
+class Attention:
+    """How the places of one feature map look into the memory."""
+
+    entropy: Tensor
+    """(B, H, W) nats: 0 = each place looks at one place of the memory, log(H_m W_m) = at all alike."""
+    usage: Tensor
+    """(B, H_m, W_m): how much each place of the memory is looked at, mean over the feature's places; sums to 1."""
+
+
+@dataclass(frozen=True)
+class ScaleView:
+    """One scale of one call of the memory."""
+
+    scale: int
+    """Its index in the memory."""
+    memory: Tensor
+    """M_s (B, C_m, H_m, W_m); M_o where the memory has no IICM."""
+    part: Tensor
+    """(B, C, H, W): the warped feature's channels that are compensated."""
+    change: Tensor
+    """(B, H, W): root mean square over these channels of what the memory changes."""
+    keys: Tensor
+    """(B, C_m, H_m W_m), times the attention's scale."""
+    weight: Tensor
+    """(C_m, C): of the query, a 1×1 convolution before a ReLU."""
+    bias: Tensor
+    """(C_m,)."""
+
+    def attention_at(self, x: float, y: float, sample: int = 0) -> Tensor:
+        """(H_m, W_m), sums to 1: where the place at (x, y) in [0, 1]² of the picture looks (y counts downwards)."""
+        height, width = self.part.shape[2:]
+        row, column = min(int(y * height), height - 1), min(int(x * width), width - 1)
+        tokens = self.part[sample, :, row, column][None]  # (1, C)
+        return torch.softmax(self._logits(tokens, sample), dim=1)[0].unflatten(0, self.memory.shape[2:])
+
+    def attention(self) -> Attention:
+        """Of all places, a chunk of them at a time."""
+        height, width = self.part.shape[2:]
+        entropies, usages = [], []
+        for sample, part in enumerate(self.part):
+            rows = []
+            usage = torch.zeros_like(self.keys[0, 0])  # (M,)
+            for tokens in part.flatten(1).t().split(max(1, ENTRIES // self.keys.shape[2])):
+                logits = self._logits(tokens, sample)  # (n, M)
+                shares = torch.softmax(logits, dim=1)
+                rows.append((logits.logsumexp(1) - (shares * logits).sum(1)).clamp(min=0))
+                usage += shares.sum(0)
+            entropies.append(torch.cat(rows).view(height, width))
+            usages.append((usage / (height * width)).view(self.memory.shape[2:]))
+        return Attention(torch.stack(entropies), torch.stack(usages))
+
+    def _logits(self, tokens: Tensor, sample: int) -> Tensor:
+        return F.relu(F.linear(tokens, self.weight, self.bias)) @ self.keys[sample]
+
+
+@torch.no_grad()
+def observe(host: Host, source: Tensor, driving: Tensor) -> tuple[HostOutput, list[ScaleView]]:
+    """Run a host with a memory once and look at every scale of the memory.
+
+    Args:
+        host: in eval mode, with a memory.
+        source: (B, 3, H, W) in [0, 1] (4 channels for a host that wants depth).
+        driving: the same.
+
+    Returns:
+        what the host returns, and the scales in order.
+
+    Raises:
+        ValueError: the host has no memory.
+    """
+    memory = host.memory
+    if memory is None:
+        raise ValueError(f"the host {host.name!r} has no memory to look at")
+    calls: dict[int, tuple[Mapping[str, Any], Tensor]] = {}
+    signature = inspect.signature(memory.forward)
+
+    def note(_: object, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        given = signature.bind(*args, **kwargs).arguments
+        calls[given["scale"]] = given, output
+
+    hook = memory.register_forward_hook(note, with_kwargs=True)
+    try:
+        output = host(source, driving)
+    finally:
+        hook.remove()
+    return output, [view(memory, compensated=calls[scale][1], **calls[scale][0]) for scale in sorted(calls)]
+
+
+@torch.no_grad()
+def view(
+    memory: MemoryCompensation,
+    feature: Tensor,
+    keypoints: Tensor,
+    scale: int,
+    compensated: Tensor,
+    noise: Tensor | None = None,
+) -> ScaleView:
+    """What one call `compensated = memory(feature, keypoints, scale=scale)` did inside."""
+    config, layer = memory.config, cast(Scale, memory.scales[scale])
+    unit = 0 if config.sharing == "networks" else scale
+    part = split(feature, config.split)[1].to(layer.projection.weight.dtype)
+    after = split(compensated, config.split)[1].to(part.dtype)
+    descriptor = layer.describe(part)  # (B, C_m)
+    conditioned = memory.memory().expand(len(feature), -1, -1, -1)  # M_o (B, C_m, H_m, W_m)
+    if config.identity_conditioning:
+        given = () if noise is None else (noise,)
+        conditioned = memory.iicm[unit](memory.memory(), descriptor, keypoints.expand(len(feature), -1, -1), *given)
+    mcm = cast("MCM | ReleaseMCM", memory.mcm[unit])
+    if isinstance(mcm, ReleaseMCM):
+        keys = F.relu(mcm.key_value(conditioned, descriptor)).chunk(2, dim=1)[0]
+    else:
+        keys = mcm.key(conditioned, descriptor)
+    weight, bias = compose(mcm.query, layer.projection)
+    change = (after - part).square().mean(1).sqrt()  # (B, H, W)
+    return ScaleView(scale, conditioned, part, change, keys.flatten(2) * mcm.scale, weight, bias)
+
+
+def gates(memory: MemoryCompensation) -> list[Tensor]:
+    """The identity start's gates g of each scale's compensated channels, (C,) each; none without that start."""
+    found = (cast(Scale, scale).gate for scale in memory.scales)
+    how = memory.config.split
+    return [split(gate.detach()[None, :, None, None], how)[1].flatten() for gate in found if gate is not None]
+
+
+def spread(memories: Tensor) -> float:
+    """How much memories (N, C_m, H_m, W_m) differ: deviation from their mean over their strength, both rms; 0 … 1."""
+    memories = memories.double()
+    strength = memories.square().mean().sqrt().item()
+    away = (memories - memories.mean(0)).square().mean().sqrt().item()
+    return away / strength if strength else 0.0
+
+
+def roughness(memory: Tensor) -> float:
+    """How noisy the channels of (C_m, H_m, W_m) look: 1 for white noise, towards 0 for smooth patterns.
+
+    Mean squared difference of neighbouring places over twice the variance within a channel.
+    """
+    values = memory.double()
+    steps = [values.diff(dim=dim).square().mean() for dim in (1, 2) if values.shape[dim] > 1]
+    variance = values.var(dim=(1, 2), unbiased=True).mean().item() if steps else 0.0
+    return torch.stack(steps).mean().item() / (2 * variance) if variance else 0.0
+
+
+def distinct_patterns(memory: Tensor) -> float:
+    """How many different patterns the channels of (C_m, H_m, W_m) hold: 1 if all are one pattern times a factor.
+
+    Participation ratio of the channels' singular values s: (sum s²)² / sum s⁴; noise gives 1 / (1 / C_m + 1 / H_m W_m).
+    """
+    rows = memory.double().flatten(1)
+    energy = torch.linalg.svdvals(rows - rows.mean(1, keepdim=True)).square()
+    return (energy.sum().square() / energy.square().sum()).item() if energy.sum() > 0 else 0.0
+
+
+def uniform_entropy(memory: Tensor) -> float:
+    """log(H_m W_m), the largest entropy that attention over (…, H_m, W_m) can have, nats."""
+    return math.log(memory.shape[-2] * memory.shape[-1])
