@@ -224,7 +224,7 @@ def test_motions_are_dropped_as_upstream_does(golden, epoch):
     source = golden.picture(SEED, "source", *CONFIGS["multi"]["size"])
     with golden.upstream(*UPSTREAM) as modules, torch.no_grad():
         network = theirs(golden, modules, "multi")["dense_motion_network"]
-        torch.manual_seed(3)
+        torch.manual_seed(4)
         p = min(epoch / 10 * 0.3 + 0.1, 0.3)
         expected = network(source, kp_driving=kp[1], kp_source=kp[0], dropout_flag=True, dropout_p=p)
         kept = host.schedule.kept(epoch, len(source), 3, torch.Generator().manual_seed(4))
