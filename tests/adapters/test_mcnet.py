@@ -378,3 +378,14 @@ def test_losses_are_fomms_and_eq_5_adds_the_memorys():
     assert all(parameter.grad is not None for parameter in host.generator.parameters())
     assert all(parameter.grad is not None for parameter in host.kp_detector.parameters())
     assert host.discriminator_loss(output, driving).isfinite()
+
+
+def test_autocast_and_channels_last_give_nearly_the_same_picture():
+    host, (source, driving) = remembering(), pictures()
+    expected = host(source, driving, noise=noise()).prediction
+    twin = copy.deepcopy(host).to(memory_format=torch.channels_last)
+    torch.testing.assert_close(twin(source, driving, noise=noise()).prediction, expected, atol=1e-5, rtol=0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = twin(source, driving, noise=noise())
+    assert output.deformation.dtype == torch.float32
+    assert (output.prediction.float() - expected).abs().mean() < 0.005
