@@ -31,6 +31,12 @@ def head_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def narrow():
+    """Overrides that make the host of a first-order recipe small."""
+    return [override for override in SMALL if override.startswith("host.")]
+
+
+@pytest.fixture(scope="session")
 def small_recipe(head_cache):
     """The demo's recipe, narrow, at 32 px, with a small memory."""
     from memcomp.experiments.recipe import load_recipe

@@ -31,3 +31,25 @@ def test_the_plain_matrix_shows_in_the_peak() -> None:
     ours, plain = (_in_own_process(variant, 128, "inference", 8) for variant in ("ours", "plain"))
     assert plain > 120
     assert ours < plain / 2
+
+
+def test_hosts_reports_parity_and_steps_of_each_recipe(tmp_path, head_cache, narrow) -> None:
+    from memcomp.experiments.speed.hosts import main as measure
+
+    few = ["data.frames=2", f"data.cache={head_cache}", "loss.perceptual=null", "loss.pyramid_l1=1", *narrow]
+    options = ["--size", "32", "--steps", "2", "--batch", "2", "--device", "cpu", "--no-compile"]
+    measure([*few, "--recipes", "demo/fomm_mcnet", "demo/fomm_detail", *options, "--output", str(tmp_path)])
+    rows = json.loads((tmp_path / "hosts.json").read_text())
+    assert [row["recipe"] for row in rows] == ["demo/fomm_mcnet", "demo/fomm_detail"]
+    for row in rows:
+        assert "failed" not in row, row
+        assert row["attach_float32"] == row["attach_bf16"] == row["attach_channels_last"] == 0
+        assert row["steps"] == 2 and row["loss_before"] != row["loss_after"]
+
+
+def test_hosts_names_the_recipe_that_fails_and_goes_on(tmp_path) -> None:
+    from memcomp.experiments.speed.hosts import main as measure
+
+    measure(["--recipes", "demo/fomm", "--size", "32", "--no-compile", "--output", str(tmp_path), "optim.lrr=1"])
+    (row,) = json.loads((tmp_path / "hosts.json").read_text())
+    assert "lrr" in row["failed"]
