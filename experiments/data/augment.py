@@ -10,6 +10,8 @@ from memcomp.experiments.recipe import AugmentSection
 def augment_pair(pair: Tensor, settings: AugmentSection, generator: torch.Generator) -> Tensor:
     """Augment uint8 frames (2, 3, H, W): source, driving → the same shape and dtype.
 
+    A fourth channel is swapped and mirrored with the others; colours are those of the first three.
+
     Swapping comes first; only a pair that was not swapped may be mirrored. The colour factors are drawn once for
     both frames and the order of the four operations is shuffled for each pair.
     """
@@ -17,12 +19,13 @@ def augment_pair(pair: Tensor, settings: AugmentSection, generator: torch.Genera
         pair = pair.flip(0)
     elif _uniform(generator) < settings.mirror:
         pair = pair.flip(-1)
+    pair, further = pair[:, :3], pair[:, 3:]
     for operation in torch.randperm(4, generator=generator).tolist():
         name, strength = JITTER[operation], getattr(settings, JITTER[operation])
         factor = strength * (2 * _uniform(generator) - 1)
         if strength:
             pair = _ADJUST[name](pair, factor if name == "hue" else max(0.0, 1 + factor))
-    return pair
+    return torch.cat([pair, further], dim=1)
 
 
 JITTER = ("brightness", "contrast", "saturation", "hue")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import os
 import tempfile
 import zlib
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, overload
 import torch
 from torch import Tensor
 
-from memcomp.experiments.data.heads import RENDERER_VERSION, Identity, Poses, disocclusion, render
+from memcomp.experiments.data.heads import FAR, NEAR, RENDERER_VERSION, Identity, Poses, disocclusion, render
 from memcomp.experiments.data.heads.pose import FRAME_RATE
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write, writable_folder
@@ -34,7 +35,7 @@ MOST_IDENTITIES = 1_000_000  # of one split and seed: keeps the seeds of the spl
 
 @dataclass(frozen=True)
 class EvalPair:
-    """One evaluation pair. Images are (3, H, W) RGB in [0, 1]."""
+    """One evaluation pair. Images are (3, H, W) RGB in [0, 1]; of a set with depth, source and driving (4, H, W)."""
 
     source: Tensor
     driving: Tensor
@@ -56,6 +57,7 @@ class HeadsSet:
         seed: another seed gives other people.
         cache_dir: where rendered clips are kept; None: $MEMCOMP_CACHE, or ~/.cache/memcomp.
         rate: frames per second of the motion; a low one gives few frames that differ much.
+        depth: give pictures a fourth channel, their disparity (see `memcomp.experiments.data.heads.Frames.disparity`).
 
     Raises:
         UserError: unknown split, or a number out of range.
@@ -70,6 +72,7 @@ class HeadsSet:
         seed: int = 0,
         cache_dir: str | os.PathLike[str] | None = None,
         rate: float = FRAME_RATE,
+        depth: bool = False,
     ) -> None:
         if split not in SPLITS:
             raise UserError(f"data split {split!r}: expected one of {', '.join(SPLITS)}")
@@ -83,6 +86,7 @@ class HeadsSet:
         if seed < 0:
             raise UserError(f"heads: seed = {seed}, expected 0 or more")
         self.split, self.length, self.size, self.seed, self.rate = split, frames, size, seed, rate
+        self.depth, self.channels = depth, 3 + depth
         self._identities = identities
         self._first = (seed * len(SPLITS) + SPLITS.index(split)) * MOST_IDENTITIES
         root = cache_dir or os.environ.get("MEMCOMP_CACHE") or Path.home() / ".cache" / "memcomp"
@@ -105,19 +109,24 @@ class HeadsSet:
         return self.poses(i).angles()
 
     def frames(self, i: int) -> Tensor:
-        """Clip i: uint8 (T, 3, H, W), RGB. A missing or damaged file of the cache is rendered again."""
+        """Clip i: uint8 (T, 3 or 4, H, W), RGB first. A missing or damaged file of the cache is rendered again."""
         path = self.path(i)
         clip = self._read(path)
         if clip is None:
-            image = render(self.identity(i), self.poses(i), self.size).image
-            clip = (image * 255).round_().to(torch.uint8)
+            clip = (self.render(self.identity(i), self.poses(i)) * 255).round_().to(torch.uint8)
             self._write(path, clip)
         return clip
 
+    def render(self, who: Identity, poses: Poses) -> Tensor:
+        """Anyone as this set shows people: (T, 3 or 4, H, W) in [0, 1]."""
+        shown = render(who, poses, self.size)
+        return shown.rgbd() if self.depth else shown.image
+
     def path(self, i: int) -> Path:
         """The cache's file of clip i; its name depends on everything that decides the pixels."""
-        key = repr((RENDERER_VERSION, self.identity(i), self.poses(i).as_tensor().tolist(), self.size))
-        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.rgb"
+        depth = ("disparity", NEAR, FAR) if self.depth else ()
+        key = repr((RENDERER_VERSION, self.identity(i), self.poses(i).as_tensor().tolist(), self.size, *depth))
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.rgb{'d' * self.depth}"
 
     def render_all(self, workers: int = 0) -> None:
         """Render every clip that the cache lacks, in `workers` processes (0: in this one), showing progress."""
@@ -153,8 +162,8 @@ class HeadsSet:
 
     def _read(self, path: Path) -> Tensor | None:
         """The clip of a sound file, None for a missing or damaged one. The file ends with the CRC-32 of its pixels."""
-        shape = (self.length, 3, self.size, self.size)
-        count = self.length * 3 * self.size * self.size
+        shape = (self.length, self.channels, self.size, self.size)
+        count = math.prod(shape)
         try:
             content = bytearray(path.read_bytes())
         except OSError:
@@ -206,11 +215,11 @@ class EvalPairs(Sequence[EvalPair]):
         a, s, b, d = self._pairs[index]
         heads, size = self.heads, self.heads.size
         who, source, driving = heads.identity(a), heads.poses(a)[s], heads.poses(b)[d]
-        images = render(who, Poses.cat([source, driving]), size).image
+        images = heads.render(who, Poses.cat([source, driving]))
         return EvalPair(
             source=images[0],
-            driving=images[1] if a == b else render(heads.identity(b), driving, size).image[0],
-            target=images[1],
+            driving=images[1] if a == b else heads.render(heads.identity(b), driving)[0],
+            target=images[1, :3],
             disoccluded=disocclusion(who, source, driving, size)[0],
             name=f"{heads.split}{a:05d}-{s:04d}_{heads.split}{b:05d}-{d:04d}",
             source_angles=source.angles()[0],
@@ -233,7 +242,7 @@ def write_clips(folder: str | os.PathLike[str], heads: HeadsSet, indices: Iterab
     videos = []
     for i in tqdm(list(range(len(heads)) if indices is None else indices), unit="clip", desc=f"writing {target}"):
         video = target / f"head{heads._seed(i):07d}.mp4"
-        frames = heads.frames(i).permute(0, 2, 3, 1).numpy()
+        frames = heads.frames(i)[:, :3].permute(0, 2, 3, 1).numpy()
         with atomic_write(video) as temporary:
             imageio.imwrite(temporary, frames, plugin="pyav", codec="libx264", fps=heads.rate)
         with atomic_write(video.with_suffix(".csv")) as temporary:

@@ -30,11 +30,11 @@ class ClipSource(Protocol):
         """Number of frames; may raise `DamagedClip`."""
 
     def read(self, clip: int, frames: Sequence[int]) -> Tensor:
-        """uint8 (len(frames), 3, H, W); may raise `DamagedClip`."""
+        """uint8 (len(frames), C, H, W), C = 3 or, with a disparity, 4; may raise `DamagedClip`."""
 
 
 class PairSet(Dataset[dict[str, Any]]):
-    """Pair i → {"source": (3, H, W) float in [0, 1], "driving": the same, "skipped": names of damaged clips met}.
+    """Pair i → {"source": (C, H, W) float in [0, 1], "driving": the same, "skipped": names of damaged clips met}.
 
     One epoch of `len(people) * repeats` pairs meets every person `repeats` times, in an order of its own. Of the person
     one clip is drawn, of the clip two frames with replacement, the earlier one being the source.
@@ -95,7 +95,7 @@ class StepBatches(Sampler[list[int]]):
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Stack pairs into (B, 3, H, W); names of damaged clips become one list."""
+    """Stack pairs into (B, C, H, W); names of damaged clips become one list."""
     return {
         "source": torch.stack([sample["source"] for sample in samples]),
         "driving": torch.stack([sample["driving"] for sample in samples]),

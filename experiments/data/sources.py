@@ -35,10 +35,10 @@ class HeadClips:
         return self.heads.length
 
     def read(self, clip: int, frames: Sequence[int]) -> Tensor:
-        """uint8 (len(frames), 3, H, W)."""
+        """uint8 (len(frames), 3, H, W), or (len(frames), 4, H, W) with depth."""
         if clip not in self._mapped:
             self.heads.frames(clip)  # renders what the cache lacks; later reads touch two frames of its file
-            shape = (self.heads.length, 3, self.heads.size, self.heads.size)
+            shape = (self.heads.length, self.heads.channels, self.heads.size, self.heads.size)
             self._mapped[clip] = np.memmap(self.heads.path(clip), np.uint8, "r", shape=shape)
         return torch.from_numpy(self._mapped[clip][list(frames)])
 
@@ -65,6 +65,6 @@ def _clips(recipe: Recipe, split: str) -> ClipSource:
     from memcomp.experiments.data.heads_set import HeadsSet
 
     identities = data.identities if split == "train" else HELD_OUT_PEOPLE
-    heads = HeadsSet(split, identities, data.frames, recipe.size, data.seed, cache, data.rate)
+    heads = HeadsSet(split, identities, data.frames, recipe.size, data.seed, cache, data.rate, data.depth)
     heads.render_all(data.workers)
     return HeadClips(heads)

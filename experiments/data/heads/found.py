@@ -5,11 +5,11 @@
 
 import sys
 
-import dlib
-import face_recognition_models
 import numpy as np
 import torch
 
+from memcomp.experiments.backends.base import NotFound
+from memcomp.experiments.backends.dlib_faces import DlibLandmarks
 from memcomp.experiments.data.heads import Identity, Poses, landmarks, render
 
 SIZE = 256  # pixels
@@ -21,10 +21,10 @@ def measure(people: int) -> tuple[list[float], dict[str, float]]:
     """One random pose and expression a person and bin of yaw.
 
     Returns:
-        The share of faces found in each of `BINS`; the median landmark error by `GROUPS`, in pixels of 256.
+        The share of pictures in which one face is found, for each of `BINS`; the median landmark error by `GROUPS`, in
+        pixels of 256.
     """
-    detector = dlib.get_frontal_face_detector()
-    predictor = dlib.shape_predictor(face_recognition_models.pose_predictor_model_location())
+    backend = DlibLandmarks()
     generator = torch.Generator().manual_seed(1)
     found: list[list[bool]] = [[] for _ in BINS]
     errors = []
@@ -37,12 +37,9 @@ def measure(people: int) -> tuple[list[float], dict[str, float]]:
         poses = Poses.from_tensor(table)
         pictures = (render(who, poses, SIZE).image * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
         exact = ((landmarks(who, poses).points + 1) * SIZE / 2 - 0.5).numpy()
-        for picture, points, hits in zip(pictures, exact, found, strict=True):
-            faces = detector(picture, 0)
-            hits.append(len(faces) > 0)
-            if faces:
-                shape = predictor(picture, faces[0])
-                seen = np.array([[shape.part(i).x, shape.part(i).y] for i in range(68)])
+        for seen, points, hits in zip(backend(list(pictures)), exact, found, strict=True):
+            hits.append(not isinstance(seen, NotFound))
+            if not isinstance(seen, NotFound):
                 errors.append(np.linalg.norm(seen - points, axis=1))
     distances = np.array(errors)
     median = {name: float(np.median(distances[:, a:b])) for name, (a, b) in GROUPS.items()} if errors else {}

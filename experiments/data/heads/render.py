@@ -11,7 +11,7 @@ from torch import Tensor
 from memcomp.experiments.data.heads.background import background
 from memcomp.experiments.data.heads.hair import paint_cap, paint_curtain, paint_glasses, paint_torso
 from memcomp.experiments.data.heads.identity import Identity
-from memcomp.experiments.data.heads.mesh import Mesh, Part, build, mesh_detail, pose_mesh, two_sided
+from memcomp.experiments.data.heads.mesh import CAMERA, Mesh, Part, build, mesh_detail, pose_mesh, two_sided
 from memcomp.experiments.data.heads.pose import Poses
 from memcomp.experiments.data.heads.raster import gather, pixel_centres, rasterise, vertex_table
 from memcomp.experiments.data.heads.shading import Samples, Scene
@@ -19,6 +19,7 @@ from memcomp.experiments.data.heads.skin import paint_ear, paint_head, paint_nec
 
 RENDERER_VERSION = 1  # raise it whenever a pixel of any picture may change
 CHUNK_SAMPLES = 2**18  # sub-pixels rendered at a time: keeps temporaries in the cache
+NEAR, FAR = CAMERA - 0.8, CAMERA + 1.0  # half pictures; all of a person is between them
 STEEP = 2.0  # depth step across a pixel, in pixels, above which its sub-pixels are painted one by one
 
 PAINT: dict[Part, Callable[[Scene, Samples], tuple[Tensor, Tensor]]] = {
@@ -40,6 +41,14 @@ class Frames:
     image: Tensor  # (T, 3, H, W) RGB in [0, 1]
     depth: Tensor  # (T, 1, H, W) distance along the camera's axis in half pictures, inf where only background is seen
     label: Tensor  # (T, 1, H, W) uint8, Label
+
+    def disparity(self) -> Tensor:
+        """(T, 1, H, W) in [0, 1], affine in 1 / depth: 1 at `NEAR`, 0 at `FAR` and where only background is seen."""
+        return ((1 / self.depth - 1 / FAR) / (1 / NEAR - 1 / FAR)).clamp(0, 1)
+
+    def rgbd(self) -> Tensor:
+        """(T, 4, H, W): the image and, as fourth channel, the disparity."""
+        return torch.cat([self.image, self.disparity()], dim=1)
 
 
 @torch.no_grad()
