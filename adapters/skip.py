@@ -7,13 +7,14 @@ that starts at zero. The control leaves the compensation out: it tells the memor
 
 from __future__ import annotations
 
-import weakref
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -41,8 +42,8 @@ class _Call:
     """What a call of the generator in progress has shown so far."""
 
     generator: nn.Module
-    image: weakref.ref[Tensor] | None
-    """The call's first tensor: it lives in the call's frame, and so tells whether the call was cut off."""
+    depth: int
+    """Of Python's stack at its start."""
     features: dict[int, Tensor] = field(default_factory=dict)
     motion: Any = None
 
@@ -70,7 +71,7 @@ class EncoderSkips(nn.Module):
         Nothing is kept when the call has ended, and no reference to the generator between its calls.
         """
         return [
-            generator.register_forward_pre_hook(self._enter, with_kwargs=True),
+            generator.register_forward_pre_hook(self._enter),
             *(module.register_forward_hook(partial(self._see_feature, scale)) for scale, module in encoder.items()),
             motion.register_forward_hook(self._see_motion),
             generator.register_forward_hook(self._leave, always_call=True),
@@ -100,10 +101,10 @@ class EncoderSkips(nn.Module):
         """Decoder (B, C_d, H, W) plus the convolved feature (B, C_e, H, W)."""
         return decoded + self.convs[str(scale)](feature).to(decoded.dtype)
 
-    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._calls = [call for call in self._calls if call.image is not None and call.image() is not None]
-        image = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
-        self._calls.append(_Call(module, None if image is None else weakref.ref(image)))
+    def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        # a call that is no deeper than this one cannot be around it: it was cut off, by KeyboardInterrupt
+        depth = len(self._calls) if torch.compiler.is_compiling() else _stack_depth()
+        self._calls = [*(call for call in self._calls if call.depth < depth), _Call(module, depth)]
 
     def _see_feature(self, scale: int, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         if self._calls:
@@ -194,3 +195,10 @@ def encoder_channels(generator: nn.Module, taps: Sequence[Tap | None]) -> list[i
 def _entry(motion: Any, name: str) -> Any:
     """A dict's entry or an object's attribute, None if there is none."""
     return motion.get(name) if isinstance(motion, Mapping) else getattr(motion, name, None)
+
+
+def _stack_depth() -> int:
+    frame, depth = sys._getframe(1).f_back, 1
+    while frame is not None:
+        frame, depth = frame.f_back, depth + 1
+    return depth

@@ -70,10 +70,7 @@ def from_file(path: str | os.PathLike[str]) -> MemoryCompensation:
     """A new compensation with the settings and weights of a file written by `save`, in its dtype. Raises as `load`."""
     settings, tensors = _read(path)
     if "mode" in settings:
-        mode = settings["mode"]
-        raise ValueError(
-            f"{path} holds a memory of mode {mode!r}: attach one of that mode, then memcomp.load(handle, …)"
-        )
+        raise ValueError(f"{path} is of mode {settings['mode']!r}: attach a memory of that mode, then load the file")
     try:
         config = CompensationConfig.from_dict(
             {name: value for name, value in settings.items() if name not in ("channels", "keypoints")}

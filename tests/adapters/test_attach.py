@@ -1,11 +1,8 @@
 """A memory on a FOMM generator: our host's, and an unmodified upstream one where MEMCOMP_UPSTREAM names its folder."""
 
 import copy
-import importlib
 import os
-import sys
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
 import torch
@@ -45,9 +42,10 @@ class Ours:
 
 
 class Upstream:
-    def __init__(self):
-        self.generator = importlib.import_module("modules.generator").OcclusionAwareGenerator
-        self.detector = importlib.import_module("modules.keypoint_detector").KPDetector
+    def __init__(self, golden):
+        with golden.upstream("first-order-model", "modules.generator", "modules.keypoint_detector") as code:
+            self.generator = code.generator.OcclusionAwareGenerator
+            self.detector = code.keypoint_detector.KPDetector
 
     def modules(self):
         torch.manual_seed(0)
@@ -56,18 +54,12 @@ class Upstream:
 
 
 @pytest.fixture(params=["ours", pytest.param("upstream", marks=pytest.mark.upstream)])
-def networks(request, monkeypatch):
+def networks(request, golden):
     if request.param == "ours":
-        yield Ours()
-        return
+        return Ours()
     if "MEMCOMP_UPSTREAM" not in os.environ:
         pytest.skip("MEMCOMP_UPSTREAM is not set")
-    names = ("modules", "sync_batchnorm")
-    monkeypatch.syspath_prepend(Path(os.environ["MEMCOMP_UPSTREAM"]) / "first-order-model")
-    yield Upstream()
-    for name in list(sys.modules):
-        if name.split(".")[0] in names:
-            del sys.modules[name]
+    return Upstream(golden)
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(align_corners|sigmoid|indexing):UserWarning")
