@@ -1,55 +1,130 @@
-"""Two named sets of formulas: `standard`, and `paper` as the published evaluation code has them."""
+"""Every metric of a table, and two named sets of formulas: `standard`, and `paper` as the released code has them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 
+from memcomp.experiments.metrics.aed import aed
+from memcomp.experiments.metrics.akd import akd
+from memcomp.experiments.metrics.aucon import aucon
+from memcomp.experiments.metrics.csim import csim
 from memcomp.experiments.metrics.l1 import l1
+from memcomp.experiments.metrics.lpips import lpips
+from memcomp.experiments.metrics.ms_ssim import SMALLEST, ms_ssim
+from memcomp.experiments.metrics.prmse import prmse
 from memcomp.experiments.metrics.psnr import psnr
 from memcomp.experiments.metrics.ssim import inner, ssim
 
-Metric = Callable[..., float]
+Formula = Callable[..., float]
 
-PROTOCOLS: Mapping[str, Mapping[str, Metric]] = {
-    "standard": {"l1": l1, "psnr": partial(psnr, peak=1.0), "ssim": partial(ssim, data_range=1.0)},
-    "paper": {
-        "l1": l1,
-        "psnr": partial(psnr, peak=1.0),
-        "psnr_peak2": partial(psnr, peak=2.0),
-        "ssim": partial(ssim, data_range=2.0),
-    },
+
+@dataclass(frozen=True)
+class Metric:
+    """One column of a table, in each protocol that has it."""
+
+    title: str
+    digits: int
+    """Decimals in a table."""
+    higher_is_better: bool
+    formulas: Mapping[str, Formula]
+    """Protocol → formula of two images or labels, prediction first (LPIPS: the network before them)."""
+    reads: str = "image"
+    """What is compared: "image", a LPIPS network, or the kind of label that a backend reads."""
+    against: str = "target"
+    """With what: "target", the truth; "person", the truth or, where there is none, the source; "driving"."""
+    masked: bool = False
+    """Whether it can also be taken over disoccluded pixels."""
+
+
+def _both(formula: Formula) -> Mapping[str, Formula]:
+    return {"standard": formula, "paper": formula}
+
+
+METRICS: Mapping[str, Metric] = {
+    "l1": Metric("L1", 4, False, _both(l1), masked=True),
+    "psnr": Metric("PSNR", 2, True, _both(partial(psnr, peak=1.0)), masked=True),
+    "psnr_peak2": Metric("PSNR peak 2", 2, True, {"paper": partial(psnr, peak=2.0)}, masked=True),
+    "ssim": Metric(
+        "SSIM",
+        4,
+        True,
+        {"standard": partial(ssim, data_range=1.0), "paper": partial(ssim, data_range=2.0)},
+        masked=True,
+    ),
+    "ms_ssim": Metric("MS-SSIM", 4, True, {"standard": partial(ms_ssim, data_range=1.0)}),
+    "lpips_alex": Metric(
+        "LPIPS alex",
+        4,
+        False,
+        {"standard": partial(lpips, centred=True), "paper": partial(lpips, centred=False)},
+        reads="lpips_alex",
+    ),
+    "lpips_vgg": Metric("LPIPS vgg", 4, False, _both(partial(lpips, centred=True)), reads="lpips_vgg"),
+    "akd": Metric(
+        "AKD",
+        3,
+        False,
+        {"standard": partial(akd, per_coordinate=False), "paper": partial(akd, per_coordinate=True)},
+        reads="landmarks",
+    ),
+    "aed": Metric(
+        "AED",
+        4,
+        False,
+        {"standard": partial(aed, squared=False), "paper": partial(aed, squared=True)},
+        reads="identity",
+        against="person",
+    ),
+    "csim": Metric("CSIM", 4, True, {"standard": csim}, reads="identity", against="person"),
+    "aucon": Metric("AUCON", 3, True, _both(aucon), reads="action_units", against="driving"),
+    "prmse": Metric("PRMSE", 3, False, _both(prmse), reads="pose", against="driving"),
 }
-HIGHER_IS_BETTER = {"l1": False, "psnr": True, "psnr_peak2": True, "ssim": True}
+DEFAULT = ("l1", "psnr", "psnr_peak2", "ssim")
+PROTOCOLS: Mapping[str, Mapping[str, Formula]] = {
+    protocol: {name: metric.formulas[protocol] for name, metric in METRICS.items() if protocol in metric.formulas}
+    for protocol in ("standard", "paper")
+}
+HIGHER_IS_BETTER = {name: metric.higher_is_better for name, metric in METRICS.items()}
 MINIMUM_PIXELS = 32  # a smaller mask is an edge of a few pixels: its SSIM says nothing
 MASKED = "disoccluded"
 
 
 def measure(
-    prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None
+    prediction: torch.Tensor,
+    target: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    metrics: Sequence[str] = DEFAULT,
 ) -> dict[str, float | None]:
-    """Every metric of every protocol for one pair of images.
+    """The image metrics among `metrics`, in every protocol, for one pair of images.
 
     Args:
         prediction: (3, H, W), range [0, 1].
         target: (3, H, W), range [0, 1].
         mask: (1, H, W) bool, or None where no mask is known.
+        metrics: names of `METRICS`.
 
     Returns:
         `{"standard.l1": …, "paper.ssim": …}` and, with a mask, `{"standard.l1.disoccluded": …}`: the same over the
         masked pixels, None if fewer than `MINIMUM_PIXELS` of them are measurable (3 pixels or more from the border).
+        MS-SSIM is None for pictures that are too small for it.
 
     Raises:
         ValueError: shapes differ or a value is not finite.
     """
     measurable = inner(mask)
     enough = measurable is not None and int(measurable.sum()) >= MINIMUM_PIXELS
+    too_small = min(target.shape[-2:]) < SMALLEST
     values: dict[str, float | None] = {}
-    for protocol, metrics in PROTOCOLS.items():
-        for name, metric in metrics.items():
-            values[f"{protocol}.{name}"] = metric(prediction, target)
-            if mask is not None:
+    for protocol, formulas in PROTOCOLS.items():
+        for name in metrics:
+            if name not in formulas or METRICS[name].reads != "image":
+                continue
+            metric = formulas[name]
+            values[f"{protocol}.{name}"] = None if name == "ms_ssim" and too_small else metric(prediction, target)
+            if mask is not None and METRICS[name].masked:
                 values[f"{protocol}.{name}.{MASKED}"] = metric(prediction, target, mask) if enough else None
     return values

@@ -1,0 +1,72 @@
+"""From what a user writes, such as `identity=openface:FILE`, to a backend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+
+from memcomp.experiments.backends.base import Backend
+from memcomp.experiments.errors import UserError
+
+# what can be chosen → its default, and the choices as the help shows them
+CHOICES: Mapping[str, tuple[str, str]] = {
+    "landmarks": ("dlib", "dlib | face-alignment"),
+    "identity": ("dlib", "dlib | openface:FILE | arcface:FILE"),
+    "pose": ("landmarks", "landmarks | py-feat"),
+    "action_units": ("py-feat", "py-feat"),
+    "lpips_alex": ("package", "FILE with the linear heads (alex.pth) | package: that of an installed lpips"),
+    "lpips_vgg": ("package", "FILE with the linear heads (vgg.pth) | package"),
+    "alexnet": ("hub", "FILE in torchvision's format | hub"),
+    "vgg16": ("hub", "FILE in torchvision's format | hub"),
+}
+
+# kind → name → module and class, imported when it is chosen
+CLASSES: Mapping[str, Mapping[str, str]] = {
+    "landmarks": {"dlib": "dlib_faces.DlibLandmarks", "face-alignment": "alignment.FaceAlignment"},
+    "identity": {
+        "dlib": "dlib_faces.DlibIdentity",
+        "openface": "openface.OpenFace",
+        "arcface": "arcface.ArcFace",
+    },
+    "pose": {"landmarks": "head_pose.LandmarkPose", "py-feat": "feat.PyFeat"},
+    "action_units": {"py-feat": "feat.PyFeat"},
+}
+NEED_A_FILE = ("openface", "arcface")
+
+
+def read_choices(words: Sequence[str]) -> dict[str, str]:
+    """`["identity=arcface:FILE", …]` → every choice, defaults filled in.
+
+    Raises:
+        UserError: a word is no `key=value`, or its key is unknown.
+    """
+    chosen = {key: default for key, (default, _) in CHOICES.items()}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if key not in CHOICES:
+            near = difflib.get_close_matches(key, CHOICES, 1) or [", ".join(CHOICES)]
+            raise UserError(f"--backend {word}: unknown; did you mean {near[0]}?")
+        if not equals or not value:
+            raise UserError(f"--backend {word}: expected {key}=VALUE, VALUE one of {CHOICES[key][1]}")
+        chosen[key] = value
+    return chosen
+
+
+def create_backend(kind: str, chosen: Mapping[str, str]) -> Backend:
+    """The backend that reads labels of one kind: landmarks, identity, pose or action_units.
+
+    Raises:
+        Unavailable: its package or its weights are missing.
+        UserError: there is no backend of that name for this kind.
+    """
+    name, _, file = chosen[kind].partition(":")
+    if name not in CLASSES[kind] or (name in NEED_A_FILE) != bool(file):
+        raise UserError(f"--backend {kind}={chosen[kind]}: expected {CHOICES[kind][1]}")
+    module, _, backend = CLASSES[kind][name].partition(".")
+    make = getattr(import_module(f"memcomp.experiments.backends.{module}"), backend)
+    if file:
+        return make(file)
+    if name == "landmarks":
+        return make(create_backend("landmarks", chosen))
+    return make(kind) if name == "py-feat" else make()

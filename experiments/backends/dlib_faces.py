@@ -1,0 +1,116 @@
+"""Landmarks and identity codes by dlib, offline: detector, shape predictor and recogniser come as packages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from memcomp.experiments.backends.base import NotFound, Unavailable, load_package, versions_of
+from memcomp.experiments.metrics.labels import Label
+from memcomp.experiments.video import Frame
+
+LEAST = 256  # smaller pictures are enlarged to this at least: the detector looks for faces of 80 pixels
+BATCH = 32  # faces coded together
+LANDMARKS_FILE = "shape_predictor_68_face_landmarks.dat"
+IDENTITY_FILE = "dlib_face_recognition_resnet_model_v1.dat"
+PACKAGES = ("dlib-bin", "face_recognition_models")
+
+
+class DlibFaces:
+    """Finds the one face of a picture with dlib's frontal HOG detector and places 68 landmarks on it.
+
+    Raises:
+        Unavailable: dlib or face_recognition_models is not installed.
+    """
+
+    def __init__(self) -> None:
+        self.dlib: Any = load_package("dlib", "faces")
+        self._detector = self.dlib.get_frontal_face_detector()
+        self._predictor = self.dlib.shape_predictor(str(model_file(LANDMARKS_FILE)))
+
+    def find(self, picture: Frame) -> tuple[Frame, int, Any] | NotFound:
+        """The picture, enlarged by a whole factor if it is small, that factor, and dlib's landmarks in it."""
+        factor = -(-LEAST // min(picture.shape[:2]))
+        large = np.ascontiguousarray(picture if factor == 1 else _enlarge(picture, factor))
+        faces = self._detector(large, 0)
+        if len(faces) != 1:
+            return NotFound(f"{len(faces)} faces" if len(faces) else "no face")
+        return large, factor, self._predictor(large, faces[0])
+
+
+class DlibLandmarks:
+    """68 landmarks; a picture without a face, or with more than one, has none."""
+
+    about = f"dlib frontal detector and 68-point predictor ({versions_of(*PACKAGES)})"
+
+    def __init__(self) -> None:
+        self._faces = DlibFaces()
+
+    def __call__(self, pictures: Sequence[Frame]) -> list[Label | NotFound]:
+        """Whole pixels of the picture (of the enlarged one, if it is small): dlib rounds."""
+        return [self._one(picture) for picture in pictures]
+
+    def _one(self, picture: Frame) -> Label | NotFound:
+        found = self._faces.find(picture)
+        if isinstance(found, NotFound):
+            return found
+        _, factor, shape = found
+        points = np.array([(part.x, part.y) for part in shape.parts()], np.float64)
+        return (points + 0.5) / factor - 0.5
+
+
+class DlibIdentity:
+    """128-d identity codes of aligned faces (150×150 chips); of length about 1.4, not unit."""
+
+    about = f"dlib face recognition ResNet, 128-d ({versions_of(*PACKAGES)})"
+
+    def __init__(self) -> None:
+        self._faces = DlibFaces()
+        self._network = self._faces.dlib.face_recognition_model_v1(str(model_file(IDENTITY_FILE)))
+
+    def __call__(self, pictures: Sequence[Frame]) -> list[Label | NotFound]:
+        """The faces are found one by one and coded `BATCH` at a time."""
+        labels: list[Label | NotFound] = []
+        chips, places = [], []
+        for place, picture in enumerate(pictures):
+            found = self._faces.find(picture)
+            if isinstance(found, NotFound):
+                labels.append(found)
+                continue
+            labels.append(np.empty(0))
+            chips.append(self._faces.dlib.get_face_chip(found[0], found[2], size=150, padding=0.25))
+            places.append(place)
+        for first in range(0, len(chips), BATCH):
+            codes = self._network.compute_face_descriptor(chips[first : first + BATCH])
+            for place, code in zip(places[first:], codes, strict=False):
+                labels[place] = np.array(code, np.float64)
+        return labels
+
+
+def model_file(name: str) -> Path:
+    """A file of the package `face_recognition_models`, found without importing it (it imports pkg_resources).
+
+    Raises:
+        Unavailable: the package is not installed, or lacks the file.
+    """
+    spec = find_spec("face_recognition_models")
+    folders = [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
+    for folder in folders:
+        if (folder / "models" / name).is_file():
+            return folder / "models" / name
+    message = f"face_recognition_models with {name} is not installed: pip install 'memcomp[faces]'"
+    raise Unavailable("memcomp[faces]", message)
+
+
+def _enlarge(picture: Frame, factor: int) -> Frame:
+    """Bilinear, pixel centres kept: x in the small picture is (x + 0.5) * factor - 0.5 in the large one."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    planes = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float()
+    large = interpolate(planes, scale_factor=factor, mode="bilinear", align_corners=False)[0]
+    return large.round().byte().permute(1, 2, 0).numpy()

@@ -1,0 +1,50 @@
+"""Action units and head pose by the package `py-feat`, with which AUCON and PRMSE were published."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from memcomp.experiments.backends.base import NotFound, Unavailable, load_package, versions_of
+from memcomp.experiments.metrics.labels import Label
+from memcomp.experiments.video import Frame
+
+
+class PyFeat:
+    """py-feat's detector; its networks come from a hub at the first use, under licences of their own.
+
+    Args:
+        kind: "action_units" for their probabilities, or "pose".
+
+    Raises:
+        Unavailable: the package is not installed, or its networks cannot be fetched.
+    """
+
+    about = f"py-feat ({versions_of('py-feat')})"
+
+    def __init__(self, kind: str, device: str = "cpu") -> None:
+        self._kind = kind
+        package: Any = load_package("feat", "feat")
+        detector = getattr(package, "Detectorv1", None) or package.Detector  # renamed in version 2
+        try:
+            self._detector = detector(device=device)
+        except Exception as error:  # every hub client reports a missing network in its own way
+            message = f"py-feat could not load its networks ({type(error).__name__}: {error})"
+            raise Unavailable("networks of py-feat", message) from None
+
+    def __call__(self, pictures: Sequence[Frame]) -> list[Label | NotFound]:
+        """One picture after the other."""
+        return [self._one(picture) for picture in pictures]
+
+    def _one(self, picture: Frame) -> Label | NotFound:
+        tensor = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None]
+        faces = self._detector.detect(tensor, data_type="tensor", progress_bar=False)
+        table = faces.aus if self._kind == "action_units" else faces.poses[["Yaw", "Pitch", "Roll"]]
+        values = np.asarray(table, np.float64)
+        values = values[np.isfinite(values).all(axis=1)]  # a picture without a face is a row of NaN
+        if len(values) != 1:
+            return NotFound(f"{len(values)} faces" if len(values) else "no face")
+        return values[0]

@@ -1,0 +1,55 @@
+"""Weights that a user brings as a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from memcomp.experiments.backends.base import Unavailable
+from memcomp.experiments.errors import UserError
+
+
+def read_weights(file: str | Path) -> dict[str, Tensor]:
+    """A state dict of a .safetensors, .pth or .pt file; prefixes `module.` are dropped.
+
+    Raises:
+        Unavailable: there is no such file.
+        UserError: it cannot be read, or holds something else.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise Unavailable(path.name or "a file", f"{path}: expected a file of weights, found none")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state: object = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file shows in many ways
+        raise UserError(f"{path}: cannot be read as weights ({type(error).__name__}: {error})") from None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path}: expected a state dict, names with tensors")
+    return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def load_weights(network: nn.Module, file: str | Path) -> str:
+    """Fill `network` with the weights of a file, every one of them; returns the file's name.
+
+    Entries that the network does not have are ignored: checkpoints carry layers that are not used.
+
+    Raises:
+        Unavailable: there is no such file.
+        UserError: it cannot be read, or lacks a tensor, or one has another shape.
+    """
+    state = read_weights(file)
+    for name, value in network.state_dict().items():
+        if name.endswith("num_batches_tracked"):  # older checkpoints do not count them
+            state.setdefault(name, value)
+        if name not in state or state[name].shape != value.shape:
+            have = f"has shape {tuple(state[name].shape)}" if name in state else "is missing"
+            raise UserError(f"{file}: {name} {have}, expected {tuple(value.shape)}")
+    network.load_state_dict({name: state[name] for name in network.state_dict()})
+    return Path(file).name

@@ -1,0 +1,163 @@
+"""The chosen metrics and what they read, applied to batches of pairs."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from memcomp.experiments.backends.base import Backend, NotFound, Unavailable
+from memcomp.experiments.backends.choose import create_backend, read_choices
+from memcomp.experiments.errors import UserError
+from memcomp.experiments.metrics.labels import Label
+from memcomp.experiments.metrics.ms_ssim import SMALLEST
+from memcomp.experiments.metrics.protocols import DEFAULT, METRICS, measure
+from memcomp.experiments.video import to_frame
+
+NO_TARGET = "no true target"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model on one pair."""
+
+    values: dict[str, float | None] = field(default_factory=dict)
+    """Column, such as "standard.ssim.disoccluded", → value; None = not measurable."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Metric → why it has no value."""
+
+
+class Panel:
+    """Metrics by name. A metric whose package or weights are missing stays in: all its values are None, with a reason.
+
+    Args:
+        metrics: names of `METRICS`, or "all".
+        backends: `key=value` words, see `memcomp.experiments.backends.choose`.
+        device: of the LPIPS networks.
+
+    Attributes:
+        about: a line for each backend: its name and versions, or what is missing and where to get it.
+
+    Raises:
+        UserError: an unknown metric or backend, or a file of weights that does not fit.
+    """
+
+    def __init__(
+        self, metrics: Sequence[str] = DEFAULT, backends: Sequence[str] = (), device: str | Any = "cpu"
+    ) -> None:
+        chosen = read_choices(backends)
+        if list(metrics) == ["all"]:
+            metrics = tuple(METRICS)
+        for name in metrics:
+            if name not in METRICS:
+                near = difflib.get_close_matches(name, METRICS, 1) or [", ".join(METRICS)]
+                raise UserError(f"--metrics: there is no metric {name!r}; did you mean {near[0]}?")
+        self.metrics = [name for name in METRICS if name in metrics]
+        self.about: list[str] = []
+        self._needs: dict[str, str] = {}
+        self._networks: dict[str, object] = {}
+        self._backends: dict[str, Backend] = {}
+        for reads in dict.fromkeys(METRICS[name].reads for name in self.metrics):
+            try:
+                if reads.startswith("lpips"):
+                    self._networks[reads] = self._load_network(reads, chosen, device)
+                elif reads != "image":
+                    self._backends[reads] = create_backend(reads, chosen)
+                    self.about.append(f"{reads}: {self._backends[reads].about}")
+            except Unavailable as error:
+                self._needs[reads] = f"needs {error.needs}"
+                self.about.append(f"{reads}: not available: {error}")
+
+    def _load_network(self, reads: str, chosen: Mapping[str, str], device: Any) -> object:
+        from memcomp.experiments.backends.perceptual import BACKBONES, load_lpips  # needs torchvision
+
+        variant = reads.removeprefix("lpips_")
+        network, about = load_lpips(variant, chosen[reads], chosen[BACKBONES[variant]])
+        self.about.append(about)
+        return network.to(device)
+
+    def measures(self, *, truth: bool) -> bool:
+        """Whether anything can be measured on pairs with (`truth`) or without a true target."""
+        return truth or any(METRICS[name].against != "target" for name in self.metrics)
+
+    def rows(
+        self, pairs: Sequence[Any], predictions: Mapping[str, Sequence[Tensor]], *, truth: bool = True
+    ) -> dict[str, list[Row]]:
+        """Measure several models on the same pairs.
+
+        Args:
+            pairs: objects with `source`, `driving`, `target` and `disoccluded` (see `scoring.Pair`).
+            predictions: model → a picture (3, H, W) for each pair.
+            truth: whether `target` is what the prediction should be; if not, metrics against it have no value.
+
+        Returns:
+            model → a row for each pair.
+        """
+        true_labels = {
+            (reads, against): self._read(reads, [picture_of(pair, against, truth) for pair in pairs])
+            for reads, against in {(METRICS[n].reads, METRICS[n].against) for n in self.metrics}
+            if reads in self._backends and (truth or against != "target")
+        }
+        results = {}
+        for model, images in predictions.items():
+            labels = {reads: self._read(reads, images) for reads in {reads for reads, _ in true_labels}}
+            results[model] = [
+                self._row(
+                    pair,
+                    image,
+                    {key: (labels[key[0]][i], known[i]) for key, known in true_labels.items()},
+                    truth,
+                )
+                for i, (pair, image) in enumerate(zip(pairs, images, strict=True))
+            ]
+        return results
+
+    def _read(self, reads: str, images: Sequence[Tensor]) -> list[Label | NotFound]:
+        return self._backends[reads]([to_frame(image[:3]) for image in images])
+
+    def _row(
+        self,
+        pair: Any,
+        image: Tensor,
+        labels: Mapping[tuple[str, str], tuple[Label | NotFound, Label | NotFound]],
+        truth: bool,
+    ) -> Row:
+        row = Row(measure(image, pair.target, pair.disoccluded, self.metrics) if truth else {})
+        for name in self.metrics:
+            metric = METRICS[name]
+            reason = self._needs.get(metric.reads)
+            if metric.against == "target" and not truth:
+                reason = NO_TARGET
+            elif name == "ms_ssim" and min(image.shape[-2:]) < SMALLEST:
+                reason = f"needs {SMALLEST} px"
+            given: tuple[Any, ...] = ()
+            if not reason and metric.reads in self._networks:
+                given = (self._networks[metric.reads], image, pair.target)
+            elif not reason and metric.reads in self._backends:
+                given = labels[metric.reads, metric.against]
+                reason = _missing(*given, metric.against)
+            if reason:
+                row.skipped[name] = reason
+            for protocol, formula in metric.formulas.items():
+                if reason:
+                    row.values[f"{protocol}.{name}"] = None
+                elif given:
+                    row.values[f"{protocol}.{name}"] = formula(*given)
+        return row
+
+
+def picture_of(pair: Any, against: str, truth: bool) -> Tensor:
+    """The picture that a metric compares with: the target, the source's person, or the driving frame."""
+    if against == "person":
+        against = "target" if truth else "source"
+    return getattr(pair, against)
+
+
+def _missing(prediction: Label | NotFound, known: Label | NotFound, against: str) -> str | None:
+    """Why two labels cannot be compared, the true picture's reason first."""
+    if isinstance(known, NotFound):
+        return f"{known.reason} in the {'true picture' if against == 'person' else against}"
+    return f"{prediction.reason} in the prediction" if isinstance(prediction, NotFound) else None
