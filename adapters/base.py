@@ -89,7 +89,7 @@ class Host(nn.Module, ABC):
     generator_section: ClassVar[str] = "generator"  # the section that generates: `taps` are in it, it owns the memory
     optional_sections: ClassVar[frozenset[str]] = frozenset({"discriminator"})  # `load_upstream` does without them
     stages: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # further training stage → the sections it trains
-    motion_modes: ClassVar[tuple[str, ...]] = ("relative", "absolute")  # others: `mode=` of the host's transfer_motion
+    motion_modes: tuple[str, ...] = ("relative", "absolute")  # others: `mode=` of the host's `transfer_motion`
     published: ClassVar[Mapping[str, Any]] = {}  # the `model` of the checkpoints that upstream published
 
     def __init__(self, model: Mapping[str, Any]) -> None:

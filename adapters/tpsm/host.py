@@ -51,7 +51,6 @@ class TPSM(Host):
 
     name: ClassVar[str] = "tpsm"
     loss_names: ClassVar[tuple[str, ...]] = ("equivariance_value", "warp", "background")
-    motion_modes: ClassVar[tuple[str, ...]] = (*Host.motion_modes, "avd")
     generator_section: ClassVar[str] = "inpainting_network"
     optional_sections: ClassVar[frozenset[str]] = frozenset({"bg_predictor", "avd_network"})
     stages: ClassVar[Mapping[str, tuple[str, ...]]] = {"avd": ("avd_network",)}
@@ -84,6 +83,7 @@ class TPSM(Host):
         self.avd_network: AVDNetwork | None = None
         if sections.get("avd_network_params") is not None:
             self.avd_network = AVDNetwork(**params("avd_network_params", AVDNetwork, "num_tps"))
+            self.motion_modes = (*Host.motion_modes, "avd")
         schedule = sections.get("train_params")
         self.schedule = Schedule(**checked_params("model.train_params", {} if schedule is None else schedule, Schedule))
 
@@ -177,11 +177,11 @@ class TPSM(Host):
         Raises:
             ValueError: an unknown mode, or "avd" in a host without `avd_network`.
         """
-        if mode not in (None, *self.motion_modes):
-            raise ValueError(f"unknown motion mode {mode!r}; the host {self.name!r} has {', '.join(self.motion_modes)}")
         if mode == "avd":
             identity = kp_source.value.expand(len(kp_driving.value), -1, -1)
             return self._avd()(Keypoints(identity), kp_driving)
+        if mode not in (None, *self.motion_modes):
+            raise ValueError(f"unknown motion mode {mode!r}; the host {self.name!r} has {', '.join(self.motion_modes)}")
         relative = relative if mode is None else mode == "relative"
         return transfer_motion(kp_source, kp_driving, kp_driving_initial, relative=relative, adapt_scale=adapt_scale)
 

@@ -271,6 +271,7 @@ def test_motion_is_transferred_in_three_ways(whole):
 
 def test_without_the_network_there_is_no_disentanglement(small):
     kp = keypoints(1)
+    assert small.motion_modes == ("relative", "absolute")
     for call in (lambda: small.transfer_motion(kp, kp, kp, mode="avd"), lambda: small.enter_stage("avd")):
         with pytest.raises(ValueError, match="no avd_network: its model lacks avd_network_params"):
             call()
