@@ -124,9 +124,8 @@ def _site(target: Host | nn.Module | Mapping[str, nn.Module]) -> _Site:
         check_attachable(module)
     if isinstance(target, Host):
         sections = target.sections()
-        taps, keypoints = target.taps()
-        root = sections[target.generator_section]
-        return _Site(root, layout_of(root), taps, keypoints, sections)
+        generator, (taps, keypoints) = sections[target.generator_section], target.taps()
+        return _Site(generator, layout_of(generator), taps, keypoints, sections)
     modules = dict(target) if isinstance(target, Mapping) else {}
     for layout in LAYOUTS:
         root = modules.get(layout.section) if isinstance(target, Mapping) else target

@@ -83,7 +83,7 @@ class Handle:
         return None
 
     def own(self, hooks: Iterable[RemovableHandle]) -> None:
-        """Hooks that a mode needs besides: `remove()` takes them off too."""
+        """Take over hooks that a mode needs besides, no closures either: `remove()` takes them off too."""
         self._hooks.extend(hooks)
 
     def remove(self) -> None:
