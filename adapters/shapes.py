@@ -21,7 +21,7 @@ Params = dict[str, Any]
 
 
 def fomm(sections: Sections, published: Mapping[str, Any]) -> Params:
-    """Of the first-order motion model, and of MCNet, whose host reads the memory's sizes itself."""
+    """Of the first-order motion model."""
     generator, detector = sections["generator"], sections["kp_detector"]
     num_kp, num_channels = _rows(detector, "kp.weight"), generator["first.conv.weight"].shape[1]
     common = {"num_kp": num_kp, "num_channels": num_channels, "estimate_jacobian": "jacobian.weight" in detector}
@@ -33,23 +33,30 @@ def fomm(sections: Sections, published: Mapping[str, Any]) -> Params:
     }
 
 
+def mcnet(sections: Sections, published: Mapping[str, Any]) -> Params:
+    """Of MCNet, whose decoder's widths follow `max_features` alone; the host reads the memory's sizes itself."""
+    params = fomm(sections, published)
+    params["generator_params"]["max_features"] = _rows(sections["generator"], "resblock.0.conv1.weight")
+    return params
+
+
 def dagan(sections: Sections, published: Mapping[str, Any]) -> Params:
     """Of DaGAN, with the depth network that upstream keeps in files of its own.
 
     Raises:
-        ValueError: there is no depth network.
+        ValueError: there is no depth network, and the model does not say that there is none.
     """
-    if not {"depth_encoder", "depth_decoder"} <= sections.keys():
+    spade = "decoder.compress.weight" in sections["generator"]
+    params = fomm(sections, published) | {"generator": "SPADEDepthAwareGenerator" if spade else "DepthAwareGenerator"}
+    if {"depth_encoder", "depth_decoder"} <= sections.keys():
+        layers = 50 if "encoder.layer1.0.conv3.weight" in sections["depth_encoder"] else 18
+        params["depth"] = {"num_layers": layers}
+    elif published.get("depth") not in ("zeros", "truth"):
         raise ValueError(
             "DaGAN's depth network is in further files: give upstream's encoder.pth and depth.pth as well, "
             "or a model whose depth is zeros or truth"
         )
-    layers = 50 if "encoder.layer1.0.conv3.weight" in sections["depth_encoder"] else 18
-    spade = "decoder.compress.weight" in sections["generator"]
-    return fomm(sections, published) | {
-        "generator": "SPADEDepthAwareGenerator" if spade else "DepthAwareGenerator",
-        "depth": {"num_layers": layers},
-    }
+    return params
 
 
 def tpsm(sections: Sections, published: Mapping[str, Any]) -> Params:

@@ -57,12 +57,14 @@ class Recognised:
     Attributes:
         host: a name that `create_host` knows.
         model: its `model`.
-        assumed: dotted names of the parameters that leave no trace in the weights: the published values were taken.
+        assumed: dotted names of the parameters that leave no trace in the weights, as published or as given.
+        overruled: of those that were given otherwise than the weights tell.
     """
 
     host: str
     model: dict[str, Any]
     assumed: tuple[str, ...]
+    overruled: tuple[str, ...]
 
 
 def read_checkpoint(*files: str | os.PathLike[str]) -> Checkpoint:
@@ -92,24 +94,33 @@ def read_checkpoint(*files: str | os.PathLike[str]) -> Checkpoint:
     return Checkpoint(sections, dropped, epoch)
 
 
-def recognise(sections: shapes.Sections) -> Recognised:
-    """Whose sections these are, and with which parameters: read off the weights, else those upstream published.
+def recognise(sections: shapes.Sections, host: str | None = None, model: Mapping[str, Any] | None = None) -> Recognised:
+    """Whose sections these are, and with which parameters.
+
+    Args:
+        sections: of `read_checkpoint`.
+        host: its name; None = recognised by the sections and their keys.
+        model: what to take where the weights do not tell; None = what upstream published. Of a host that is not known
+            here it is taken as it is.
 
     Raises:
         ValueError: the sections of no host known here, or weights that do not tell what they must.
     """
-    name = next((name for name, (known, _) in KNOWN.items() if known(sections)), None)
+    name = host or next((name for name, (known, _) in KNOWN.items() if known(sections)), None)
     if name is None:
         raise ValueError(
-            f"not a checkpoint of {', '.join(KNOWN)}: it has {_outline(sections)}. Name the host and its model"
+            f"not a checkpoint of {', '.join(KNOWN)}: it has {_outline(sections)}. Name the host, and its model"
         )
-    published = copy.deepcopy(dict(host_class(name).published))
+    base = copy.deepcopy(dict(host_class(name).published if model is None else model))
+    if name not in KNOWN:
+        return Recognised(name, base, tuple(sorted(_leaves(base))), ())
     try:
-        read = KNOWN[name][1](sections, published)
+        read = KNOWN[name][1](sections, base)
     except (KeyError, IndexError) as error:
-        raise ValueError(f"looks like a checkpoint of {name}, but lacks {error.args[0]}") from None
-    model = _merged(published, read)
-    return Recognised(name, model, tuple(sorted(_leaves(model) - _leaves(read))))
+        raise ValueError(f"looks like a checkpoint of {name}, but it or its model lacks {error.args[0]}") from None
+    merged, before, told = _merged(base, read), _leaves(base), _leaves(read)
+    overruled = [key for key in before if key in told and before[key] != told[key]] if model is not None else []
+    return Recognised(name, merged, tuple(sorted(_leaves(merged).keys() - told.keys())), tuple(sorted(overruled)))
 
 
 def build(checkpoint: Checkpoint, recognised: Recognised) -> Host:
@@ -137,14 +148,12 @@ def _entries(file: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"no such file: {file}")
     try:
         found = torch.load(file, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        asked = re.search(r"GLOBAL (\S+)|(?:class|function|global) (\S+)", str(error))
-        what = f"asks for {asked[1] or asked[2]}" if asked else "asks for more than tensors"
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
-            raise ValueError(f"{file}: safe loading refuses it, for it {what}; {RESAVE.format(name=file)}") from None
-        raise ValueError(f"{file}: damaged, or no file of torch.save") from None
     except Exception as error:  # torch reports a damaged file by many kinds of exception
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        asked = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, UnpicklingError) else None
+        if asked:
+            way_out = RESAVE.format(name=file)
+            raise ValueError(f"{file}: safe loading refuses it, for it asks for {asked[1]}; {way_out}") from None
+        reason = re.split(r"\. |\n", str(error))[0] or type(error).__name__
         raise ValueError(f"{file}: damaged, or no file of torch.save ({reason})") from None
     if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
         raise ValueError(f"{file}: expected sections by name, found {type(found).__name__}")
@@ -182,10 +191,10 @@ def _merged(published: Mapping[str, Any], read: Mapping[str, Any]) -> dict[str, 
     return {key: value for key, value in merged.items() if value is not None}
 
 
-def _leaves(params: Mapping[str, Any], prefix: str = "") -> set[str]:
-    leaves: set[str] = set()
+def _leaves(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
     for key, value in params.items():
-        leaves |= _leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}"}
+        leaves |= _leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return leaves
 
 
@@ -209,6 +218,6 @@ Reading = Callable[[shapes.Sections, Mapping[str, Any]], dict[str, Any]]
 KNOWN: dict[str, tuple[Callable[[shapes.Sections], bool], Reading]] = {
     "tpsm": (_has("inpainting_network", "resblock.0.", "first."), shapes.tpsm),
     "dagan": (_has("generator", "dense_motion_network.", "src_first."), shapes.dagan),
-    "mcnet": (_has("generator", "dense_motion_network.", "resblock.0."), shapes.fomm),
+    "mcnet": (_has("generator", "dense_motion_network.", "resblock.0."), shapes.mcnet),
     "fomm": (_has("generator", "dense_motion_network.", "bottleneck.r0."), shapes.fomm),
 }

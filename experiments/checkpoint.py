@@ -2,6 +2,7 @@
 
 Keys: `model.<host state-dict key>` and, while training can go on, `optimizer.<section>.<parameter>.<state>`.
 Metadata: `format`, `recipe` (JSON), `step`, `info` (JSON; what the run found out, such as the resolved backbone).
+A pretrained folder (see `memcomp.adapters.pretrained`) is read wherever a run is.
 """
 
 import json
@@ -16,12 +17,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from memcomp.adapters import Host, attach, create_host
+from memcomp.adapters import Host, attach, create_host, pretrained
+from memcomp.adapters.upstream import read_checkpoint
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write, existing_file
 from memcomp.experiments.recipe import Recipe, recipe_from_dict
+from memcomp.handle import Handle
 
 FORMAT = "memcomp-run-1"
+RUN_FILES = (pretrained.WEIGHTS, "checkpoints/last.safetensors")  # the first is a pretrained folder's too
+UPSTREAM = (".pth", ".tar", ".pt")  # suffixes of upstream's checkpoints
+DEFAULT_SIZE = 256  # of a pretrained folder that does not tell: what every host's published checkpoint was trained with
 DEMO_HOST = "demo"  # the name, as a path to a checkpoint, of the host that comes with the package
 
 
@@ -90,12 +96,14 @@ def save_run(
 
 
 def load_run(path: str | os.PathLike[str]) -> RunState:
-    """Read a checkpoint.
+    """Read a checkpoint, or a pretrained folder: its step is 0, and of its recipe host, memory and size count.
 
     Raises:
         UserError: no such file, not a checkpoint of `memcomp train`, or weights that are not finite.
     """
     file = checkpoint_path(path)
+    if file.name == pretrained.WEIGHTS and (file.parent / pretrained.CONFIG).is_file():
+        return _pretrained(file.parent)
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
@@ -113,6 +121,23 @@ def load_run(path: str | os.PathLike[str]) -> RunState:
     except (KeyError, ValueError) as error:
         raise UserError(f"{file}: expected recipe, step and info in the checkpoint's metadata ({error!r})") from None
     return RunState(recipe_from_dict(raw, str(file)), tensors, step, info)
+
+
+def _pretrained(folder: Path) -> RunState:
+    try:
+        read = pretrained.read_pretrained(folder)
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from None
+    recipe: dict[str, Any] = {"host": {"name": read.host, "model": read.model}, "size": read.size or DEFAULT_SIZE}
+    recipe |= {"optim": {"steps": 1}, "loss": {"pyramid_l1": 1.0}}  # a recipe must train something
+    if read.memory is not None:
+        config = read.memory["config"] or {}
+        place = {key: read.memory[key] for key in ("mode", "scales")}
+        recipe["memory"] = {"preset": config.get("variant", "paper"), **place, **config}
+    if read.model.get("depth") == "truth":
+        recipe["data"] = {"depth": True}
+    tensors = {f"model.{key}": value for key, value in read.tensors.items()}
+    return RunState(recipe_from_dict(recipe, str(folder / pretrained.CONFIG)), tensors, 0, {"source": read.source})
 
 
 def load_host(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> tuple[Host, Recipe]:
@@ -149,7 +174,7 @@ def build_host(recipe: Recipe, *, sync_batchnorm: bool = False) -> Host:
             if recipe.memory is not None:
                 scales = None if recipe.memory.scales == "all" else recipe.memory.scales
                 attach(host, recipe.memory.compensation(), mode=recipe.memory.mode, scales=scales)
-            blank = torch.zeros(1, 3, recipe.size, recipe.size)
+            blank = torch.zeros(1, 3 + recipe.data.depth, recipe.size, recipe.size)
             with torch.no_grad():
                 host.eval()(blank, blank)  # networks that halve a size several times refuse some sizes
             host.train()
@@ -158,29 +183,33 @@ def build_host(recipe: Recipe, *, sync_batchnorm: bool = False) -> Host:
     return host
 
 
-def load_weights(host: Host, weights: Mapping[str, Tensor], origin: str, *, partial_memory: bool = False) -> None:
+def load_weights(host: Host, weights: Mapping[str, Tensor], origin: str, *, partial: bool = False) -> None:
     """Load a state dict after checking it key by key.
 
     Args:
         host: with or without a memory.
         weights: its state dict.
         origin: the file, for errors.
-        partial_memory: the memory's keys may be missing on either side (a host trained alone gets a memory, or back).
+        partial: either side may lack the memory (a host trained alone gets one, or back) and sections that upstream's
+            checkpoints may lack, such as a discriminator.
 
     Raises:
         UserError: a key that is missing, unexpected or of another shape.
     """
     ours = host.state_dict()
     given = dict(weights)
-    if partial_memory:
-        given = {key: value for key, value in given.items() if key in ours or not _of_memory(key)}
+    if partial:
+        given = {key: value for key, value in given.items() if key in ours or not _optional(host, key)}
     for key, value in given.items():
         if key not in ours:
             raise UserError(f"{origin}: unexpected {key}; the recipe's host {host.name!r} has no such weight")
         if value.shape != ours[key].shape:
             expected = tuple(ours[key].shape)
             raise UserError(f"{origin}: {key} has shape {tuple(value.shape)}, the recipe's host expects {expected}")
-    missing = [key for key in ours if key not in given and not (partial_memory and _of_memory(key))]
+    missing = [key for key in ours if key not in given]
+    if partial:
+        absent = host.optional_sections - {key.split(".")[0] for key in given}
+        missing = [key for key in missing if not _of_memory(key) and key.split(".")[0] not in absent]
     if missing:
         raise UserError(
             f"{origin}: {missing[0]} is missing ({len(missing)} of {len(ours)} weights of the recipe's host)"
@@ -191,31 +220,43 @@ def load_weights(host: Host, weights: Mapping[str, Tensor], origin: str, *, part
 def initialise(host: Host, path: str) -> None:
     """Start the host (and the memory, where both have one) from a checkpoint of ours or of upstream (.pth, .tar).
 
+    Of upstream's, sections that the host lacks are left out, such as a discriminator.
+
     Raises:
         UserError: no such file, or weights that do not fit.
     """
-    if Path(path).suffix in (".pth", ".tar", ".pt"):
-        file = existing_file(path, "checkpoint")
+    if path != DEMO_HOST and not Path(path).exists():
+        way = f"memcomp convert FILE --output {path}"
+        raise UserError(
+            f"{path}: expected a checkpoint to start from, found nothing; upstream's are converted by: {way}"
+        )
+    if Path(path).suffix in UPSTREAM:
         try:
-            sections = torch.load(file, map_location="cpu", weights_only=True)
-            host.load_upstream({name: value for name, value in sections.items() if name in host.sections()})
-        except Exception as error:  # torch.load reports a damaged file by many kinds of exception
-            raise UserError(f"{file}: expected upstream's checkpoint; {error}") from None
+            sections = read_checkpoint(path).sections
+            alone = host.memory is None
+            host.load_upstream({name: state for name, state in sections.items() if name in host.sections()})
+        except ValueError as error:
+            raise UserError(f"{path}: expected upstream's checkpoint; {error}") from None
+        handle = Handle.of(host.sections()[host.generator_section])
+        if alone and host.memory is not None and handle is not None:  # came with the weights; the recipe names none
+            handle.remove()
         return
-    load_weights(host, load_run(path).model(), path, partial_memory=True)
+    load_weights(host, load_run(path).model(), path, partial=True)
 
 
 def checkpoint_path(path: str | os.PathLike[str]) -> Path:
-    """The file that `path` names: a checkpoint, the folder of a run, or "demo" for the host of the package.
+    """The file that `path` names: a checkpoint, a run's or a pretrained folder, or "demo" for the package's host.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it is upstream's.
     """
     if os.fspath(path) == DEMO_HOST:
         from memcomp.experiments.shipped import shipped_host
 
         return shipped_host()[0]
     file = Path(path)
+    if file.suffix in UPSTREAM and file.is_file():
+        raise UserError(f"{file}: expected a checkpoint of ours; first: memcomp convert {file} --output FOLDER")
     if file.is_dir():
         found = next((file / name for name in RUN_FILES if (file / name).is_file()), None)
         if found is None:
@@ -224,7 +265,8 @@ def checkpoint_path(path: str | os.PathLike[str]) -> Path:
     return existing_file(file, "checkpoint")
 
 
-RUN_FILES = ("model.safetensors", "checkpoints/last.safetensors")
+def _optional(host: Host, key: str) -> bool:
+    return _of_memory(key) or key.split(".")[0] in host.optional_sections
 
 
 def _of_memory(key: str) -> bool:

@@ -226,6 +226,8 @@ def resolve_device(device: str) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError:
         raise UserError(f"device: expected auto, cpu or cuda, got {device!r}") from None
+    if chosen.type == "meta":
+        raise UserError(f"device: expected auto, cpu or cuda, got {device!r}, on which nothing is computed")
     if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()):
         raise UserError(f"device: {device} was asked for, but this machine or this build of torch has no such device")
     return chosen

@@ -1,0 +1,189 @@
+"""`memcomp convert`: upstream's checkpoints into pretrained folders of ours, and back."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from memcomp.adapters import Host
+    from memcomp.adapters.upstream import Checkpoint, Recognised
+
+APART = {"depth_encoder": "encoder.pth", "depth_decoder": "depth.pth"}  # upstream keeps these sections in own files
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `memcomp convert`."""
+    parser.add_argument(
+        "files",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="upstream's checkpoint (of DaGAN, encoder.pth and depth.pth too); or a run or pretrained folder of ours",
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder to make; with --to upstream, file to write")
+    parser.add_argument("--to", choices=("pretrained", "upstream"), default="pretrained", help="default pretrained")
+    parser.add_argument(
+        "--model", metavar="FILE", help="recipe or upstream YAML with what the weights do not tell (default: published)"
+    )
+    parser.add_argument("--host", metavar="NAME", help="the host that it is of (default: recognised)")
+    parser.add_argument("--size", type=int, help="size of the pictures (default 256; a run of ours knows it)")
+    parser.add_argument("--without-memory", action="store_true", help="write the host alone")
+
+
+def run(args: argparse.Namespace) -> None:
+    """`memcomp convert`.
+
+    Pickles are read by torch's safe loading alone. A file that needs more than tensors and plain containers is refused;
+    the error names what it asks for, and the command that writes its weights anew in upstream's own environment.
+    """
+    from memcomp.experiments.errors import UserError
+
+    if args.size is not None and args.size < 1:
+        raise UserError(f"--size: expected 1 or more, got {args.size}")
+    if args.output.exists() and not (args.output.is_dir() and not any(args.output.iterdir())):
+        raise UserError(f"{args.output}: expected a new name, it exists already")
+    try:
+        if args.to == "upstream":
+            _to_upstream(args)
+        else:
+            _to_pretrained(args)
+    except UserError:
+        raise
+    except (ValueError, FileNotFoundError) as error:
+        raise UserError(str(error)) from None
+
+
+def _to_pretrained(args: argparse.Namespace) -> None:
+    from memcomp.adapters.pretrained import save_pretrained
+    from memcomp.adapters.upstream import build, read_checkpoint
+    from memcomp.experiments.checkpoint import DEFAULT_SIZE, DEMO_HOST, UPSTREAM, load_host
+    from memcomp.experiments.errors import UserError
+    from memcomp.experiments.files import existing_file, writable_folder
+    from memcomp.experiments.shipped import sha256
+
+    source: dict[str, Any] | None = None
+    if all(file.suffix in UPSTREAM for file in args.files):
+        files = [existing_file(file, "checkpoint") for file in args.files]
+        checkpoint = read_checkpoint(*files)
+        recognised = _recognise(checkpoint, args.host, args.model)
+        host, size = build(checkpoint, recognised), args.size or DEFAULT_SIZE
+        source = {"files": {file.name: sha256(file) for file in files}, "epoch": checkpoint.epoch}
+        lines = _report(host, checkpoint, recognised, args.model)
+    elif len(args.files) == 1:
+        if args.model or args.host:
+            raise UserError(f"--model, --host: expected upstream's checkpoint ({', '.join(UPSTREAM)}) with them")
+        if str(args.files[0]) != DEMO_HOST and not args.files[0].exists():
+            existing_file(args.files[0], "checkpoint")
+        host, recipe = load_host(args.files[0])
+        size, lines = args.size or recipe.size, [f"host         {host.name}"]
+    else:
+        raise UserError(f"{args.files[-1]}: expected files of upstream ({', '.join(UPSTREAM)}), or one run of ours")
+    _without_memory(host, args)
+    writable_folder(args.output.parent)
+    save_pretrained(host, args.output, size=size, source=source)
+    print("\n".join(lines))
+    print(f"memory       {_memory(host)}")
+    print(f"written      {args.output}: model.safetensors, config.json (pictures of {size}×{size})")
+    example = "--source face.png --driving video.mp4 --output moved.mp4"
+    print(f"next         memcomp animate --checkpoint {args.output} {example}")
+
+
+def _to_upstream(args: argparse.Namespace) -> None:
+    import torch
+
+    from memcomp.experiments.checkpoint import load_host, load_run
+    from memcomp.experiments.errors import UserError
+    from memcomp.experiments.files import atomic_write
+
+    if len(args.files) != 1 or args.model or args.host or args.size:
+        raise UserError(
+            "--to upstream: expected one run or pretrained folder of ours, and no --model, --host or --size"
+        )
+    host, _ = load_host(args.files[0])
+    _without_memory(host, args)
+    sections = host.upstream_sections()
+    if _attached(host) and not any(key.startswith("mbUnit.") for key in sections[host.generator_section]):
+        raise UserError(
+            f"{args.files[0]}: has a memory ({_memory(host)}), of which upstream's code for {host.name} knows nothing; "
+            "expected --without-memory to write the host alone"
+        )
+    # copies: torch.save would write the whole of a tensor of which one is a part
+    states = {name: {key: value.clone() for key, value in state.items()} for name, state in sections.items()}
+    apart = {args.output.parent / APART[name]: states.pop(name) for name in list(states) if name in APART}
+    for file in apart:
+        if file.exists():
+            raise UserError(f"{file}: is to hold the depth network; expected a new name, it exists already")
+    source = load_run(args.files[0]).info.get("source") or {}
+    for file, content in {args.output: states | {"epoch": source.get("epoch") or 0}, **apart}.items():
+        with atomic_write(file) as temporary:
+            torch.save(content, temporary)
+    print(f"host         {host.name}")
+    for name, state in sections.items():
+        print(f"section      {name}: {len(state)} keys{', in ' + APART[name] if name in APART else ''}")
+    print(f"memory       {_memory(host)}")
+    print(f"written      {', '.join(map(str, (args.output, *apart)))}, for upstream's own code")
+
+
+def _recognise(checkpoint: Checkpoint, host: str | None, model: str | None) -> Recognised:
+    """Whose checkpoint it is, by its weights and what the user says."""
+    from memcomp.adapters.upstream import recognise
+
+    if model is None:
+        return recognise(checkpoint.sections, host)
+    name, params = _model(model)
+    return recognise(checkpoint.sections, host or name, params)
+
+
+def _model(file: str) -> tuple[str | None, dict[str, Any]]:
+    """The `model` in a recipe, with its host, or in upstream's YAML."""
+    import yaml
+
+    from memcomp.experiments.errors import UserError
+    from memcomp.experiments.recipe import load_recipe
+
+    if Path(file).is_file():
+        try:
+            raw = yaml.safe_load(Path(file).read_bytes())
+        except yaml.YAMLError as error:
+            raise UserError(f"{file}: expected YAML ({str(error).splitlines()[0]})") from None
+        if isinstance(raw, dict) and "model_params" in raw:
+            if not isinstance(raw["model_params"], dict):
+                raise UserError(f"{file}: model_params: expected a mapping, got {raw['model_params']!r}")
+            return None, raw["model_params"]
+    recipe = load_recipe(file)
+    return recipe.host.name, recipe.host.model
+
+
+def _without_memory(host: Host, args: argparse.Namespace) -> None:
+    handle = _attached(host)
+    if args.without_memory and handle is not None:
+        handle.remove()
+
+
+def _attached(host: Host) -> Any:
+    from memcomp.handle import Handle
+
+    return Handle.of(host.sections()[host.generator_section])
+
+
+def _memory(host: Host) -> str:
+    handle = _attached(host)
+    if handle is None:
+        return "none"
+    variant = "no memory" if host.memory is None else f"variant {host.memory.config.variant}"
+    return f"{variant}, mode {handle.mode}, scales {', '.join(map(str, handle.scales))}"
+
+
+def _report(host: Host, checkpoint: Checkpoint, recognised: Recognised, file: str | None) -> list[str]:
+    """What became of every entry."""
+    lines = [f"host         {host.name}"]
+    for name, state in checkpoint.sections.items():
+        count = sum(value.numel() for value in state.values()) / 1e6
+        lines.append(f"loaded       {name}: {len(state)} keys, {count:.2f} M numbers")
+    lines += [f"dropped      {name}: {what}" for name, what in checkpoint.dropped.items()]
+    origin = f"as {file} says" if file else "as published; no weight tells it"
+    lines += [f"parameter    {name}: {origin}" for name in recognised.assumed]
+    lines += [f"parameter    {name}: read off the weights, not as {file} says" for name in recognised.overruled]
+    return lines
