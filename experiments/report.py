@@ -12,11 +12,10 @@ from typing import Any
 
 from memcomp.experiments.files import atomic_write
 from memcomp.experiments.metrics.aggregate import Difference, Mean, paired_difference
-from memcomp.experiments.metrics.protocols import HIGHER_IS_BETTER, MASKED, PROTOCOLS
-from memcomp.experiments.scoring import Results
+from memcomp.experiments.metrics.protocols import HIGHER_IS_BETTER, MASKED, METRICS, PROTOCOLS
+from memcomp.experiments.scoring import Results, Scores
 
-TITLES = {"l1": "L1", "psnr": "PSNR", "psnr_peak2": "PSNR peak 2", "ssim": "SSIM"}
-DIGITS = {"l1": 4, "psnr": 2, "psnr_peak2": 2, "ssim": 4}
+TITLES = {name: metric.title for name, metric in METRICS.items()}
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -32,28 +31,34 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def score_table(results: Results, protocol: str) -> str:
-    """The table of one protocol: a row for each kind of pairs and model; empty cells were not measured.
+    """The table of one protocol: a row for each kind of pairs and model, a column for each metric that was asked for.
 
-    Columns marked (d) are means over disoccluded pixels.
+    Columns marked (d) are means over disoccluded pixels. Cells that could not be measured say what is missing; below
+    the table stands how many pairs were left out of a mean and why.
     """
-    masked = any(
-        column.endswith(MASKED) for models in results.values() for s in models.values() for column in s.columns
-    )
-    names = [(name, suffix) for suffix in (("", f".{MASKED}") if masked else ("",)) for name in PROTOCOLS[protocol]]
+    everything = [scores for models in results.values() for scores in models.values()]
+    measured = {column for scores in everything for column in scores.columns}
+    names = [(n, s) for s in ("", f".{MASKED}") for n in PROTOCOLS[protocol] if f"{protocol}.{n}{s}" in measured]
     header = [f"{protocol} protocol", "pairs"]
     header += [f"{TITLES[n]}{' (d)' if s else ''} {'↑' if HIGHER_IS_BETTER[n] else '↓'}" for n, s in names]
     rows = []
+    notes = ["(d): on disoccluded pixels, those that the source hides"] if any(s for _, s in names) else []
     for kind, models in results.items():
         for model, scores in models.items():
-            means = scores.means()
-            cells = [_cell(means.get(f"{protocol}.{name}{suffix}"), DIGITS[name]) for name, suffix in names]
+            means, reasons = scores.means(), scores.reasons()
+            cells = [_cell(means.get(f"{protocol}.{n}{s}"), METRICS[n].digits, reasons.get(n)) for n, s in names]
             rows.append([f"{kind}: {model}", str(len(scores.names)), *cells])
-    legend = "\n\n(d): on disoccluded pixels, those that the source hides" if masked else ""
-    return markdown(header, rows) + legend
+            for name, counts in reasons.items():
+                if (name, "") in names and counts.total() < len(scores.names):
+                    why = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+                    notes.append(f"{kind}: {model}: {counts.total()} pairs have no {TITLES[name]}: {why}")
+    return "\n\n".join([markdown(header, rows), *notes])
 
 
-def _cell(value: Mean | None, digits: int) -> str:
-    return "" if value is None or value.value is None else f"{value.value:.{digits}f}"
+def _cell(value: Mean | None, digits: int, reasons: Mapping[str, int] | None) -> str:
+    if value is None or value.value is None:
+        return f"n/a ({', '.join(reasons)})" if reasons else ""
+    return f"{value.value:.{digits}f}"
 
 
 def differences(results: Results, first: str, second: str) -> dict[str, dict[str, Difference]]:
@@ -84,11 +89,14 @@ def difference_table(deltas: Mapping[str, Mapping[str, Difference]], title: str)
 
 
 def results_json(results: Results) -> dict[str, Any]:
-    """Kind of pairs → model → column → {value, pairs, left_out}."""
-    return {
-        kind: {model: {c: vars(m) for c, m in scores.means().items()} for model, scores in models.items()}
-        for kind, models in results.items()
-    }
+    """Kind of pairs → model → column → {value, pairs, left_out} and, where pairs were skipped, {reason: count}."""
+
+    def plain(scores: Scores) -> dict[str, Any]:
+        reasons = scores.reasons()
+        skipped = {c: reasons[c.split(".")[1]] for c in scores.columns if c.split(".")[1] in reasons}
+        return {c: vars(m) | ({"skipped": dict(skipped[c])} if c in skipped else {}) for c, m in scores.means().items()}
+
+    return {kind: {model: plain(scores) for model, scores in models.items()} for kind, models in results.items()}
 
 
 def differences_json(deltas: Mapping[str, Mapping[str, Difference]]) -> dict[str, Any]:
@@ -103,23 +111,39 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
 
 
 def write_pairs(path: str | Path, results: Results) -> None:
-    """CSV with one row per kind of pairs, model and pair; an empty cell was not measurable, `inf` is an exact copy."""
+    """CSV with one row per kind of pairs, model and pair; an empty cell was not measurable, `inf` is an exact copy.
+
+    Where faces were not found, the last column says so: "akd: no face in the prediction".
+    """
     everything = [scores for models in results.values() for scores in models.values()]
     columns = list(dict.fromkeys(column for scores in everything for column in scores.columns))
+    skipping = any(row for scores in everything for row in scores.skipped)
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["kind", "model", "pair", *columns])
+        writer.writerow(["kind", "model", "pair", *columns, *(["skipped"] if skipping else [])])
         for kind, models in results.items():
             for model, scores in models.items():
-                for name, row in zip(scores.names, scores.values, strict=True):
+                for i, (name, row) in enumerate(zip(scores.names, scores.values, strict=True)):
                     cells = ["" if row.get(c) is None else repr(row[c]) for c in columns]
+                    if skipping:
+                        why = scores.skipped[i] if scores.skipped else {}
+                        cells.append("; ".join(f"{metric}: {reason}" for metric, reason in why.items()))
                     writer.writerow([kind, model, name, *cells])
 
 
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
     found = {"python": platform.python_version()}
-    for name in ("memcomp", "torch", "numpy", "scikit-image", "av"):
+    for name in (
+        "memcomp",
+        "torch",
+        "torchvision",
+        "numpy",
+        "scikit-image",
+        "av",
+        "dlib-bin",
+        "face_recognition_models",
+    ):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

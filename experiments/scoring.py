@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol, TypeVar
 
@@ -13,15 +14,19 @@ from torch import Tensor
 from memcomp.adapters import Host
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.metrics.aggregate import Mean, mean
-from memcomp.experiments.metrics.protocols import measure
+from memcomp.experiments.metrics.gather import gather, share
+from memcomp.experiments.metrics.panel import Panel, Row
 from memcomp.experiments.video import Frame, to_frame
 
-Predict = Callable[[Tensor, Tensor], Tensor]  # source, driving, both (B, 3, H, W) in [0, 1] → prediction, the same
+Predict = Callable[[Tensor, Tensor], Tensor]  # source, driving (B, 3 or 4, H, W) in [0, 1] → prediction (B, 3, H, W)
 T = TypeVar("T")
 
 
 class Pair(Protocol):
-    """What a prediction is made of and measured against; images are (3, H, W) float in [0, 1]."""
+    """What a prediction is made of and measured against; images are (3, H, W) float in [0, 1].
+
+    Source and driving may have the disparity as fourth channel, for a host that takes it.
+    """
 
     @property
     def name(self) -> str:
@@ -54,6 +59,8 @@ class Scores:
     """For each pair: column, such as "standard.ssim.disoccluded", → value; None = not measurable."""
     predictions: list[Frame]
     """For each pair the predicted picture, (H, W, 3) uint8."""
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    """For each pair: metric, such as "akd", → why it has no value."""
 
     @property
     def columns(self) -> list[str]:
@@ -68,38 +75,58 @@ class Scores:
         """Column → its mean over pairs."""
         return {name: mean(self.column(name)) for name in self.columns}
 
+    def reasons(self) -> dict[str, Counter[str]]:
+        """Metric → why pairs have no value, with how many."""
+        found: dict[str, Counter[str]] = {}
+        for row in self.skipped:
+            for metric, reason in row.items():
+                found.setdefault(metric, Counter())[reason] += 1
+        return found
+
 
 Results = Mapping[str, Mapping[str, Scores]]  # kind of pairs, such as "same identity" → model → scores
 
 
 def copy_source(source: Tensor, driving: Tensor) -> Tensor:
     """The model to beat: do not move at all."""
-    return source
+    return source[:, :3]
 
 
-def host_predictor(host: Host) -> Predict:
-    """A host in eval mode as a model: absolute motion, the driving frame's keypoints as they are."""
+def host_predictor(host: Host, *, same: bool = False) -> Predict:
+    """A host in eval mode as a model: absolute motion, the driving frame's keypoints as they are.
+
+    Args:
+        host: the host.
+        same: source and driving are of one video, so the background moves as well (see `Host.reconstruct`).
+    """
     device = next(host.parameters()).device
+    generate = host.reconstruct if same else host
 
     @torch.inference_mode()
     def predict(source: Tensor, driving: Tensor) -> Tensor:
-        return host(source.to(device), driving.to(device)).prediction.float().cpu()
+        return generate(source.to(device), driving.to(device)).prediction.float().cpu()
 
     return predict
 
 
 def score(
     models: Mapping[str, Predict],
-    pairs: Iterable[Pair],
+    pairs: Sequence[Pair],
+    panel: Panel | None = None,
     *,
+    truth: bool = True,
     batch: int = 8,
     tick: Callable[[int], object] = lambda count: None,
 ) -> dict[str, Scores]:
     """Measure every model on every pair; the pairs are read once, a batch at a time.
 
+    Under torchrun every process measures its share of the pairs and gets the scores of all of them.
+
     Args:
         models: name → model.
         pairs: read one batch at a time.
+        panel: what to measure; None = L1, PSNR and SSIM.
+        truth: whether the pairs' target is true; see `Panel.rows`.
         batch: pairs predicted together.
         tick: called with the number of pairs just done.
 
@@ -109,17 +136,28 @@ def score(
     Raises:
         UserError: a model predicts values that are not finite.
     """
-    scores = {model: Scores([], [], []) for model in models}
-    for group in batched(pairs, batch):
+    panel = panel or Panel()
+    done: dict[str, list[tuple[str, Row, Frame]]] = {model: [] for model in models}
+    for group in batched(share(pairs), batch):
         source, driving = (torch.stack([getattr(pair, key) for pair in group]) for key in ("source", "driving"))
-        for model, predict in models.items():
-            for pair, prediction in zip(group, predict(source, driving), strict=True):
-                if not bool(prediction.isfinite().all()):
+        predictions = {model: predict(source, driving) for model, predict in models.items()}
+        for model, images in predictions.items():
+            for pair, image in zip(group, images, strict=True):
+                if not bool(image.isfinite().all()):
                     raise UserError(f"pair {pair.name}: {model} predicts values that are not finite")
-                scores[model].names.append(pair.name)
-                scores[model].values.append(measure(prediction, pair.target, pair.disoccluded))
-                scores[model].predictions.append(to_frame(prediction))
+        for model, rows in panel.rows(group, {m: list(p) for m, p in predictions.items()}, truth=truth).items():
+            frames = map(to_frame, predictions[model])
+            done[model] += [(pair.name, row, frame) for pair, row, frame in zip(group, rows, frames, strict=True)]
         tick(len(group))
+    scores = {}
+    for model, found in done.items():
+        everything = gather(found)
+        scores[model] = Scores(
+            names=[name for name, _, _ in everything],
+            values=[row.values for _, row, _ in everything],
+            predictions=[frame for _, _, frame in everything],
+            skipped=[row.skipped for _, row, _ in everything],
+        )
     return scores
 
 
