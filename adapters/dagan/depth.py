@@ -7,13 +7,16 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from memcomp.adapters.resnet import ResNet
+from memcomp.adapters.upstream import read_checkpoint
 
 WIDTHS = (16, 32, 64, 128, 256)  # of the decoder at 1, 1/2, 1/4, 1/8 and 1/16 of the picture's size
 SCALES = 4  # disparities are predicted at the finest four
+SECTIONS = ("depth_encoder", "depth_decoder")  # of a checkpoint
 NOT_WEIGHTS = ("height", "width", "use_stereo")  # entries which monodepth2 stores among the encoder's weights
 
 
@@ -110,26 +113,26 @@ def read_depth(place: str | Path) -> dict[str, dict[str, Tensor]]:
             ``depth_encoder.`` and ``depth_decoder.`` (others are ignored).
 
     Raises:
-        ValueError: there is no such file or folder, or it lacks one of the two.
+        FileNotFoundError, ValueError: there is no such file or folder, it cannot be read or lacks one of the two.
     """
     place = Path(place)
     if place.is_dir():
-        files = {"depth_encoder": place / "encoder.pth", "depth_decoder": place / "depth.pth"}
-        for file in files.values():
-            if not file.is_file():
-                raise ValueError(f"model.depth: {place} has no {file.name}")
-        return {name: torch.load(file, map_location="cpu", weights_only=True) for name, file in files.items()}
-    if not place.is_file():
+        sections = read_checkpoint(place / "encoder.pth", place / "depth.pth").sections
+    elif place.is_file():
+        try:
+            weights = load_file(place)
+        except SafetensorError as error:
+            raise ValueError(f"model.depth: {place} is no sound safetensors file ({error})") from None
+        sections = {
+            name: {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
+            for name in SECTIONS
+        }
+    else:
         raise ValueError(
             f"model.depth: {str(place)!r} is neither zeros nor truth, nor a file or folder that exists, "
             'nor a mapping such as {"num_layers": 18}'
         )
-    weights = load_file(place)
-    sections = {
-        name: {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
-        for name in ("depth_encoder", "depth_decoder")
-    }
-    for name, state in sections.items():
-        if not state:
-            raise ValueError(f"model.depth: {place} has no keys that start with {name}.")
+    for name in SECTIONS:
+        if not sections.get(name):
+            raise ValueError(f"model.depth: {place} has no weights of {name}")
     return sections

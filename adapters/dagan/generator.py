@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from memcomp.adapters.base import HostOutput, Keypoints
@@ -71,10 +72,12 @@ class DepthAwareGenerator(OcclusionAwareGenerator):
         source_image: Tensor,
         kp_driving: Keypoints | Mapping[str, Tensor],
         kp_source: Keypoints | Mapping[str, Tensor],
-        source_depth: Tensor,
+        source_depth: Tensor | None = None,
     ) -> DaGANOutput:
-        """Source images (B, 3, H, W), their disparities (B, 1, H, W) and the keypoints of both images."""
+        """Source images (B, 3, H, W), keypoints of both images, disparities (B, 1, H, W) of the source (None: 0)."""
         kp_driving, kp_source = Keypoints.of(kp_driving), Keypoints.of(kp_source)
+        if source_depth is None:
+            source_depth = torch.zeros_like(source_image[:, :1])
         depth = self.src_first(source_depth)
         for block in self.src_down_blocks:
             depth = block(depth)
@@ -96,41 +99,20 @@ class DepthAwareGenerator(OcclusionAwareGenerator):
 class SPADEDepthAwareGenerator(DepthAwareGenerator):
     """As `DepthAwareGenerator`, with upstream's SPADE decoder of fixed widths.
 
-    Args: as of `memcomp.adapters.fomm.generator.OcclusionAwareGenerator`; `num_bottleneck_blocks` has no effect.
+    Args: as of `DepthAwareGenerator`; `num_bottleneck_blocks` has no effect.
 
     Raises:
         ValueError: the lowest level does not have 256 channels at a quarter of the size, which the decoder takes.
     """
 
-    def __init__(
-        self,
-        num_channels: int,
-        num_kp: int,
-        block_expansion: int,
-        max_features: int,
-        num_down_blocks: int,
-        num_bottleneck_blocks: int,
-        dense_motion_params: Mapping[str, Any],
-        estimate_occlusion_map: bool = False,
-        align_corners: bool = False,
-    ) -> None:
-        lowest = min(max_features, block_expansion * 2**num_down_blocks)
-        if lowest != CHANNELS or num_down_blocks != 2:
+    def __init__(self, **params: Any) -> None:
+        super().__init__(**params)
+        lowest, levels = self.AttnModule.value_conv.in_channels, len(self.down_blocks)
+        if (lowest, levels) != (CHANNELS, 2):
             raise ValueError(
-                f"the SPADE decoder takes {CHANNELS} channels after 2 down blocks, not {lowest} after "
-                f"{num_down_blocks}: set block_expansion: 64, num_down_blocks: 2, max_features at least {CHANNELS}"
+                f"the SPADE decoder takes {CHANNELS} channels after 2 down blocks, not {lowest} after {levels}: "
+                f"set block_expansion: 64, num_down_blocks: 2, max_features: {CHANNELS} or more"
             )
-        super().__init__(
-            num_channels=num_channels,
-            num_kp=num_kp,
-            block_expansion=block_expansion,
-            max_features=max_features,
-            num_down_blocks=num_down_blocks,
-            num_bottleneck_blocks=num_bottleneck_blocks,
-            dense_motion_params=dense_motion_params,
-            estimate_occlusion_map=estimate_occlusion_map,
-            align_corners=align_corners,
-        )
         del self.bottleneck, self.up_blocks, self.final
         self.decoder = SpadeDecoder()
 

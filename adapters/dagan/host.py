@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from memcomp import KeypointTap, Tap
 from memcomp.adapters.base import HostOutput, Keypoints, checked_params, register_host
 from memcomp.adapters.dagan import taps
-from memcomp.adapters.dagan.depth import NOT_WEIGHTS, DepthDecoder, DepthEncoder, num_layers, read_depth
+from memcomp.adapters.dagan.depth import NOT_WEIGHTS, SECTIONS, DepthDecoder, DepthEncoder, num_layers, read_depth
 from memcomp.adapters.dagan.generator import DepthAwareGenerator, SPADEDepthAwareGenerator
 from memcomp.adapters.fomm.discriminator import Judgement
 from memcomp.adapters.fomm.host import FOMM
 
-DEPTH_SECTIONS = ("depth_encoder", "depth_decoder")
 GENERATORS = {kind.__name__: kind for kind in (DepthAwareGenerator, SPADEDepthAwareGenerator)}
 
 
@@ -57,9 +56,10 @@ class DaGAN(FOMM):
     """
 
     name: ClassVar[str] = "dagan"
+    model_signature: ClassVar[Callable[..., None]] = staticmethod(_model)
     further_channels: ClassVar[int] = 1
-    generator_type: ClassVar[type[nn.Module]] = DepthAwareGenerator
-    optional_sections: ClassVar[frozenset[str]] = FOMM.optional_sections | set(DEPTH_SECTIONS)
+    generator_type: ClassVar[type[nn.Module]] = DepthAwareGenerator  # by default, and for the names of its parameters
+    optional_sections: ClassVar[frozenset[str]] = FOMM.optional_sections | set(SECTIONS)
     published: ClassVar[Mapping[str, Any]] = {  # vox-adv-256 with upstream's --rgbd --kp_num 15
         **FOMM.published,
         "common_params": {"num_kp": 15, "num_channels": 3, "estimate_jacobian": True},
@@ -75,19 +75,13 @@ class DaGAN(FOMM):
     }
 
     def __init__(self, model: Mapping[str, Any]) -> None:
-        checked_params("model", model, _model)
-        own = {"generator": "DepthAwareGenerator", "depth": {"num_layers": 18}} | dict(model)
-        if own["generator"] not in GENERATORS:
-            raise ValueError(f"model.generator: expected {' or '.join(GENERATORS)}, got {own['generator']!r}")
-        self.generator_kind = own["generator"]
-        super().__init__({key: value for key, value in model.items() if key not in ("generator", "depth")})
+        super().__init__({"generator": "DepthAwareGenerator", "depth": {"num_layers": 18}, **model})
         if self.generator.num_channels != 3:
             raise ValueError("model.common_params.num_channels: expected 3, the disparity is added to that by the host")
-        self.model = own
         self.depth_encoder: DepthEncoder | None = None
         self.depth_decoder: DepthDecoder | None = None
         self._fresh_depth = False  # a depth network that was never loaded
-        depth = own["depth"]
+        depth = self.model["depth"]
         if isinstance(depth, Mapping):
             self._build_depth(**checked_params("model.depth", depth, DepthEncoder))
         elif depth not in ("zeros", "truth"):
@@ -99,19 +93,22 @@ class DaGAN(FOMM):
             self.load_upstream(self.upstream_sections() | read_depth(depth))
 
     def _build_depth(self, num_layers: int) -> None:
-        place = self.generator.first.conv.weight
+        place = next(self.generator.parameters())
         self.depth_encoder = DepthEncoder(num_layers).to(place).requires_grad_(False).eval()
         self.depth_decoder = DepthDecoder(self.depth_encoder.encoder.channels).to(place).requires_grad_(False).eval()
         self.model["depth"] = {"num_layers": num_layers}
         self._fresh_depth = True
 
     def make_generator(self, **params: Any) -> nn.Module:
-        """The generator of `model`; called by the constructor."""
-        return GENERATORS[self.generator_kind](**params)
+        """The generator that `model` names; called by the constructor."""
+        kind = self.model["generator"]
+        if kind not in list(GENERATORS):
+            raise ValueError(f"model.generator: expected {' or '.join(GENERATORS)}, got {kind!r}")
+        return GENERATORS[kind](**params)
 
     def sections(self) -> dict[str, nn.Module]:
         """FOMM's and, if the host has a depth network, ``depth_encoder`` and ``depth_decoder``."""
-        depth = {name: getattr(self, name) for name in DEPTH_SECTIONS}
+        depth = {name: getattr(self, name) for name in SECTIONS}
         return super().sections() | {name: network for name, network in depth.items() if network is not None}
 
     def train(self, mode: bool = True) -> DaGAN:
@@ -178,12 +175,12 @@ class DaGAN(FOMM):
         Raises:
             ValueError: as of `Host.load_upstream`; one of the two depth sections without the other.
         """
-        given = {name: state for name, state in sections.items() if name not in DEPTH_SECTIONS}
+        given = {name: state for name, state in sections.items() if name not in SECTIONS}
         before = (self.depth_encoder, self.depth_decoder, self.model["depth"], self._fresh_depth)
         if self.depth_encoder is not None:
-            depth = {name: sections[name] for name in DEPTH_SECTIONS if name in sections}
+            depth = {name: sections[name] for name in SECTIONS if name in sections}
             if len(depth) == 1:
-                raise ValueError(f"{' and '.join(DEPTH_SECTIONS)} come together, there is only {next(iter(depth))}")
+                raise ValueError(f"{' and '.join(SECTIONS)} come together, there is only {next(iter(depth))}")
             if depth:
                 given |= {name: {k: v for k, v in d.items() if k not in NOT_WEIGHTS} for name, d in depth.items()}
                 layers = num_layers(depth["depth_encoder"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -21,6 +21,16 @@ from memcomp.adapters.transfer import transfer_motion
 
 def _common(num_kp: int, num_channels: int = 3, estimate_jacobian: bool = False) -> None:
     """The signature of ``common_params``."""
+
+
+def _model(
+    common_params: Mapping[str, Any],
+    kp_detector_params: Mapping[str, Any],
+    generator_params: Mapping[str, Any],
+    discriminator_params: Mapping[str, Any] | None = None,
+    align_corners: bool = False,
+) -> None:
+    """The signature of `model`."""
 
 
 @register_host
@@ -50,6 +60,7 @@ class FOMM(Host):
         "generator_gan",
         "feature_matching",
     )
+    model_signature: ClassVar[Callable[..., None]] = staticmethod(_model)  # its parameters are the keys of `model`
     generator_type: ClassVar[type[nn.Module]] = OcclusionAwareGenerator  # descendants of FOMM have another
     further_channels: ClassVar[int] = 0  # that the keypoint detector sees besides the picture's
     published: ClassVar[Mapping[str, Any]] = {  # vox-256
@@ -85,7 +96,7 @@ class FOMM(Host):
 
     def __init__(self, model: Mapping[str, Any]) -> None:
         super().__init__(model)
-        sections = checked_params("model", model, _model)
+        sections = checked_params("model", model, self.model_signature)
         common = checked_params("model.common_params", sections["common_params"], _common)
         shared = {"num_kp": common["num_kp"], "num_channels": common.get("num_channels", 3)}
         given = ("num_kp", "num_channels", "estimate_jacobian", "align_corners", "estimate_occlusion_map")
@@ -200,13 +211,3 @@ class FOMM(Host):
     def taps(self) -> tuple[list[Tap], KeypointTap]:
         """The inputs of the bottleneck, of each further decoder block and of the last convolution."""
         return taps.inplace_taps(self.generator), taps.KEYPOINTS
-
-
-def _model(
-    common_params: Mapping[str, Any],
-    kp_detector_params: Mapping[str, Any],
-    generator_params: Mapping[str, Any],
-    discriminator_params: Mapping[str, Any] | None = None,
-    align_corners: bool = False,
-) -> None:
-    """The signature of `model`."""
