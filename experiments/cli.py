@@ -16,6 +16,7 @@ COMMANDS = {
     "train": ("memcomp.experiments.train", "train what a recipe describes"),
     "evaluate": ("memcomp.experiments.evaluate", "measure a checkpoint on seeded pairs of unseen people"),
     "compare": ("memcomp.experiments.compare", "train two recipes side by side and measure both on the same pairs"),
+    "benchmark": ("memcomp.experiments.benchmark", "measure any number of runs on the same pairs, in one table"),
     "inspect": ("memcomp.experiments.inspect", "look into the memory of a checkpoint: M_o, M_s, attention, gates"),
     "animate": ("memcomp.experiments.animate", "move the face of a picture as a video moves"),
     "convert": ("memcomp.experiments.convert", "make a checkpoint of upstream ours, or one of ours upstream's"),

@@ -1,0 +1,104 @@
+"""`memcomp benchmark`: any number of runs, measured on the same pairs, in one table.
+
+Runs that differ only in their seed are one row. What was measured is kept in the output folder, by the checkpoint's
+sha256 and everything that decides the pairs and the formulas: the same command goes on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from memcomp.experiments.benchmark_runs import Row, Run
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `memcomp benchmark`."""
+    parser.add_argument(
+        "runs", nargs="+", metavar="[NAME=]RUN", help="run, checkpoint or pretrained folder; NAME: that of its row"
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="key=value", help="changes to the pairs' recipe")
+    parser.add_argument("--baseline", metavar="NAME|INDEX", help="row, or number of a run from 1 (default: the first)")
+    parser.add_argument("--pairs", type=int, default=100, metavar="N", help="pairs of each kind (default: %(default)s)")
+    parser.add_argument(
+        "--pairs-file", type=Path, action="append", default=[], metavar="CSV", help="clips: these pairs"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the pairs (default: %(default)s)")
+    parser.add_argument("--published", action="store_true", help="add the rows of the paper's Tables 1 and 2, marked")
+    parser.add_argument("--batch", type=int, default=8, help="pairs predicted at once (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=7, help="timed frames of each row; 0 = no times (default 7)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write into")
+
+
+def run(args: argparse.Namespace) -> None:
+    """`memcomp benchmark`."""
+    from memcomp.experiments.benchmark_measure import costs_of, measure, pairs_key
+    from memcomp.experiments.benchmark_runs import read_runs, reasons, rows_of
+    from memcomp.experiments.benchmark_table import Benchmark, write
+    from memcomp.experiments.compare import pairs_to_measure
+    from memcomp.experiments.errors import UserError
+    from memcomp.experiments.files import writable_folder
+    from memcomp.experiments.optim import resolve_device
+    from memcomp.experiments.recipe import with_overrides
+
+    for name, least in (("pairs", 1), ("batch", 1), ("seed", 0), ("repeats", 0)):
+        if not least <= getattr(args, name) < 2**63:
+            raise UserError(f"--{name}: expected {least} or more, got {getattr(args, name)}")
+    device = resolve_device(args.device)
+    runs, left_out = read_runs(args.runs)
+    if not runs:
+        raise UserError(f"benchmark: expected a run that can be measured: {'; '.join(reasons(left_out))}")
+    rows = rows_of(runs)
+    baseline = find_baseline(args.baseline, rows, args.runs, runs)
+    recipe = with_overrides(baseline.runs[0].recipe, args.set, baseline.runs[0].path)
+    depth = any(run.recipe.data.depth for run in runs)  # each host takes the channels that it knows
+    recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, depth=depth))
+    pairs = pairs_to_measure(recipe, args)
+    folder = writable_folder(args.output)
+
+    key = pairs_key(recipe, pairs, args.pairs, args.seed)
+    measured, broken = measure(runs, pairs, folder / "measured" / key, recipe.size, device, args.batch)
+    left_out |= broken
+    for line in reasons(left_out):
+        print(f"left out: {line}", file=sys.stderr)
+    sound = [dataclasses.replace(row, runs=[run for run in row.runs if run.sha256 in measured]) for row in rows]
+    rows = [row for row in sound if row.runs]
+    if baseline.name not in [row.name for row in rows]:
+        raise UserError(f"benchmark: the baseline cannot be measured: {'; '.join(broken.values())}")
+    benchmark = Benchmark(rows, baseline.name, measured, costs_of(rows, device, args.repeats), left_out)
+    print("\n" + write(folder, benchmark, recipe, args))
+
+
+def find_baseline(wanted: str | None, rows: Sequence[Row], words: Sequence[str], runs: Sequence[Run]) -> Row:
+    """The row that the others are compared with.
+
+    Args:
+        wanted: its name, or the number of a run as given, from 1; None = the first run that could be read.
+        rows: all.
+        words: the runs as given.
+        runs: those that could be read.
+
+    Raises:
+        UserError: there is no such row.
+    """
+    from memcomp.experiments.errors import UserError
+
+    if wanted is None:
+        return next(row for row in rows if runs[0] in row.runs)
+    for row in rows:
+        if row.name == wanted:
+            return row
+    if wanted.isdecimal() and 1 <= int(wanted) <= len(words):
+        word = words[int(wanted) - 1]
+        for row in rows:
+            if any(word in (run.path, f"{run.name}={run.path}") for run in row.runs):
+                return row
+        raise UserError(f"--baseline {wanted}: {word} cannot be measured")
+    names = ", ".join(repr(row.name) for row in rows)
+    raise UserError(f"--baseline {wanted}: expected one of {names}, or a number from 1 to {len(words)}")

@@ -1,0 +1,134 @@
+"""What a host costs: parameters that a frame needs, floating-point operations of a frame, time of a frame.
+
+A frame is what animating a video repeats: keypoints of the driving frame and the generation from a source whose
+keypoints are known.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from memcomp.adapters import Host
+from memcomp.handle import CHILD
+
+NOT_COUNTED = "normalisation, activations, softmax, resizing, warping and other element-wise work are not counted"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one frame, one picture at a time."""
+
+    host_parameters: int
+    """That a frame uses: no discriminator, nothing that only training needs."""
+    memory_parameters: int
+    gflop: float
+    """10⁹ operations of convolutions, matrix products and attention; a multiplication and its addition are two."""
+
+
+class _Used(TorchDispatchMode):
+    """Notes the storage of every tensor that an operation reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storages: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for leaf in tree_leaves((args, kwargs or {})):
+            if isinstance(leaf, Tensor):
+                self.storages.add(leaf.untyped_storage().data_ptr())
+        return func(*args, **(kwargs or {}))
+
+
+def cost(host: Host, size: int, channels: int = 3) -> Cost:
+    """Count parameters and operations of one frame.
+
+    Args:
+        host: in eval mode, with or without a memory.
+        size: height and width of the picture.
+        channels: 4 for a host that wants the disparity as well.
+    """
+    call = frame(host, size, channels)
+    with _frozen(host), FlopCounterMode(display=False) as counter:
+        call()
+    with _Used() as used:
+        call()
+    sizes = {True: 0, False: 0}
+    for name, parameter in host.named_parameters():
+        if parameter.untyped_storage().data_ptr() in used.storages:
+            sizes[CHILD in name.split(".")] += parameter.numel()
+    return Cost(sizes[False], sizes[True], counter.get_total_flops() / 1e9)
+
+
+@contextlib.contextmanager
+def _frozen(host: Host) -> Iterator[None]:
+    """No parameter asks for gradients: torch's counter stumbles over a module that returns a view of one."""
+    asking = [parameter for parameter in host.parameters() if parameter.requires_grad]
+    host.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
+
+
+def frame(host: Host, size: int, channels: int = 3) -> Callable[[], None]:
+    """A function that generates one frame of a video whose source is known already."""
+    device = next(host.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    source, driving = torch.rand(2, 1, channels, size, size, generator=generator).to(device)
+    with torch.no_grad():
+        keypoints = host.keypoints(source)
+
+    @torch.no_grad()
+    def call() -> None:
+        host.generate(source, keypoints, host.keypoints(driving))
+
+    return call
+
+
+def milliseconds(calls: Mapping[str, Callable[[], None]], device: torch.device, repeats: int) -> dict[str, float]:
+    """Median time of each function in milliseconds, measured in turns so that a busy machine slows all alike.
+
+    Args:
+        calls: name → function; each is called once more before, untimed.
+        device: where they work.
+        repeats: timed calls of each.
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(repeats + 1):
+        for name, call in calls.items():
+            with _timed(device) as seconds:
+                call()
+            if number:
+                times[name] += seconds
+    return {name: 1000 * statistics.median(found) for name, found in times.items() if found}
+
+
+@contextlib.contextmanager
+def _timed(device: torch.device) -> Iterator[list[float]]:
+    seconds: list[float] = []
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    yield seconds
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    seconds.append(time.perf_counter() - start)
+
+
+def device_name(device: torch.device) -> str:
+    """What the times were measured on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"
