@@ -33,7 +33,7 @@ class _Site:
         name = self.keypoints.module
         if name in self.modules:
             return self.modules[name]
-        if name.partition(".")[0] not in dict(self.root.named_children()):
+        if name and name.partition(".")[0] not in dict(self.root.named_children()):
             given = ", ".join(self.modules) or "the generator alone"
             raise ValueError(
                 f"{type(self.root).__name__} does not call its '{name}' itself: give both, as "

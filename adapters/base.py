@@ -160,7 +160,11 @@ class Host(nn.Module, ABC):
         All random draws come from `generator`, a CPU generator. `transform_params` describes the random warp
         of the equivariance terms (see `memcomp.adapters.losses.RandomTransform.draw`).
         """
-        raise NotImplementedError(f"the host {self.name!r} has no loss terms of its own")
+        for name in names:
+            raise ValueError(
+                f"the host {self.name!r} has no loss {name!r}; it has {', '.join(self.loss_names) or 'none'}"
+            )
+        return {}
 
     def stage_loss(self, stage: str, source: Tensor, driving: Tensor, *, generator: torch.Generator) -> Tensor:
         """What the training stage `stage`, one of `stages`, minimises; a scalar. See `enter_stage`."""

@@ -27,7 +27,7 @@ def test_the_first_two_lines_are_the_demo_and_the_tests() -> None:
     assert SHELL[:2] == ["bash setup.sh && .venv/bin/memcomp demo", "bash tests/run.sh"]
     assert (ROOT / "setup.sh").is_file() and (ROOT / "tests" / "run.sh").is_file()
     assert "bash tests/run.sh" in (ROOT / ".ci" / "run").read_text()  # so CI runs the second line, as printed
-    assert {language for language, _ in BLOCKS} == {"bash", "python", "bibtex"}
+    assert {language for language, _ in BLOCKS} == {"bash", "python", "toml", "bibtex"}
     assert SHELL[2:] == COMMANDS  # nothing in a shell block escapes the test below
 
 
@@ -70,6 +70,58 @@ def test_upstream_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         for module in set(sys.modules) - before:
             if module.split(".")[0] in ("modules", "sync_batchnorm"):
                 del sys.modules[module]
+
+
+def test_a_host_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host of the README as an installed package: known by its entry point, with a memory, trained, animated."""
+    import torch
+
+    from memcomp import CompensationConfig
+    from memcomp.adapters import attach, base, create_host, from_pretrained, list_hosts
+    from memcomp.experiments import cli
+
+    (code,) = [c for c in PYTHON if "(Host)" in c]
+    (entry,) = [c for language, c in BLOCKS if language == "toml"]
+    assert len(code.splitlines()) < 40
+    group, line = re.fullmatch(r'\[project\.entry-points\."(.*)"\]\n(.*)\n', entry).groups()  # type: ignore[union-attr]
+    info = tmp_path / "my_hosts-1.0.dist-info"
+    info.mkdir()
+    (tmp_path / "my_hosts.py").write_text(code)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-hosts\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\n" + line.replace('"', "") + "\n")
+    monkeypatch.setattr(base, "_HOSTS", dict(base._HOSTS))
+    assert "shift" not in list_hosts()
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        assert "shift" in list_hosts()
+        torch.manual_seed(0)
+        host = create_host("shift", {"width": 8, "num_kp": 3})
+        source, driving = torch.rand(2, 2, 3, 32, 32).unbind()
+        plain = host(source, driving)
+        assert plain.sparse_deformed.shape == (2, 4, 3, 8, 8)
+        config = CompensationConfig.paper(memory_channels=8, memory_size=(4, 4), start="identity")
+        handle = attach(host, config)
+        assert torch.equal(host(source, driving).prediction, plain.prediction)
+        with handle.compensation.recording() as record:
+            output = host(source, driving)
+        ((output.prediction - driving).abs().mean() + record.consistency_loss()).backward()
+        assert all(parameter.grad is not None for parameter in host.parameters())
+        host.save_pretrained(tmp_path / "shift")
+        again = from_pretrained(tmp_path / "shift")
+        assert torch.equal(again(source, driving).prediction, host.eval()(source, driving).prediction)
+        words = [*SHORTER["train"].split(), "size=32", "host.name=shift", "host.model={width: 8, num_kp: 3}"]
+        words += [
+            "loss.equivariance_value=0",
+            "loss.equivariance_jacobian=0",
+            "init=null",
+            f"init={tmp_path / 'shift'}",
+        ]
+        words += ["memory.memory_channels=8", "memory.memory_size=[4, 4]", "memory.identity_hidden=128", "device=cpu"]
+        monkeypatch.setenv("MEMCOMP_CACHE", str(tmp_path / "cache"))
+        assert cli.main(["train", "demo/fomm_mcnet", "--output", str(tmp_path / "run"), *words]) == 0
+        assert cli.main(["evaluate", str(tmp_path / "run"), "--pairs", "2", "device=cpu"]) == 0
+    finally:
+        sys.modules.pop("my_hosts", None)
 
 
 @pytest.fixture(scope="module")
