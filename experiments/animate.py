@@ -12,8 +12,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", type=Path, required=True, help="picture with the face to move")
     parser.add_argument("--driving", type=Path, required=True, help="video, or folder of pictures, to follow")
     parser.add_argument("--output", type=Path, required=True, help="mp4 file to write")
-    parser.add_argument("--absolute", action="store_true", help="take the driving face's position, not only its motion")
-    parser.add_argument("--no-adapt-scale", action="store_true", help="do not scale the motion by the heads' sizes")
+    parser.add_argument(
+        "--motion",
+        default="relative",
+        metavar="MODE",
+        help="relative: the driving face's motion (default); absolute: its position too; "
+        "avd: tpsm's network that keeps the source's shape",
+    )
+    parser.add_argument("--no-adapt-scale", action="store_true", help="relative: do not scale by the heads' sizes")
     parser.add_argument("--side-by-side", action="store_true", help="source, driving and result beside each other")
     parser.add_argument("--batch", type=int, default=8, help="frames generated at once (default 8)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
@@ -42,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     writable_folder(args.output.parent)
 
     source = fit(source_picture, recipe.size)
-    motion = Motion(not args.absolute, not args.no_adapt_scale)
+    motion = Motion(args.motion, not args.no_adapt_scale)
     poses = (fit(frame, recipe.size) for frame in driving)
     bar = tqdm(total=driving.length, unit=" frames", desc="animate")
     with bar, write_video(args.output, driving.frame_rate) as append:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from memcomp.experiments.recipe import Recipe
-    from memcomp.experiments.scoring import Pair, Results
+    from memcomp.experiments.scoring import Pair, Results, Scores
     from memcomp.experiments.side_by_side import Job
 
 LAST = 20  # the held-out loss is its mean over this many last steps
@@ -43,14 +43,18 @@ def run(args: argparse.Namespace) -> None:
     for name, least in (("pairs", 1), ("seed", 0)):
         if not least <= getattr(args, name) < 2**63:
             raise UserError(f"--{name}: expected {least} or more, got {getattr(args, name)}")
-    recipes = {_label(recipe): recipe for recipe in (load_recipe(name, args.overrides) for name in args.recipes)}
-    same = {(recipe.size, recipe.optim.steps) for recipe in recipes.values()}
+    loaded = [load_recipe(name, args.overrides) for name in args.recipes]
+    labels = [recipe.label for recipe in loaded]
+    if labels[0] == labels[1]:  # such as two memories in one host
+        labels = args.recipes
+    recipes = dict(zip(labels, loaded, strict=True))
+    same = {(recipe.size, recipe.optim.steps) for recipe in loaded}
     if len(recipes) != 2 or len(same) != 1 or None in next(iter(same)):
-        raise UserError("compare: expected a host without and one with memory, of the same size and optim.steps")
+        raise UserError("compare: expected two recipes of the same size and optim.steps")
     pairs = pairs_to_measure(next(iter(recipes.values())), args)  # a mistake here shows before anything is trained
     folder = writable_folder(args.output)
     jobs = {
-        label: Job(label, name, tuple(args.overrides), folder / label.replace(" + ", "_"))
+        label: Job(label, name, tuple(args.overrides), folder / label.replace(" + ", "_").replace("/", "_"))
         for label, name in zip(recipes, args.recipes, strict=True)
     }
     train_side_by_side(list(jobs.values()), next(iter(recipes.values())).optim.steps or 0)
@@ -80,13 +84,17 @@ def measure_runs(jobs: dict[str, Job], pairs: Mapping[str, Sequence[Pair]]) -> R
     from tqdm import tqdm
 
     from memcomp.experiments.checkpoint import load_host
-    from memcomp.experiments.evaluate import COPY
+    from memcomp.experiments.evaluate import COPY, SAME
     from memcomp.experiments.scoring import Predict, copy_source, host_predictor, score
 
-    models: dict[str, Predict] = {COPY: copy_source}
-    models |= {label: host_predictor(load_host(job.output)[0]) for label, job in jobs.items()}
+    hosts = {label: load_host(job.output)[0] for label, job in jobs.items()}
+    results: dict[str, Mapping[str, Scores]] = {}
     with tqdm(total=sum(map(len, pairs.values())), unit="pair", desc="evaluate") as bar:
-        return {kind: score(models, chosen, tick=bar.update) for kind, chosen in pairs.items()}
+        for kind, chosen in pairs.items():
+            models: dict[str, Predict] = {COPY: copy_source}
+            models |= {label: host_predictor(host, same=kind == SAME) for label, host in hosts.items()}
+            results[kind] = score(models, chosen, tick=bar.update)
+    return results
 
 
 def summary(
@@ -140,10 +148,6 @@ def held_out_losses(log: Path) -> tuple[float, float]:
     values = [value for value in read_log(log)["held_out"].tolist() if not math.isnan(value)]
     last = values[-LAST:]
     return values[0], sum(last) / len(last)
-
-
-def _label(recipe: Recipe) -> str:
-    return recipe.host.name + (" + memory" if recipe.memory is not None else "")
 
 
 def _command(args: argparse.Namespace) -> str:

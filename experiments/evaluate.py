@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from memcomp.adapters import Host
     from memcomp.experiments.checkpoint import RunState
     from memcomp.experiments.data.eval_pairs import ClipPair
+    from memcomp.experiments.metrics.panel import Panel
     from memcomp.experiments.recipe import Recipe
     from memcomp.experiments.scoring import Pair, Results
 
@@ -35,6 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--videos", type=int, default=4, metavar="N", help="clips: cross-identity videos to write")
     parser.add_argument("--video-frames", type=int, default=75, metavar="N", help="their length (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=8, help="pairs predicted at once (default: %(default)s)")
+    parser.add_argument(
+        "--metrics", default="", metavar="NAME,…", help="all, or some of those in experiments/metrics/README.md"
+    )
+    parser.add_argument(
+        "--backend",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="what reads faces, or where weights are: landmarks=face-alignment, identity=openface:FILE, …",
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: `evaluation` beside the checkpoint")
 
 
@@ -45,7 +56,9 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.checkpoint import build_host, load_run, load_weights
     from memcomp.experiments.errors import UserError
     from memcomp.experiments.files import writable_folder
-    from memcomp.experiments.optim import resolve_device
+    from memcomp.experiments.metrics.panel import Panel
+    from memcomp.experiments.metrics.protocols import DEFAULT
+    from memcomp.experiments.optim import Processes
     from memcomp.experiments.pictures import worst_median_best
     from memcomp.experiments.recipe import with_overrides
     from memcomp.experiments.report import results_json, write_json, write_pairs
@@ -58,23 +71,32 @@ def run(args: argparse.Namespace) -> None:
     recipe = with_overrides(state.recipe, args.overrides, str(args.checkpoint))
     host = build_host(recipe)
     load_weights(host, state.model(), str(args.checkpoint))
-    host.to(resolve_device(recipe.device)).eval()
+    processes = Processes.start(recipe.device)  # torchrun shares the pairs among several
+    host.to(processes.device).eval()
+    panel = Panel(args.metrics.split(",") if args.metrics else DEFAULT, args.backend, processes.device)
     kinds = [kind for kind, wanted in ((SAME, args.same), (CROSS, args.cross)) if wanted] or [SAME, CROSS]
     pairs = evaluation_pairs(recipe, kinds, args.pairs, args.seed, args.pairs_file)
     folder = writable_folder(args.output or default_folder(args.checkpoint))
 
-    measured = {kind: chosen for kind, chosen in pairs.items() if recipe.data.kind == "heads" or kind == SAME}
-    name = recipe.host.name + (" + memory" if host.memory is not None else "")
-    models = {COPY: copy_source, name: host_predictor(host)}
+    truth = {kind: recipe.data.kind == "heads" or kind == SAME for kind in pairs}  # two real people have none
+    measured = {kind: chosen for kind, chosen in pairs.items() if panel.measures(truth=truth[kind])}
+    name = recipe.label
     results = {}
-    with tqdm(total=sum(map(len, measured.values())), unit="pair", desc="evaluate") as bar:
+    total = sum(map(len, measured.values())) // processes.world
+    with tqdm(total=total, unit="pair", desc="evaluate", disable=not processes.first) as bar:
         for kind, chosen in measured.items():
-            results[kind] = score(models, chosen, batch=args.batch, tick=bar.update)
-    about = description(state, recipe, args, {kind: len(chosen) for kind, chosen in pairs.items()})
+            models = {COPY: copy_source, name: host_predictor(host, same=kind == SAME)}
+            results[kind] = score(models, chosen, panel, truth=truth[kind], batch=args.batch, tick=bar.update)
+    processes.stop()
+    if not processes.first:
+        return
+    about = description(state, recipe, args, panel, {kind: len(chosen) for kind, chosen in pairs.items()})
     if results:
         print(tables(results, about))
         write_pairs(folder / "pairs.csv", results)
-        worst_median_best(folder / "pairs.png", {kind: results[kind][name] for kind in results}, measured)
+        drawn = {kind: result[name] for kind, result in results.items() if truth[kind] and "l1" in panel.metrics}
+        if drawn:
+            worst_median_best(folder / "pairs.png", drawn, measured)
     if recipe.data.kind == "clips" and CROSS in pairs:
         about["videos"] = write_videos(folder / "videos", host, pairs[CROSS][: args.videos], args)  # type: ignore[arg-type]
     write_json(folder / "metrics.json", about | {"results": results_json(results)})
@@ -126,10 +148,13 @@ def tables(results: Results, about: Mapping[str, Any]) -> str:
     """Both protocols' tables, and a line that says what the numbers rest on."""
     from memcomp.experiments.report import score_table
 
-    return "\n\n".join([*(score_table(results, protocol) for protocol in ("standard", "paper")), about["note"]])
+    text = [*(score_table(results, protocol) for protocol in ("standard", "paper")), about["note"], *about["backends"]]
+    return "\n\n".join(text)
 
 
-def description(state: RunState, recipe: Recipe, args: argparse.Namespace, counts: Mapping[str, int]) -> dict[str, Any]:
+def description(
+    state: RunState, recipe: Recipe, args: argparse.Namespace, panel: Panel, counts: Mapping[str, int]
+) -> dict[str, Any]:
     """What the numbers rest on, for metrics.json."""
     from memcomp.experiments.metrics.protocols import MINIMUM_PIXELS
     from memcomp.experiments.report import versions
@@ -146,6 +171,8 @@ def description(state: RunState, recipe: Recipe, args: argparse.Namespace, count
         "motion": "absolute",
         "minimum_masked_pixels": MINIMUM_PIXELS,
         "perceptual_backbone": backbone,
+        "metrics": panel.metrics,
+        "backends": panel.about,
         "note": f"{recipe.size}×{recipe.size}, absolute motion, step {state.step}, perceptual loss: {backbone}; "
         "the protocols' formulas: experiments/metrics/README.md",
         "versions": versions(),

@@ -17,8 +17,9 @@ from memcomp.experiments.scoring import batched
 class Motion:
     """How the driving head's motion becomes the source's."""
 
-    relative: bool = True
-    """Add the motion since the first driving frame; otherwise the driving keypoints replace the source's."""
+    mode: str = "relative"
+    """One of the host's `motion_modes`. "relative": the motion since the first driving frame is added to the source's
+    keypoints. "absolute": the driving keypoints replace them. "avd" (TPSM): a network keeps the source's shape."""
     adapt_scale: bool = True
     """Scale the relative motion by the ratio of the heads' sizes."""
 
@@ -39,22 +40,31 @@ def animate(
         driving frame and result, (3, H, W) in [0, 1] each, on the CPU.
 
     Raises:
-        UserError: the host generates values that are not finite, or its keypoints span no area to adapt the scale by.
+        UserError: the host has no such motion, refuses such pictures (one that needs their depth), or generates values
+            that are not finite; its keypoints span no area to adapt the scale by.
     """
+    if motion.mode not in host.motion_modes:
+        raise UserError(f"motion: expected one of {', '.join(host.motion_modes)}, got {motion.mode!r}")
+    further = {} if motion.mode in Host.motion_modes else {"mode": motion.mode}
     device = next(host.parameters()).device
-    with torch.inference_mode():
-        kp_source = host.keypoints(source[None].to(device))
+    try:
+        with torch.inference_mode():
+            kp_source = host.keypoints(source[None].to(device))
+    except ValueError as error:
+        raise UserError(f"the host {host.name!r}: {error}") from None
     initial = None
     for group in batched(poses, batch):
         with torch.inference_mode():  # not around the yield: the caller's code should not run inside
             kp_driving = host.keypoints(torch.stack(group).to(device))
             initial = initial or _first(kp_driving)
             try:
+                relative = motion.mode == "relative"
                 moved = host.transfer_motion(
-                    kp_source, kp_driving, initial, relative=motion.relative, adapt_scale=motion.adapt_scale
+                    kp_source, kp_driving, initial, relative=relative, adapt_scale=motion.adapt_scale, **further
                 )
             except ValueError as error:
-                raise UserError(f"the driving video's first frame: {error}") from None
+                where = "the driving video's first frame" if relative else f"motion {motion.mode}"
+                raise UserError(f"{where}: {error}") from None
             images = source.to(device).expand(len(group), -1, -1, -1)
             results = host.generate(images, _repeat(kp_source, len(group)), moved).prediction.float().cpu()
         if not bool(results.isfinite().all()):

@@ -129,10 +129,15 @@ class HeldOut:
         return total / sum(len(source) for source, _ in self.batches)
 
     def samples(self, host: Host, rows: int = 6) -> Tensor:
-        """`sample_grid` of the first pairs."""
+        """`sample_grid` of the first pairs; in a further training stage with the motion that it teaches."""
         source, driving = (images[:rows] for images in self.batches[0])
+        stage = self.objective.stage
         with _evaluating(host):
-            return sample_grid(source, driving, host.reconstruct(source, driving))
+            if stage not in host.motion_modes:
+                return sample_grid(source, driving, host.reconstruct(source, driving))
+            of_source, of_driving = host.keypoints(source), host.keypoints(driving)
+            moved = host.transfer_motion(of_source, of_driving, of_driving, **{"mode": stage})
+            return sample_grid(source, driving, host.generate(source, of_source, moved))
 
 
 @contextmanager

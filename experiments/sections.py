@@ -158,6 +158,14 @@ class Recipe:
     optim: OptimSection = field(default_factory=OptimSection)
     log: LogSection = field(default_factory=LogSection)
 
+    @property
+    def label(self) -> str:
+        """The host and what is attached to it, for tables: "fomm", "fomm + memory", "fomm + skips + memory" …"""
+        if self.memory is None:
+            return self.host.name
+        kinds = {"inplace": "memory", "skip": "skips + memory", "skip_control": "skips"}
+        return f"{self.host.name} + {kinds[self.memory.mode]}"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain dict, as the YAML holds it (memory fields beside `preset`); `recipe_from_dict` inverts it."""
         plain = json.loads(json.dumps(dataclasses.asdict(self)))

@@ -28,7 +28,7 @@ def run(host, source, poses, motion=Motion(), batch=4):  # noqa: B008 (frozen)
 
 
 def test_absolute_motion_is_the_host_itself(small_host, source, poses):
-    results = run(small_host, source, poses, Motion(relative=False))
+    results = run(small_host, source, poses, Motion("absolute"))
     with torch.no_grad():
         for pose, result in zip(poses, results, strict=True):
             assert torch.allclose(result, small_host(source[None], pose[None]).prediction[0], atol=1e-5)
@@ -66,6 +66,23 @@ def test_scale_adaptation_is_the_hosts(small_host, source, poses, monkeypatch):
     assert all(options["relative"] for options in asked)
 
 
+def test_a_motion_that_the_host_lacks_and_pictures_it_refuses_are_reported(small_host, source, poses, monkeypatch):
+    with pytest.raises(UserError, match="motion: expected one of relative, absolute, got 'avd'"):
+        run(small_host, source, poses[:1], Motion("avd"))
+    monkeypatch.setattr(type(small_host), "motion_modes", ("relative", "absolute", "avd"))
+    asked = []
+    monkeypatch.setattr(small_host, "transfer_motion", lambda *a, **options: asked.append(options) or a[1])
+    run(small_host, source, poses[:1], Motion("avd"))
+    assert asked[0]["mode"] == "avd"
+
+    def refuse(image):
+        raise ValueError("expected pictures with their disparity")
+
+    monkeypatch.setattr(small_host, "keypoints", refuse)
+    with pytest.raises(UserError, match="host 'fomm': expected pictures with their disparity"):
+        run(small_host, source, poses[:1])
+
+
 def test_keypoints_on_one_line_and_values_that_are_not_finite_are_reported(small_host, source, poses, monkeypatch):
     line = Keypoints(torch.zeros(1, 4, 2), torch.eye(2).expand(1, 4, 2, 2))
     with monkeypatch.context() as patch:
@@ -73,7 +90,7 @@ def test_keypoints_on_one_line_and_values_that_are_not_finite_are_reported(small
         with pytest.raises(UserError, match=r"first frame: .*one line"):
             run(small_host, source, poses[:1])
     with pytest.raises(UserError, match="not finite"):
-        run(small_host, source / 0, poses[:1], Motion(relative=False))
+        run(small_host, source / 0, poses[:1], Motion("absolute"))
 
 
 def test_the_command_keeps_rate_and_length(small_run, clips_root, tmp_path, capsys):
@@ -88,7 +105,7 @@ def test_the_command_keeps_rate_and_length(small_run, clips_root, tmp_path, caps
     assert frames.frame_rate == Fraction(10)
     assert [frame.shape for frame in frames] == [(32, 32, 3)] * 9
 
-    assert main([*command, "--side-by-side", "--absolute", "--no-adapt-scale"]) == 0
+    assert main([*command, "--side-by-side", "--motion", "absolute", "--no-adapt-scale"]) == 0
     beside = list(Frames(output))
     assert [frame.shape for frame in beside] == [(32, 96, 3)] * 9
     shown = fit(read_picture(picture), 32)
