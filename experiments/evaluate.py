@@ -128,7 +128,7 @@ def evaluation_pairs(
 
         if files:
             raise UserError("--pairs-file: expected with data.kind=clips, the checkpoint's recipe says heads")
-        heads = HeadsSet("test", PEOPLE, data.frames, recipe.size, data.seed, cache, data.rate)
+        heads = HeadsSet("test", PEOPLE, data.frames, recipe.size, data.seed, cache, data.rate, data.depth)
         draw = {SAME: heads.same_identity, CROSS: heads.cross_identity}
         return {kind: draw[kind](count, seed) for kind in kinds}
     from memcomp.experiments.data.clips import Clips

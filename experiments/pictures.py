@@ -51,7 +51,7 @@ def worst_median_best(path: str | Path, scores: Mapping[str, Scores], pairs: Map
         order = sorted(range(len(values)), key=lambda i: -values[i])
         for label, i in {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}.items():
             pair, prediction = pairs[kind][i], scored.predictions[i]
-            source, driving, target = (to_frame(image) for image in (pair.source, pair.driving, pair.target))
+            source, driving, target = (to_frame(image[:3]) for image in (pair.source, pair.driving, pair.target))
             images = [source, driving, target, prediction, error_picture(prediction, target)]
             rows[f"{kind},\n{label}: L1 {values[i]:.3f}"] = images
     strips(path, rows, ["source", "driving", "target", "prediction", "error"])
