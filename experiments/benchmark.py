@@ -30,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the pairs (default: %(default)s)")
     parser.add_argument("--published", action="store_true", help="add the rows of the paper's Tables 1 and 2, marked")
+    parser.add_argument("--metrics", default="", metavar="NAME,…", help="as `memcomp evaluate`")
+    parser.add_argument("--backend", action="append", default=[], metavar="KEY=VALUE", help="as `memcomp evaluate`")
     parser.add_argument("--batch", type=int, default=8, help="pairs predicted at once (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=7, help="timed frames of each row; 0 = no times (default 7)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
@@ -38,12 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """`memcomp benchmark`."""
-    from memcomp.experiments.benchmark_measure import costs_of, measure, pairs_key
+    from memcomp.experiments.benchmark_measure import costs_of, has_truth, measure, pairs_key
+    from memcomp.experiments.benchmark_report import write
     from memcomp.experiments.benchmark_runs import read_runs, reasons, rows_of
-    from memcomp.experiments.benchmark_table import Benchmark, write
-    from memcomp.experiments.compare import pairs_to_measure
+    from memcomp.experiments.benchmark_table import Benchmark
     from memcomp.experiments.errors import UserError
+    from memcomp.experiments.evaluate import CROSS, SAME, evaluation_pairs
     from memcomp.experiments.files import writable_folder
+    from memcomp.experiments.metrics.panel import Panel
+    from memcomp.experiments.metrics.protocols import DEFAULT
     from memcomp.experiments.optim import resolve_device
     from memcomp.experiments.recipe import with_overrides
 
@@ -51,6 +56,7 @@ def run(args: argparse.Namespace) -> None:
         if not least <= getattr(args, name) < 2**63:
             raise UserError(f"--{name}: expected {least} or more, got {getattr(args, name)}")
     device = resolve_device(args.device)
+    panel = Panel(args.metrics.split(",") if args.metrics else DEFAULT, args.backend, device)
     runs, left_out = read_runs(args.runs)
     if not runs:
         raise UserError(f"benchmark: expected a run that can be measured: {'; '.join(reasons(left_out))}")
@@ -59,11 +65,12 @@ def run(args: argparse.Namespace) -> None:
     recipe = with_overrides(baseline.runs[0].recipe, args.set, baseline.runs[0].path)
     depth = any(run.recipe.data.depth for run in runs)  # each host takes the channels that it knows
     recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, depth=depth))
-    pairs = pairs_to_measure(recipe, args)
+    kinds = [kind for kind in (SAME, CROSS) if panel.measures(truth=has_truth(recipe, kind))]
+    pairs = evaluation_pairs(recipe, kinds, args.pairs, args.seed, args.pairs_file)
     folder = writable_folder(args.output)
 
-    key = pairs_key(recipe, pairs, args.pairs, args.seed)
-    measured, broken = measure(runs, pairs, folder / "measured" / key, recipe.size, device, args.batch)
+    kept = folder / "measured" / pairs_key(recipe, pairs, args.pairs, args.seed, panel)
+    measured, broken = measure(runs, pairs, panel, kept, recipe=recipe, device=device, batch=args.batch)
     left_out |= broken
     for line in reasons(left_out):
         print(f"left out: {line}", file=sys.stderr)
@@ -71,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
     rows = [row for row in sound if row.runs]
     if baseline.name not in [row.name for row in rows]:
         raise UserError(f"benchmark: the baseline cannot be measured: {'; '.join(broken.values())}")
-    benchmark = Benchmark(rows, baseline.name, measured, costs_of(rows, device, args.repeats), left_out)
+    benchmark = Benchmark(rows, baseline.name, measured, costs_of(rows, device, args.repeats), panel, left_out)
     print("\n" + write(folder, benchmark, recipe, args))
 
 

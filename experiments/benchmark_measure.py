@@ -21,6 +21,7 @@ from memcomp.experiments.data.heads import RENDERER_VERSION
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.evaluate import COPY, SAME
 from memcomp.experiments.files import atomic_write
+from memcomp.experiments.metrics.panel import Panel
 from memcomp.experiments.recipe import Recipe
 from memcomp.experiments.report import versions
 from memcomp.experiments.scoring import Pair, Predict, Scores, copy_source, host_predictor, score
@@ -29,7 +30,7 @@ KEPT = 2**29  # bytes of pairs that are read once and held; more are read again 
 Measured = Mapping[str, Mapping[str, Scores]]  # sha256 of a checkpoint, or COPY → kind of pairs → scores
 
 
-def pairs_key(recipe: Recipe, pairs: Mapping[str, Sequence[Pair]], count: int, seed: int) -> str:
+def pairs_key(recipe: Recipe, pairs: Mapping[str, Sequence[Pair]], count: int, seed: int, panel: Panel) -> str:
     """Digest of everything that decides pairs and formulas: equal keys, equal numbers.
 
     Args:
@@ -37,9 +38,10 @@ def pairs_key(recipe: Recipe, pairs: Mapping[str, Sequence[Pair]], count: int, s
         pairs: kind → pairs.
         count: how many of each kind were asked for.
         seed: of their draw.
+        panel: what is measured.
     """
     data = recipe.data
-    about: list[Any] = [versions(), recipe.size, data.kind, count, seed]
+    about: list[Any] = [versions(), recipe.size, data.kind, count, seed, panel.metrics, panel.about]
     for kind, chosen in pairs.items():
         about += [kind, len(chosen)]
         if data.kind == "clips":
@@ -57,8 +59,10 @@ def pairs_key(recipe: Recipe, pairs: Mapping[str, Sequence[Pair]], count: int, s
 def measure(
     runs: Sequence[Run],
     pairs: Mapping[str, Sequence[Pair]],
+    panel: Panel,
     folder: Path,
-    size: int,
+    *,
+    recipe: Recipe,
     device: torch.device,
     batch: int,
 ) -> tuple[Measured, dict[str, str]]:
@@ -67,8 +71,9 @@ def measure(
     Args:
         runs: what to measure.
         pairs: kind → pairs.
+        panel: what to measure.
         folder: where scores are kept as soon as a run is measured, and found again; one for these pairs alone.
-        size: of the pictures.
+        recipe: whose data the pairs are of.
         device: where to predict.
         batch: pairs predicted at once.
 
@@ -89,7 +94,7 @@ def measure(
                 measured[name] = found
                 continue
             if held is None:
-                held = {k: list(c) for k, c in pairs.items()} if total * size**2 * 40 < KEPT else pairs
+                held = {k: list(c) for k, c in pairs.items()} if total * recipe.size**2 * 40 < KEPT else pairs
             try:
                 found = {}
                 host = None if run is None else load_host(run.path, device)[0]
@@ -97,13 +102,19 @@ def measure(
                     predict = copy_source if host is None else host_predictor(host, same=kind == SAME)
                     if run is not None and not run.recipe.data.depth:
                         predict = without_depth(predict)
-                    found[kind] = score({name: predict}, chosen, batch=batch, tick=bar.update)[name]
+                    true = has_truth(recipe, kind)
+                    found[kind] = score({name: predict}, chosen, panel, truth=true, batch=batch, tick=bar.update)[name]
             except (UserError, ValueError) as error:
                 broken[run.path if run else name] = str(error)
                 continue
             write_scores(file, found)
             measured[name] = found
     return measured, broken
+
+
+def has_truth(recipe: Recipe, kind: str) -> bool:
+    """Whether pairs of a kind have a true target: two real people have none."""
+    return recipe.data.kind == "heads" or kind == SAME
 
 
 def without_depth(predict: Predict) -> Predict:
@@ -115,10 +126,11 @@ def write_scores(path: Path, scores: Mapping[str, Scores]) -> None:
     """Keep a run's values, to the last digit; its pictures are not kept."""
     plain = {
         kind: {
-            "names": s.names,
-            "values": [{c: None if v is None else repr(v) for c, v in row.items()} for row in s.values],
+            "names": one.names,
+            "values": [{c: None if v is None else repr(v) for c, v in row.items()} for row in one.values],
+            "skipped": one.skipped,
         }
-        for kind, s in scores.items()
+        for kind, one in scores.items()
     }
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(plain), encoding="utf-8")
@@ -133,6 +145,7 @@ def read_scores(path: Path) -> dict[str, Scores] | None:
                 kept["names"],
                 [{c: None if v is None else float(v) for c, v in row.items()} for row in kept["values"]],
                 [],
+                kept["skipped"],
             )
             for kind, kept in plain.items()
         }

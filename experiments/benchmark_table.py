@@ -1,25 +1,24 @@
-"""A benchmark as one table, and as files: report.md, benchmark.json, pairs.csv."""
+"""What a benchmark found, as tables: a line of means for each row, and below it the difference to the baseline."""
 
 from __future__ import annotations
 
-import argparse
+import functools
+import operator
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from memcomp.experiments.benchmark_measure import Costs, Measured
-from memcomp.experiments.benchmark_runs import Row, reasons
-from memcomp.experiments.cost import NOT_COUNTED
+from memcomp.experiments.benchmark_runs import Row
 from memcomp.experiments.evaluate import COPY
-from memcomp.experiments.files import atomic_write
 from memcomp.experiments.metrics.aggregate import Difference, mean
-from memcomp.experiments.metrics.protocols import MASKED, METRICS, MINIMUM_PIXELS, PROTOCOLS, Metric
+from memcomp.experiments.metrics.panel import Panel
+from memcomp.experiments.metrics.protocols import MASKED, METRICS, Metric
 from memcomp.experiments.metrics.seeds import seeds_difference
-from memcomp.experiments.published import MARK, published, published_rows
-from memcomp.experiments.recipe import Recipe
-from memcomp.experiments.report import markdown, versions, write_json, write_pairs
+from memcomp.experiments.published import published_rows
+from memcomp.experiments.report import markdown
 from memcomp.experiments.scoring import Scores
 
 BETTER, WORSE = "better", "worse"
@@ -33,6 +32,7 @@ class Benchmark:
     baseline: str
     measured: Measured
     costs: Costs
+    panel: Panel
     left_out: Mapping[str, str]
     """Run as given → why it was not measured."""
 
@@ -57,8 +57,10 @@ class Benchmark:
         return sorted(names, key=lambda name: name.endswith(MASKED))
 
     def mean(self, name: str, kind: str, column: str) -> dict[str, Any]:
-        """Mean over seeds of the means over pairs, how far seeds are apart, pairs, and pairs left out."""
-        means = [mean(one.column(column)) for one in self.scores(kind)[name]]
+        """Mean over seeds of the means over pairs; how far seeds are apart; pairs, those left out, and why if known."""
+        scores = self.scores(kind)[name]
+        means = [mean(one.column(column)) for one in scores]
+        reasons = [one.reasons().get(column.split(".")[1], Counter()) for one in scores]
         values = [found.value for found in means if found.value is not None]
         if len(values) < len(means):
             values = []
@@ -67,6 +69,7 @@ class Benchmark:
             "deviation_of_seeds": statistics.stdev(values) if len(values) > 1 else None,
             "pairs": min(found.pairs for found in means),
             "left_out": max(found.left_out for found in means),
+            "skipped": dict(functools.reduce(operator.or_, reasons)),
         }
 
     def difference(self, name: str, kind: str, column: str) -> Difference | None:
@@ -76,41 +79,6 @@ class Benchmark:
             return None
         first, second = ([one.column(column) for one in scores[which]] for which in (name, self.baseline))
         return seeds_difference(first, second, paired=row.seeds == base.seeds)
-
-
-def write(folder: Path, benchmark: Benchmark, recipe: Recipe, args: argparse.Namespace) -> str:
-    """Write report.md, benchmark.json and pairs.csv; returns the report's text."""
-    differences = {
-        kind: {
-            row.name: {
-                column: delta
-                for column in benchmark.columns(kind)
-                if (delta := benchmark.difference(row.name, kind, column)) is not None
-            }
-            for row in benchmark.rows
-            if row.name != benchmark.baseline
-        }
-        for kind in benchmark.kinds
-    }
-    parts = [
-        table(benchmark, kind, protocol, differences[kind], with_published=args.published)
-        for protocol in PROTOCOLS
-        for kind in benchmark.kinds
-    ]
-    text = "\n\n".join([*parts, cost_table(benchmark), *notes(benchmark, recipe, args)])
-    with atomic_write(folder / "report.md") as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
-    write_json(folder / "benchmark.json", content(benchmark, recipe, args, differences))
-    write_pairs(folder / "pairs.csv", {kind: dict(labelled(benchmark, kind)) for kind in benchmark.kinds})
-    return f"{text}\n\nwritten to {folder}: report.md, benchmark.json, pairs.csv"
-
-
-def labelled(benchmark: Benchmark, kind: str) -> Iterator[tuple[str, Scores]]:
-    """Every run under a name of its own, for the table of raw values."""
-    yield COPY, benchmark.measured[COPY][kind]
-    for row in benchmark.rows:
-        for label, run in zip(row.labels(), row.runs, strict=True):
-            yield label, benchmark.measured[run.sha256][kind]
 
 
 def table(
@@ -156,115 +124,19 @@ def cost_table(benchmark: Benchmark) -> str:
     return markdown([*header, *(["ms"] if costs.milliseconds else [])], lines)
 
 
-def notes(benchmark: Benchmark, recipe: Recipe, args: argparse.Namespace) -> list[str]:
-    """What the numbers rest on, and what they do not tell."""
-    seeds = {len(row.runs) for row in benchmark.rows}
-    base = benchmark.row(benchmark.baseline)
-    over = "pairs and seeds (drawn on two levels; with two or three seeds somewhat too narrow)"
-    if seeds == {1}:
-        over = "pairs only: one seed each, so the interval does not tell what another training would give"
-    elif min(seeds) == 1:
-        over += "; where a row has one seed, over the pairs and the other row's seeds only"
-    changed = f" with {' '.join(args.set)}" if args.set else ""
-    lines = [
-        f"Baseline: {benchmark.baseline}. A difference stands with its 95 % interval, a bootstrap over {over}. "
-        f"**{BETTER}** or **{WORSE}**: the interval leaves out 0; of many columns one in twenty does so by chance.",
-        f"{recipe.size}×{recipe.size}, absolute motion, pairs of the baseline's data{changed}, seed {args.seed}. "
-        "(d): on disoccluded pixels, those that the source hides; "
-        f"a pair with fewer than {MINIMUM_PIXELS} of them is left out there.",
-        "GFLOP: 10⁹ operations of convolutions, matrix products and attention, a multiplication and its addition being "
-        f"two; {NOT_COUNTED}.",
-    ]
-    if benchmark.costs.milliseconds:
-        lines[-1] += f" ms: median of {benchmark.costs.repeats} frames, one at a time, {benchmark.costs.device}."
-    if base is not None and max(seeds) > 1 and any(row.seeds != base.seeds for row in benchmark.rows):
-        lines.append("Rows with other seeds than the baseline's: seeds are drawn independently on both sides.")
-    if args.published:
-        about = published()
-        lines.append(
-            f"“{MARK}”: copied from {about['source']}; other data, pictures of 256×256; "
-            f"{about['protocol']} (here: a share)."
-        )
-    if missing := pairs_left_out(benchmark):
-        lines.append("Pairs without a value: " + "; ".join(missing) + ".")
-    if benchmark.left_out:
-        told = "".join(f"\n- {line}" for line in reasons(benchmark.left_out))
-        count = len(benchmark.left_out)
-        lines.append(f"{count} run{'s' if count > 1 else ''} left out:{told}")
-    return lines
-
-
-def pairs_left_out(benchmark: Benchmark) -> list[str]:
-    """For each kind how many pairs have no value in some row, and in which columns."""
-    found = []
-    for kind in benchmark.kinds:
-        columns: dict[int, dict[str, None]] = {}
-        for column in benchmark.columns(kind):
-            most = max(benchmark.mean(name, kind, column)["left_out"] for name in benchmark.scores(kind))
-            columns.setdefault(most, {})[_title(column)[:-2]] = None
-        total = len(benchmark.measured[COPY][kind].names)
-        found += [f"{kind}, {count} of {total}: {', '.join(names)}" for count, names in columns.items() if count]
-    return found
-
-
-def content(
-    benchmark: Benchmark,
-    recipe: Recipe,
-    args: argparse.Namespace,
-    differences: Mapping[str, Mapping[str, Mapping[str, Difference]]],
-) -> dict[str, Any]:
-    """The same for machines."""
-    costs = benchmark.costs
-    return {
-        "format": "memcomp-benchmark-1",
-        "baseline": benchmark.baseline,
-        "size": recipe.size,
-        "pairs": {kind: len(scores.names) for kind, scores in benchmark.measured[COPY].items()},
-        "pairs_seed": args.seed,
-        "pairs_files": [file.name for file in args.pairs_file],
-        "rows": [
-            {
-                "name": row.name,
-                "runs": [
-                    {"path": run.path, "seed": run.recipe.seed, "step": run.step, "sha256": run.sha256}
-                    for run in row.runs
-                ],
-                **vars(costs.counted[row.name]),
-                "milliseconds": costs.milliseconds.get(row.name),
-            }
-            for row in benchmark.rows
-        ],
-        "device": costs.device,
-        "results": {
-            kind: {
-                name: {column: benchmark.mean(name, kind, column) for column in benchmark.columns(kind)}
-                for name in benchmark.scores(kind)
-            }
-            for kind in benchmark.kinds
-        },
-        "differences": {
-            kind: {name: {column: vars(delta) for column, delta in found.items()} for name, found in rows.items()}
-            for kind, rows in differences.items()
-        },
-        "left_out": dict(benchmark.left_out),
-        "published": published() if args.published else None,
-        "versions": versions(),
-    }
-
-
 def _metric(column: str) -> Metric:
     """Of a column such as "standard.l1.disoccluded"."""
     return METRICS[column.split(".")[1]]
 
 
-def _title(column: str) -> str:
+def column_title(column: str) -> str:
     metric = _metric(column)
     return f"{metric.title}{' (d)' if column.endswith(MASKED) else ''} {'↑' if metric.higher_is_better else '↓'}"
 
 
 def _mean_cell(found: Mapping[str, Any], column: str) -> str:
     if found["value"] is None:
-        return ""
+        return f"n/a ({', '.join(found['skipped'])})" if found["skipped"] else ""
     digits, apart = _metric(column).digits, found["deviation_of_seeds"]
     return f"{found['value']:.{digits}f}" + ("" if apart is None else f" ± {apart:.{digits}f}")
 

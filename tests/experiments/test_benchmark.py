@@ -165,9 +165,12 @@ def test_real_clips_and_what_changes_when_a_clip_does(runs, clips_root, tmp_path
     assert "pairs of the baseline's data with data.kind=clips" in (tmp_path / "report.md").read_text()
     clip = clips_root / "test" / "b_1.mp4"
     before = list((tmp_path / "measured").iterdir())
+    both = benchmark(tmp_path, *words, "--metrics", "l1,aucon")
+    assert both["pairs"] == {SAME: 3, CROSS: 3} and both["results"][CROSS]["fomm"]["paper.aucon"]["value"] is None
+    assert "n/a (needs" in (tmp_path / "report.md").read_text()
     os.utime(clip, ns=(0, clip.stat().st_mtime_ns + 10**9))
     benchmark(tmp_path, *words)
-    assert len(before) == 1 and len(list((tmp_path / "measured").iterdir())) == 2
+    assert len(before) == 1 and len(list((tmp_path / "measured").iterdir())) == 3
 
 
 def test_a_host_of_three_channels_is_given_three():

@@ -1,0 +1,158 @@
+"""A benchmark's files: report.md, benchmark.json, pairs.csv, and what stands below the tables."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from memcomp.experiments.benchmark_runs import reasons
+from memcomp.experiments.benchmark_table import BETTER, WORSE, Benchmark, column_title, cost_table, table
+from memcomp.experiments.cost import NOT_COUNTED
+from memcomp.experiments.evaluate import COPY
+from memcomp.experiments.files import atomic_write
+from memcomp.experiments.metrics.aggregate import Difference
+from memcomp.experiments.metrics.protocols import MINIMUM_PIXELS, PROTOCOLS
+from memcomp.experiments.published import MARK, published
+from memcomp.experiments.recipe import Recipe
+from memcomp.experiments.report import versions, write_json, write_pairs
+from memcomp.experiments.scoring import Scores
+
+
+def write(folder: Path, benchmark: Benchmark, recipe: Recipe, args: argparse.Namespace) -> str:
+    """Write report.md, benchmark.json and pairs.csv; returns the report's text."""
+    differences = {
+        kind: {
+            row.name: {
+                column: delta
+                for column in benchmark.columns(kind)
+                if (delta := benchmark.difference(row.name, kind, column)) is not None
+            }
+            for row in benchmark.rows
+            if row.name != benchmark.baseline
+        }
+        for kind in benchmark.kinds
+    }
+    parts = [
+        table(benchmark, kind, protocol, differences[kind], with_published=args.published)
+        for protocol in PROTOCOLS
+        for kind in benchmark.kinds
+    ]
+    text = "\n\n".join([*parts, cost_table(benchmark), *notes(benchmark, recipe, args)])
+    with atomic_write(folder / "report.md") as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+    write_json(folder / "benchmark.json", content(benchmark, recipe, args, differences))
+    write_pairs(folder / "pairs.csv", {kind: dict(labelled(benchmark, kind)) for kind in benchmark.kinds})
+    return f"{text}\n\nwritten to {folder}: report.md, benchmark.json, pairs.csv"
+
+
+def labelled(benchmark: Benchmark, kind: str) -> Iterator[tuple[str, Scores]]:
+    """Every run under a name of its own, for the table of raw values."""
+    yield COPY, benchmark.measured[COPY][kind]
+    for row in benchmark.rows:
+        for label, run in zip(row.labels(), row.runs, strict=True):
+            yield label, benchmark.measured[run.sha256][kind]
+
+
+def notes(benchmark: Benchmark, recipe: Recipe, args: argparse.Namespace) -> list[str]:
+    """What the numbers rest on, and what they do not tell."""
+    seeds = {len(row.runs) for row in benchmark.rows}
+    base = benchmark.row(benchmark.baseline)
+    over = "pairs and seeds (drawn on two levels; with two or three seeds somewhat too narrow)"
+    if seeds == {1}:
+        over = "pairs only: one seed each, so the interval does not tell what another training would give"
+    elif min(seeds) == 1:
+        over += "; where a row has one seed, over the pairs and the other row's seeds only"
+    changed = f" with {' '.join(args.set)}" if args.set else ""
+    lines = [
+        f"Baseline: {benchmark.baseline}. A difference stands with its 95 % interval, a bootstrap over {over}. "
+        f"**{BETTER}** or **{WORSE}**: the interval leaves out 0; of many columns one in twenty does so by chance.",
+        f"{recipe.size}×{recipe.size}, absolute motion, pairs of the baseline's data{changed}, seed {args.seed}. "
+        "(d): on disoccluded pixels, those that the source hides; "
+        f"a pair with fewer than {MINIMUM_PIXELS} of them is left out there.",
+        "GFLOP: 10⁹ operations of convolutions, matrix products and attention, a multiplication and its addition being "
+        f"two; {NOT_COUNTED}.",
+    ]
+    if benchmark.costs.milliseconds:
+        lines[-1] += f" ms: median of {benchmark.costs.repeats} frames, one at a time, {benchmark.costs.device}."
+    if base is not None and max(seeds) > 1 and any(row.seeds != base.seeds for row in benchmark.rows):
+        lines.append("Rows with other seeds than the baseline's: seeds are drawn independently on both sides.")
+    if args.published:
+        about = published()
+        lines.append(
+            f"“{MARK}”: copied from {about['source']}; other data, pictures of 256×256; "
+            f"{about['protocol']} (here: a share)."
+        )
+    lines += benchmark.panel.about
+    if missing := pairs_left_out(benchmark):
+        lines.append("Pairs without a value: " + "; ".join(missing) + ".")
+    if benchmark.left_out:
+        told = "".join(f"\n- {line}" for line in reasons(benchmark.left_out))
+        count = len(benchmark.left_out)
+        lines.append(f"{count} run{'s' if count > 1 else ''} left out:{told}")
+    return lines
+
+
+def pairs_left_out(benchmark: Benchmark) -> list[str]:
+    """For each kind how many pairs have no value in some row, in which columns, and why if it is known."""
+    found = []
+    for kind in benchmark.kinds:
+        total = len(benchmark.measured[COPY][kind].names)
+        columns: dict[str, dict[str, None]] = {}
+        for column in benchmark.columns(kind):
+            means = [benchmark.mean(name, kind, column) for name in benchmark.scores(kind)]
+            most, why = max(m["left_out"] for m in means), dict.fromkeys(r for m in means for r in m["skipped"])
+            if 0 < most < total:
+                columns.setdefault(f"{most} of {total}{' (' + ', '.join(why) + ')' if why else ''}", {})[
+                    column_title(column)[:-2]
+                ] = None
+        found += [f"{kind}, {count}: {', '.join(names)}" for count, names in columns.items()]
+    return found
+
+
+def content(
+    benchmark: Benchmark,
+    recipe: Recipe,
+    args: argparse.Namespace,
+    differences: Mapping[str, Mapping[str, Mapping[str, Difference]]],
+) -> dict[str, Any]:
+    """The same for machines."""
+    costs = benchmark.costs
+    return {
+        "format": "memcomp-benchmark-1",
+        "baseline": benchmark.baseline,
+        "size": recipe.size,
+        "pairs": {kind: len(scores.names) for kind, scores in benchmark.measured[COPY].items()},
+        "pairs_seed": args.seed,
+        "pairs_files": [file.name for file in args.pairs_file],
+        "rows": [
+            {
+                "name": row.name,
+                "runs": [
+                    {"path": run.path, "seed": run.recipe.seed, "step": run.step, "sha256": run.sha256}
+                    for run in row.runs
+                ],
+                **vars(costs.counted[row.name]),
+                "milliseconds": costs.milliseconds.get(row.name),
+            }
+            for row in benchmark.rows
+        ],
+        "device": costs.device,
+        "metrics": benchmark.panel.metrics,
+        "backends": benchmark.panel.about,
+        "results": {
+            kind: {
+                name: {column: benchmark.mean(name, kind, column) for column in benchmark.columns(kind)}
+                for name in benchmark.scores(kind)
+            }
+            for kind in benchmark.kinds
+        },
+        "differences": {
+            kind: {name: {column: vars(delta) for column, delta in found.items()} for name, found in rows.items()}
+            for kind, rows in differences.items()
+        },
+        "left_out": dict(benchmark.left_out),
+        "published": published() if args.published else None,
+        "versions": versions(),
+    }
