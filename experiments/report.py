@@ -48,10 +48,12 @@ def score_table(results: Results, protocol: str) -> str:
             means, reasons = scores.means(), scores.reasons()
             cells = [_cell(means.get(f"{protocol}.{n}{s}"), METRICS[n].digits, reasons.get(n)) for n, s in names]
             rows.append([f"{kind}: {model}", str(len(scores.names)), *cells])
+            left_out: dict[str, list[str]] = {}
             for name, counts in reasons.items():
                 if (name, "") in names and counts.total() < len(scores.names):
-                    why = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-                    notes.append(f"{kind}: {model}: {counts.total()} pairs have no {TITLES[name]}: {why}")
+                    why = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+                    left_out.setdefault(f"{counts.total()} pairs left out: {why}", []).append(TITLES[name])
+            notes += [f"{kind}: {model}: {', '.join(titles)}: {text}" for text, titles in left_out.items()]
     return "\n\n".join([markdown(header, rows), *notes])
 
 

@@ -17,8 +17,6 @@ from memcomp.experiments.metrics.ms_ssim import SMALLEST
 from memcomp.experiments.metrics.protocols import DEFAULT, METRICS, measure
 from memcomp.experiments.video import to_frame
 
-NO_TARGET = "no true target"
-
 
 @dataclass(frozen=True)
 class Row:
@@ -128,17 +126,17 @@ class Panel:
         row = Row(measure(image, pair.target, pair.disoccluded, self.metrics) if truth else {})
         for name in self.metrics:
             metric = METRICS[name]
-            reason = self._needs.get(metric.reads)
             if metric.against == "target" and not truth:
-                reason = NO_TARGET
-            elif name == "ms_ssim" and min(image.shape[-2:]) < SMALLEST:
+                continue
+            reason = self._needs.get(metric.reads)
+            if name == "ms_ssim" and min(image.shape[-2:]) < SMALLEST:
                 reason = f"needs {SMALLEST} px"
             given: tuple[Any, ...] = ()
             if not reason and metric.reads in self._networks:
                 given = (self._networks[metric.reads], image, pair.target)
             elif not reason and metric.reads in self._backends:
                 given = labels[metric.reads, metric.against]
-                reason = _missing(*given, metric.against)
+                reason = _missing(*given)
             if reason:
                 row.skipped[name] = reason
             for protocol, formula in metric.formulas.items():
@@ -156,8 +154,8 @@ def picture_of(pair: Any, against: str, truth: bool) -> Tensor:
     return getattr(pair, against)
 
 
-def _missing(prediction: Label | NotFound, known: Label | NotFound, against: str) -> str | None:
-    """Why two labels cannot be compared, the true picture's reason first."""
+def _missing(prediction: Label | NotFound, known: Label | NotFound) -> str | None:
+    """Why two labels cannot be compared; the reason of the true picture comes first."""
     if isinstance(known, NotFound):
-        return f"{known.reason} in the {'true picture' if against == 'person' else against}"
+        return f"{known.reason} in the reference"
     return f"{prediction.reason} in the prediction" if isinstance(prediction, NotFound) else None
