@@ -104,7 +104,7 @@ def table(
             lines.append(["… less the baseline", "", "", *cells])
     for name, values in copied:
         lines.append([name, "", "", *(values.get(column.removeprefix(f"{protocol}."), "") for column in columns)])
-    header = [f"{protocol} protocol, {kind}", "seeds", "pairs", *map(_title, columns)]
+    header = [f"{protocol} protocol, {kind}", "seeds", "pairs", *map(column_title, columns)]
     return markdown(header, lines)
 
 
@@ -130,6 +130,7 @@ def _metric(column: str) -> Metric:
 
 
 def column_title(column: str) -> str:
+    """ "standard.l1.disoccluded" → "L1 (d) ↓"."""
     metric = _metric(column)
     return f"{metric.title}{' (d)' if column.endswith(MASKED) else ''} {'↑' if metric.higher_is_better else '↓'}"
 
