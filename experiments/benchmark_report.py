@@ -86,7 +86,10 @@ def notes(benchmark: Benchmark, recipe: Recipe, args: argparse.Namespace) -> lis
         )
     lines += benchmark.panel.about
     if missing := pairs_left_out(benchmark):
-        lines.append("Pairs without a value: " + "; ".join(missing) + ".")
+        lines.append(
+            "n: pairs with a value, where some have none; a difference is over the pairs that both rows have, so it need "
+            f"not be that of the means. Most pairs without a value in any row: {'; '.join(missing)}."
+        )
     if benchmark.left_out:
         told = "".join(f"\n- {line}" for line in reasons(benchmark.left_out))
         count = len(benchmark.left_out)

@@ -97,10 +97,11 @@ def table(
     lines = []
     for name, scores in benchmark.scores(kind).items():
         row = benchmark.row(name)
-        cells = [_mean_cell(benchmark.mean(name, kind, column), column) for column in columns]
-        lines.append([name, "" if row is None else str(len(row.runs)), str(len(scores[0].names)), *cells])
+        count = len(scores[0].names)
+        cells = [_mean_cell(benchmark.mean(name, kind, column), column, count) for column in columns]
+        lines.append([name, "" if row is None else str(len(row.runs)), str(count), *cells])
         if name in differences:
-            cells = [_difference_cell(differences[name].get(column), column) for column in columns]
+            cells = [_difference_cell(differences[name].get(column), column, count) for column in columns]
             lines.append(["… less the baseline", "", "", *cells])
     for name, values in copied:
         lines.append([name, "", "", *(values.get(column.removeprefix(f"{protocol}."), "") for column in columns)])
@@ -135,18 +136,20 @@ def column_title(column: str) -> str:
     return f"{metric.title}{' (d)' if column.endswith(MASKED) else ''} {'↑' if metric.higher_is_better else '↓'}"
 
 
-def _mean_cell(found: Mapping[str, Any], column: str) -> str:
+def _mean_cell(found: Mapping[str, Any], column: str, count: int) -> str:
     if found["value"] is None:
         return f"n/a ({', '.join(found['skipped'])})" if found["skipped"] else ""
     digits, apart = _metric(column).digits, found["deviation_of_seeds"]
-    return f"{found['value']:.{digits}f}" + ("" if apart is None else f" ± {apart:.{digits}f}")
+    text = f"{found['value']:.{digits}f}" + ("" if apart is None else f" ± {apart:.{digits}f}")
+    return text if found["pairs"] == count else f"{text} (n {found['pairs']})"
 
 
-def _difference_cell(delta: Difference | None, column: str) -> str:
+def _difference_cell(delta: Difference | None, column: str, count: int) -> str:
     if delta is None:
         return ""
     metric = _metric(column)
     text = f"{delta.value:+.{metric.digits}f} [{delta.low:+.{metric.digits}f}, {delta.high:+.{metric.digits}f}]"
+    text += "" if delta.pairs == count else f" (n {delta.pairs})"
     if delta.low <= 0 <= delta.high:
         return text
     return f"{text} **{BETTER if (delta.value > 0) == metric.higher_is_better else WORSE}**"
