@@ -1,0 +1,183 @@
+"""How far the face metrics can be trusted on your own clips, and on procedural heads, whose truth is known.
+
+`python -m memcomp.experiments.backends.check --clips FOLDER [--backend KEY=VALUE …] [--json FILE]`
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from memcomp.experiments.backends.base import Backend, NotFound
+from memcomp.experiments.backends.choose import create_backend, read_choices
+from memcomp.experiments.backends.head_pose import head_pose
+from memcomp.experiments.data.clips import Clips
+from memcomp.experiments.data.heads import Identity, Poses, landmarks, render
+from memcomp.experiments.metrics.aed import aed
+from memcomp.experiments.metrics.akd import akd
+from memcomp.experiments.metrics.flicker import flicker
+from memcomp.experiments.metrics.jitter import landmark_jitter
+from memcomp.experiments.metrics.labels import Label
+from memcomp.experiments.report import markdown, write_json
+from memcomp.experiments.video import Frame
+
+SIZE = 256  # pixels
+SHIFT = 3  # pixels to the right and down
+RUN = 10  # consecutive frames of each clip
+FIRST_HEAD = 2_005_000  # of people that no split of the data set uses at its usual size
+BINS = ((0, 15), (15, 30), (30, 45), (45, 60))  # |yaw| in degrees
+
+
+def runs(clips: Clips) -> Iterator[tuple[int, list[Frame]]]:
+    """Clip number and `RUN` consecutive frames of it, from its middle."""
+    for clip in tqdm(range(len(clips)), unit="clip", desc="clips"):
+        count = clips.count(clip)
+        first = max(0, (count - RUN) // 2)
+        frames = clips.read(clip, range(first, min(first + RUN, count)))
+        yield clip, [np.ascontiguousarray(frame.permute(1, 2, 0).numpy()) for frame in frames]
+
+
+def check_landmarks(backend: Backend, clips: Clips) -> dict[str, Any]:
+    """Landmarks of clips against those of the same clips read again, encoded again, and moved by `SHIFT`."""
+    variants = {"itself": list, "encoded again (H.264)": encoded, "moved": moved}
+    values: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
+    trembling, flickering, looked, lost = [], [], 0, 0
+    for _, frames in runs(clips):
+        true = backend(frames)
+        looked += len(true)
+        lost += sum(isinstance(label, NotFound) for label in true)
+        for name, change in variants.items():
+            changed = change(frames)
+            found = backend(changed)
+            both = [(a, b) for a, b in zip(found, true, strict=True) if not isinstance(a, NotFound)]
+            kept = [(a, b) for a, b in both if not isinstance(b, NotFound)]
+            values[name] += [(akd(a, b, per_coordinate=True), akd(a, b, per_coordinate=False)) for a, b in kept]
+            if name.startswith("encoded"):
+                if len(kept) == len(frames) >= 3:
+                    trembling.append(landmark_jitter(np.stack([a for a, _ in kept]), np.stack([b for _, b in kept])))
+                flickering.append(
+                    flicker(*(torch.from_numpy(np.stack(v)).permute(0, 3, 1, 2) / 255 for v in (changed, frames)))
+                )
+    means = {name: np.mean(pairs, axis=0).tolist() for name, pairs in values.items()}
+    return {
+        "backend": backend.about,
+        "frames": looked,
+        "without exactly one face": lost,
+        "AKD paper, standard": means,
+        "jitter encoded again": float(np.mean(trembling)),
+        "flicker encoded again": float(np.mean(flickering)),
+    }
+
+
+def encoded(frames: Sequence[Frame]) -> list[Frame]:
+    """The frames through an H.264 encoder with its usual settings."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "clip.mp4"
+        iio.imwrite(file, np.stack(frames), plugin="pyav", codec="libx264", fps=25)
+        return list(iio.imread(file, plugin="pyav"))
+
+
+def moved(frames: Sequence[Frame]) -> list[Frame]:
+    """The frames `SHIFT` pixels to the right and down; the edge is repeated."""
+    pad = ((SHIFT, 0), (SHIFT, 0), (0, 0))
+    return [np.ascontiguousarray(np.pad(frame, pad, mode="edge")[: len(frame), : len(frame[0])]) for frame in frames]
+
+
+def check_identity(backend: Backend, clips: Clips, *, seed: int = 0) -> dict[str, Any]:
+    """AED between two frames of one person against AED to someone else, for every frame that was looked at."""
+    person = {clip: number for number, owned in enumerate(clips.people) for clip in owned}
+    codes: dict[int, list[tuple[int, Label]]] = {}
+    for clip, frames in runs(clips):
+        found = backend([frames[0], frames[-1]])
+        codes.setdefault(person[clip], []).extend((clip, code) for code in found if not isinstance(code, NotFound))
+    generator = np.random.default_rng(seed)
+    nearer: list[bool] = []
+    same, different = [], []
+    for who, mine in codes.items():
+        others = [code for other, theirs in codes.items() if other != who for _, code in theirs]
+        for i, (_, anchor) in enumerate(mine):
+            for j, (_, other) in enumerate(mine):
+                if i != j:
+                    stranger = others[generator.integers(len(others))]
+                    same.append(aed(other, anchor, squared=False))
+                    different.append(aed(stranger, anchor, squared=False))
+                    nearer.append(same[-1] < different[-1])
+    return {
+        "backend": backend.about,
+        "people": len(codes),
+        "pairs": len(nearer),
+        "same nearer than different": float(np.mean(nearer)),
+        "AED same, different": [float(np.mean(same)), float(np.mean(different))],
+    }
+
+
+def check_pose(backend: Backend, people: int) -> dict[str, Any]:
+    """Solved against true pose of heads: from their true landmarks, and from the backend's, by |yaw|."""
+    generator = torch.Generator().manual_seed(0)
+    true, exact, read = [], [], []
+    for number in tqdm(range(people), unit="head", desc="heads"):
+        table = Poses.trajectory(number, 200)[torch.tensor([17, 60, 123, 180])].as_tensor()
+        low, high = torch.tensor(BINS).float().unbind(1)
+        sign = torch.randint(2, (len(BINS),), generator=generator) * 2 - 1
+        table[:, 0] = sign * (low + (high - low) * torch.rand(len(BINS), generator=generator))  # yaw
+        who, poses = Identity.sample(FIRST_HEAD + number), Poses.from_tensor(table)
+        true.append(poses.angles().double().numpy())
+        exact += [head_pose(points) for points in landmarks(who, poses, SIZE).points.double().numpy()]
+        pictures = (render(who, poses, SIZE).image * 255).round().byte().permute(0, 2, 3, 1)
+        read += backend([np.ascontiguousarray(picture) for picture in pictures.numpy()])
+    angles = np.concatenate(true)
+    found = np.array([not isinstance(pose, NotFound) for pose in read])
+    solved = np.array([pose for pose in read if not isinstance(pose, NotFound)])
+    bins = np.arange(len(read)) % len(BINS)
+    return {
+        "backend": backend.about,
+        "people": people,
+        "true landmarks": _agreement(np.array(exact), angles),
+        "from pictures": _agreement(solved, angles[found]),
+        "found by |yaw|": {f"{low}-{high}": float(found[bins == i].mean()) for i, (low, high) in enumerate(BINS)},
+    }
+
+
+def _agreement(solved: Label, true: Label) -> dict[str, dict[str, float]]:
+    """Correlation and mean absolute error of each angle."""
+    return {
+        name: {
+            "r": float(np.corrcoef(solved[:, k], true[:, k])[0, 1]),
+            "mean error": float(np.abs(solved[:, k] - true[:, k]).mean()),
+        }
+        for k, name in enumerate(("yaw", "pitch", "roll"))
+    }
+
+
+def main() -> None:
+    """Print what was measured, as JSON and as tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clips", required=True, help="folder of clips, or one with test/ in it")
+    parser.add_argument("--backend", action="append", default=[], metavar="KEY=VALUE", help="as `memcomp evaluate`")
+    parser.add_argument("--people", type=int, default=60, help="procedural heads (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
+    args = parser.parse_args()
+    chosen = read_choices(args.backend)
+    root = Path(args.clips)
+    clips = Clips(root / "test" if (root / "test").is_dir() else root, SIZE)
+    content = {
+        "landmarks": check_landmarks(create_backend("landmarks", chosen), clips),
+        "identity": check_identity(create_backend("identity", chosen), clips),
+        "pose": check_pose(create_backend("pose", chosen), args.people),
+    }
+    for name, found in content.items():
+        print("\n" + markdown([name, ""], [[key, str(value)] for key, value in found.items()]))
+    if args.json:
+        write_json(args.json, content)
+
+
+if __name__ == "__main__":
+    main()
