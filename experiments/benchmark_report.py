@@ -87,8 +87,8 @@ def notes(benchmark: Benchmark, recipe: Recipe, args: argparse.Namespace) -> lis
     lines += benchmark.panel.about
     if missing := pairs_left_out(benchmark):
         lines.append(
-            "n: pairs with a value, where some have none; a difference is over the pairs that both rows have, so it need "
-            f"not be that of the means. Most pairs without a value in any row: {'; '.join(missing)}."
+            "n: pairs with a value, where some have none; a difference is over the pairs that both rows have, so it "
+            f"need not be that of the means. Most pairs without a value in any row: {'; '.join(missing)}."
         )
     if benchmark.left_out:
         told = "".join(f"\n- {line}" for line in reasons(benchmark.left_out))
