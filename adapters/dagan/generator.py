@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -117,5 +117,11 @@ class SPADEDepthAwareGenerator(DepthAwareGenerator):
         self.decoder = SpadeDecoder()
 
     def paint(self, feature: Tensor, deformed: Tensor, motion: DenseMotion) -> Tensor:
-        """The feature after the attention, the source warped by the motion → the image (B, 3, H, W) in [0, 1]."""
+        """The feature after the attention, the source warped by the motion → the image (B, 3, H, W) in [0, 1].
+
+        The picture is dimmed by the map that dimmed the feature, as upstream: resized to its size, then to the image's.
+        """
+        if motion.occlusion_map is not None:
+            ones = torch.ones_like(feature[:, :1])
+            motion = replace(motion, occlusion_map=self.dim(ones, motion))
         return self.decoder(feature, self.dim(deformed, motion))

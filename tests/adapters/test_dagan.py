@@ -5,12 +5,14 @@ import pickle
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from memcomp import CompensationConfig
 from memcomp.adapters import DaGAN, attach, create_host, losses
 from memcomp.adapters.dagan.attention import DepthAttention
 from memcomp.adapters.dagan.depth import DepthEncoder
+from memcomp.adapters.fomm.motion import DenseMotion
 from memcomp.adapters.resnet import ResNet
 from memcomp.taps import tap_channels
 
@@ -303,3 +305,17 @@ def test_the_residual_network_is_torchvisions(layers):
     image = torch.rand(1, 3, 64, 96)
     torch.testing.assert_close(ours(image), theirs(image))
     assert [feature.shape[1] for feature in DepthEncoder(layers)(image)] == ours.channels
+
+
+def test_the_spade_decoder_sees_the_picture_dimmed_as_the_feature_was():
+    """By the occlusion map at the feature's size, not at that of the dense motion: seen in upstream's code."""
+    torch.manual_seed(0)
+    wide = WIDE | {"dense_motion_params": WIDE["dense_motion_params"] | {"scale_factor": 1}}
+    generator = create_host("dagan", SPADE | {"generator_params": wide, "depth": "zeros"}).generator
+    deformed, feature = torch.rand(1, 3, 32, 32), torch.rand(1, 256, 8, 8)
+    occlusion = torch.rand(1, 1, 32, 32)
+    seen = []
+    generator.decoder.register_forward_pre_hook(lambda module, args: seen.append(args))
+    generator.paint(feature, deformed, DenseMotion(torch.zeros(1, 32, 32, 2), occlusion, occlusion, occlusion))
+    small = F.interpolate(occlusion, size=(8, 8), mode="bilinear")
+    torch.testing.assert_close(seen[0][1], deformed * F.interpolate(small, size=(32, 32), mode="bilinear"))

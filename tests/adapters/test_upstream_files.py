@@ -389,16 +389,20 @@ def upstream(golden, case, model, memory=None):
     added = {name: ModuleType(name) for name in absent if name not in sys.modules}
     for name, module in added.items():
         module.__dict__.update(dict.fromkeys(absent[name]))
-    with (
-        mock.patch.dict(sys.modules, added),
-        mock.patch.object(torch.Tensor, "cuda", lambda tensor, *args: tensor),
-        golden.upstream(folder, *names) as modules,
-    ):
-        torch.manual_seed(3)
-        networks = make(modules, copy.deepcopy(model), memory)
-        for network in networks.values():
-            network.double().eval()  # random weights may be so ill-conditioned that float32 tells little
-        yield networks
+    sys.modules.update(added)
+    try:
+        with (
+            mock.patch.object(torch.Tensor, "cuda", lambda tensor, *args: tensor),
+            golden.upstream(folder, *names) as modules,
+        ):
+            torch.manual_seed(3)
+            networks = make(modules, copy.deepcopy(model), memory)
+            for network in networks.values():
+                network.double().eval()  # random weights may be so ill-conditioned that float32 tells little
+            yield networks
+    finally:
+        for name in added:
+            del sys.modules[name]
 
 
 @pytest.mark.upstream
