@@ -86,64 +86,6 @@ def test_every_key_is_commented_with_its_type_and_default(name):
     assert {key for key in known if not key.startswith(optional)} - {"loss.perceptual", "memory"} <= seen
 
 
-@pytest.mark.parametrize("name", ["fomm", "fomm_mcnet"])
-def test_the_published_recipes_are_upstream_s_vox_256(name):
-    recipe = load_recipe(name)
-    assert recipe.size == 256
-    assert recipe.precision == "float32"
-    model = recipe.host.model
-    assert model["common_params"] == {"num_kp": 10, "num_channels": 3, "estimate_jacobian": True}
-    assert (
-        model["kp_detector_params"]["max_features"]
-        == model["generator_params"]["dense_motion_params"]["max_features"]
-        == 1024
-    )
-    assert model["generator_params"]["num_bottleneck_blocks"] == 6
-    assert model["discriminator_params"]["sn"] is True
-    loss, optim, data = recipe.loss, recipe.optim, recipe.data
-    assert loss.perceptual is not None
-    assert loss.perceptual.backbone == "vgg19"
-    assert loss.perceptual.layers == ("features.1", "features.6", "features.11", "features.20", "features.29")
-    assert [loss.perceptual.weight * w for w in loss.perceptual.layer_weights] == [10] * 5
-    assert loss.perceptual.scales == (1, 0.5, 0.25, 0.125)
-    assert (loss.equivariance_value, loss.equivariance_jacobian, loss.generator_gan) == (10, 10, 0)
-    assert loss.pyramid_l1 == loss.ssim == loss.keypoint_distance == 0
-    transform = loss.transform
-    assert (transform.sigma_affine, transform.sigma_tps, transform.points_tps) == (0.05, 0.005, 5)
-    assert (optim.epochs, optim.batch_size, optim.lr, optim.betas) == (100, 40, 2e-4, (0.5, 0.999))
-    assert (optim.schedule, optim.milestones, optim.gamma, optim.clip, optim.warmup) == (
-        "multistep",
-        (60, 90),
-        0.1,
-        None,
-        0,
-    )
-    assert (data.kind, data.repeats, data.workers) == ("clips", 75, 6)
-    jitter = data.augment
-    assert (jitter.time_flip, jitter.mirror) == (0.5, 0.5)
-    assert jitter.brightness == jitter.contrast == jitter.saturation == jitter.hue == 0.1
-
-
-def test_the_rows_of_a_table_differ_by_the_memory_alone():
-    for host, both in (("fomm", "fomm_mcnet"), ("demo/clips_fomm", "demo/clips_fomm_mcnet")):
-        one, other = load_recipe(host).to_dict(), load_recipe(both).to_dict()
-        one["loss"]["consistency"] = other["loss"]["consistency"]
-        one["memory"] = other["memory"]
-        assert one == other
-    one, other = load_recipe("demo/fomm_detail").to_dict(), load_recipe("demo/fomm_mcnet").to_dict()
-    one["loss"]["consistency"], one["optim"]["steps"] = other["loss"]["consistency"], other["optim"]["steps"]
-    one |= {key: other[key] for key in ("memory", "init")}
-    assert one == other
-    assert load_recipe("demo/fomm").host == load_recipe("demo/fomm_detail").host  # what the other starts from
-
-
-def test_the_published_memory_is_the_paper_s_at_every_tap():
-    recipe = load_recipe("fomm_mcnet")
-    assert recipe.memory.compensation() == CompensationConfig.paper()
-    assert recipe.memory.scales == "all"
-    assert recipe.loss.consistency == 10
-
-
 @pytest.mark.parametrize(
     ("override", "said"),
     [

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from memcomp.experiments.checkpoint import build_host
+from memcomp.experiments.errors import UserError
 from memcomp.experiments.optim import Optimisers, rate_factor
 from memcomp.experiments.recipe import OptimSection
 
@@ -42,3 +43,41 @@ def test_rates_are_torch_s_schedulers():
     assert factors[80] == pytest.approx(0.5)
     assert factors[100] == pytest.approx(0, abs=1e-12)
     assert sorted(factors[60:], reverse=True) == factors[60:]
+
+
+@pytest.mark.parametrize("order", [2, "inf"])
+def test_named_parts_are_clipped_as_torch_clips(small_recipe, order):
+    host = build_host(small_recipe)
+    section = OptimSection(steps=1, clip=0.5, clip_norm=order, clip_parts=("kp_detector",))
+    optimisers, gradients = Optimisers(host, section), torch.Generator().manual_seed(0)
+    expected = {}
+    for part in ("generator", "kp_detector"):
+        parameters = optimisers._parameters(part)
+        for parameter in parameters:
+            parameter.grad = torch.randn(parameter.shape, generator=gradients)
+        copies = [parameter.detach().clone() for parameter in parameters]
+        for copy, parameter in zip(copies, parameters, strict=True):
+            copy.grad = parameter.grad.clone()
+        if part == "kp_detector":
+            torch.nn.utils.clip_grad_norm_(copies, 0.5, norm_type=float(order))
+        expected[part] = [copy.grad for copy in copies]
+    optimisers.step(optimisers.generator_parts())
+    for part, wanted in expected.items():
+        found = [parameter.grad for parameter in optimisers._parameters(part)]
+        assert all(torch.allclose(a, b, rtol=1e-4) for a, b in zip(found, wanted, strict=True)), part
+    with pytest.raises(UserError, match="clip_parts: expected some of generator, kp_detector, got 'kp_detectr'"):
+        Optimisers(host, OptimSection(steps=1, clip_parts=("kp_detectr",)))
+
+
+def test_weight_decay_is_adam_s_and_a_part_without_gradients_stays(small_recipe):
+    host = build_host(small_recipe)
+    optimisers = Optimisers(host, OptimSection(steps=1, lr=0.1, weight_decay=0.5))
+    before = {name: value.clone() for name, value in host.kp_detector.named_parameters()}
+    for parameter in optimisers._parameters("generator"):
+        parameter.data.fill_(1)
+        parameter.grad = torch.zeros_like(parameter)
+    optimisers.step(optimisers.generator_parts())
+    for parameter in optimisers._parameters("generator"):  # the decay is the whole gradient: Adam's first step is lr
+        assert torch.allclose(parameter, torch.full_like(parameter, 0.9), atol=1e-5)
+    assert all(torch.equal(value, before[name]) for name, value in host.kp_detector.named_parameters())
+    assert {key.split(".")[0] for key in optimisers.state()} == {"generator"}

@@ -1,0 +1,206 @@
+"""Every recipe of the package, narrowed: it trains, resumes, is measured and animates."""
+
+import csv
+import json
+import math
+
+import imageio.v3 as iio
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from memcomp.experiments import losses
+from memcomp.experiments.checkpoint import build_host, load_run
+from memcomp.experiments.cli import main
+from memcomp.experiments.losses import HOST_TERMS, Objective
+from memcomp.experiments.recipe import load_recipe, recipe_names, with_overrides
+from memcomp.experiments.train import train
+from memcomp.experiments.video import Frames
+
+NAMES = recipe_names()
+HOURGLASS = {"block_expansion": 4, "max_features": 16, "num_blocks": 2}
+NARROW = {  # host → its model, key by key, as narrow as it goes
+    "fomm": {
+        "common_params.num_kp": 3,
+        **{f"kp_detector_params.{key}": value for key, value in HOURGLASS.items()},
+        **{f"generator_params.dense_motion_params.{key}": value for key, value in HOURGLASS.items()},
+        "generator_params.block_expansion": 8,
+        "generator_params.max_features": 16,
+        "generator_params.num_bottleneck_blocks": 1,
+    },
+    "tpsm": {
+        "common_params.num_tps": 2,
+        **{f"dense_motion_params.{key}": value for key, value in HOURGLASS.items()},
+        "generator_params.block_expansion": 4,
+        "generator_params.max_features": 32,
+    },
+}
+NARROW["dagan"] = {**NARROW["fomm"], "depth": "zeros"}
+NARROW["mcnet"] = {**NARROW["fomm"], "generator_params.block_expansion": 4, "generator_params.max_features": 32}
+MEMORY = {"memory_channels": 8, "memory_size": "[4, 4]", "identity_hidden": 8}
+RUN = {
+    "device": "cpu",
+    "init": "null",
+    "data.kind": "clips",
+    "data.workers": 0,
+    "data.augment.hue": 0.0,
+    "optim.steps": 3,
+    "optim.epochs": "null",
+    "optim.batch_size": 2,
+    "log.held_out_pairs": 2,
+}
+
+
+def narrow(name, clips, *more):
+    """The recipe, its networks as narrow as they go, for three steps on tiny clips."""
+    recipe = load_recipe(name)
+    changes = {**RUN, "data.root": clips, "data.cache": clips / "cache"}
+    changes["size"] = 256 if name == "mcnet_release" else 64
+    changes |= {f"host.model.{key}": value for key, value in NARROW[recipe.host.name].items()}
+    if recipe.host.model.get("discriminator_params"):
+        changes |= {f"host.model.discriminator_params.{key}": value for key, value in HOURGLASS.items()}
+    if recipe.memory is not None:
+        changes |= {f"memory.{key}": value for key, value in MEMORY.items()}
+    return with_overrides(recipe, [*(f"{key}={value}" for key, value in changes.items()), *more], "test")
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory, clip_writer):
+    """Folder with train/ and test/ clips of two people each."""
+    root = tmp_path_factory.mktemp("clips")
+    for number, name in enumerate(("train/a_1", "train/b_1", "test/c_1", "test/d_1")):
+        (root / name).parent.mkdir(exist_ok=True)
+        clip_writer(root / f"{name}.mp4", number, frames=4)
+    return root
+
+
+class TinyResNet(nn.Module):
+    """In the place of a ResNet of eleven million weights."""
+
+    def __init__(self, num_layers=18, in_channels=3, num_classes=1000):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, 8, 7, stride=4)
+        self.fc = nn.Linear(8, num_classes)
+
+    def forward(self, x):
+        return self.fc(self.conv1(x).relu().mean((2, 3)))
+
+
+def tiny_backbone(name, weights):
+    """In the place of a VGG of 140 million: as many modules, so that the recipe's layers are there."""
+    layers = [nn.Conv2d(3, 4, 1), *(nn.ReLU() for _ in range(29))]
+    nn.init.dirac_(layers[0].weight)  # the same in every run
+    nn.init.zeros_(layers[0].bias)
+    network = nn.Module()
+    network.features = nn.Sequential(*layers)
+    network.feature_info = []
+    network.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    network.forward_features = network.features.forward
+    return network, "tiny"
+
+
+@pytest.fixture
+def light(monkeypatch):
+    """Small networks in the place of the two that no recipe can narrow."""
+    monkeypatch.setattr("memcomp.adapters.tpsm.keypoints.ResNet", TinyResNet)
+    plain = losses.load_backbone
+    monkeypatch.setattr(
+        losses, "load_backbone", lambda *args: tiny_backbone(*args) if args[0] == "vgg19" else plain(*args)
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_trains_resumes_is_measured_and_animates(name, clips, tmp_path, light):
+    original = load_recipe(name)
+    start = []
+    if original.init is not None and original.init != "demo":
+        before = build_host(narrow(name, clips, "seed=9", "freeze_host=false", *alone(original)))
+        start = [f"init={tmp_path / 'host.pth.tar'}"]
+        torch.save(before.upstream_sections(), tmp_path / "host.pth.tar")
+    recipe = narrow(name, clips, *start)
+    folder = tmp_path / "run"
+    assert train(recipe, folder, stop_after=2, progress=False).step == 2
+    frozen = load_run(folder / "checkpoints" / "last.safetensors").model() if start else {}
+    result = train(recipe, folder, resume=True, progress=False)
+    assert result.finished and result.step == 3
+    assert math.isfinite(result.held_out_end)
+    with (folder / "log.csv").open() as file:
+        last = list(csv.DictReader(file))[-1]
+    weights = vars(recipe.loss)
+    asked = {term for term in (*HOST_TERMS, "consistency", "perceptual", "pyramid_l1", "ssim") if weights[term]}
+    assert ({recipe.stage} if recipe.stage else asked) <= last.keys()
+
+    trained = load_run(folder).model()
+    for key, value in frozen.items():  # what does not train is what it started from
+        trains = "memory_compensation" in key or (not recipe.freeze_host and recipe.stage is None)
+        if not trains and not key.startswith("avd_network"):
+            assert torch.equal(value, trained[key]) and torch.equal(value, before.state_dict()[key]), key
+    assert main(["evaluate", str(folder), "--pairs", "2", "--videos", "0"]) == 0
+    results = json.loads((folder / "evaluation" / "metrics.json").read_text())["results"]
+    assert recipe.label in results["same identity"]
+    clip = sorted((clips / "test").iterdir())
+    output = tmp_path / "moved.mp4"
+    motion = recipe.stage or "relative"
+    iio.imwrite(tmp_path / "face.png", next(iter(Frames(clip[0]))))
+    command = ["animate", "--checkpoint", str(folder), "--source", str(tmp_path / "face.png"), "--motion", motion]
+    assert main([*command, "--driving", str(clip[1]), "--output", str(output), "--no-adapt-scale"]) == 0
+    assert [frame.shape for frame in Frames(output)] == [(recipe.size, recipe.size, 3)] * 4
+
+
+def alone(recipe):
+    """Overrides for the host of the checkpoint that a recipe starts from: without memory, but for the released one."""
+    released = recipe.memory is None or recipe.memory.preset == "release"
+    return [] if released else ["memory=null", "loss.consistency=0"]
+
+
+def test_tpsm_s_background_starts_late_and_resuming_is_exact(clips, tmp_path, light):
+    changes = ["data.repeats=1", "host.model.train_params.bg_start=1"]  # one step is one epoch
+    recipe = narrow("tpsm", clips, *changes)
+    train(recipe, tmp_path / "whole", progress=False)
+    train(recipe, tmp_path / "parts", stop_after=1, progress=False)
+    start, first = build_host(recipe).state_dict(), load_run(tmp_path / "parts" / "checkpoints" / "last.safetensors")
+    moved = {key.split(".")[0] for key, value in first.model().items() if not torch.equal(value, start[key])}
+    assert moved == {"kp_detector", "dense_motion_network", "inpainting_network"}
+    train(recipe, tmp_path / "parts", resume=True, progress=False)
+    whole, parts = (load_file(tmp_path / name / "checkpoints" / "last.safetensors") for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys() and all(torch.equal(value, parts[key]) for key, value in whole.items())
+    last = load_run(tmp_path / "whole").model()
+    moved = {key.split(".")[0] for key, value in last.items() if not torch.equal(value, start[key])}
+    assert moved == {"kp_detector", "dense_motion_network", "inpainting_network", "bg_predictor"}
+
+
+def test_true_depth_trains_and_is_measured_and_a_plain_picture_is_refused(head_cache, clips, tmp_path, capsys):
+    changes = ["data.kind=heads", "data.depth=true", "data.identities=2", "data.frames=3", f"data.cache={head_cache}"]
+    recipe = narrow("demo/clips_dagan_mcnet", clips, *changes, "host.model.depth=truth", "size=32")
+    train(recipe, tmp_path / "run", progress=False)
+    assert main(["evaluate", str(tmp_path / "run"), "--pairs", "2"]) == 0
+    iio.imwrite(tmp_path / "face.png", torch.zeros(32, 32, 3, dtype=torch.uint8).numpy())
+    clip = next((clips / "test").iterdir())
+    command = ["animate", "--checkpoint", str(tmp_path / "run"), "--source", str(tmp_path / "face.png")]
+    assert main([*command, "--driving", str(clip), "--output", str(tmp_path / "out.mp4")]) == 2
+    said = capsys.readouterr().err
+    assert "host 'dagan'" in said and "disparity as a fourth channel; they have 3 channels" in said
+    assert main(["evaluate", str(tmp_path / "run"), "data.kind=clips", f"data.root={clips}", "data.depth=false"]) == 2
+    assert "fourth channel" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["fomm_adv", "tpsm_mcnet", "dagan", "mcnet"])
+def test_the_loss_is_the_host_s_terms_with_the_recipe_s_weights(name, clips, light):
+    recipe = narrow(name, clips)
+    host, (source, driving) = build_host(recipe).eval(), torch.rand(2, 2, 3, 64, 64)
+    objective = Objective(recipe.loss)
+    loss, terms, output = objective(host, source, driving, torch.Generator().manual_seed(0))
+    weights = {term: getattr(recipe.loss, term) for term in HOST_TERMS if getattr(recipe.loss, term)}
+    transform = {"sigma_affine": 0.05, "sigma_tps": 0.005, "points_tps": 5}
+    plain = host.loss_terms(
+        output, source, driving, list(weights), generator=torch.Generator().manual_seed(0), transform_params=transform
+    )
+    expected = {term: weight * plain[term].item() for term, weight in weights.items()}
+    expected["perceptual"] = objective.perceptual(output.prediction, driving).item()
+    if recipe.memory is not None:
+        with host.memory.recording() as record:
+            host.reconstruct(source, driving)
+        expected["consistency"] = recipe.loss.consistency * record.consistency_loss().item()
+    assert {term: value.item() for term, value in terms.items()} == pytest.approx(expected, rel=1e-4)
+    assert loss.item() == pytest.approx(sum(expected.values()), rel=1e-5)
