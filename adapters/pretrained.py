@@ -111,7 +111,15 @@ def from_pretrained(folder_or_hub_id: str | os.PathLike[str], *, revision: str |
     folder = Path(folder_or_hub_id)
     if not folder.is_dir():
         folder = _from_hub(os.fspath(folder_or_hub_id), revision)
-    read = read_pretrained(folder)
+    return build_pretrained(read_pretrained(folder), folder)
+
+
+def build_pretrained(read: Pretrained, folder: Path) -> Host:
+    """The host that `read_pretrained` found in `folder`; as `from_pretrained`.
+
+    Raises:
+        ValueError: the weights do not fit the host that the config describes, or there is no such host.
+    """
     try:
         host = create_host(read.host, read.model)
         if read.memory is not None:

@@ -102,7 +102,7 @@ def load_run(path: str | os.PathLike[str]) -> RunState:
         UserError: no such file, not a checkpoint of `memcomp train`, or weights that are not finite.
     """
     file = checkpoint_path(path)
-    if file.name == pretrained.WEIGHTS and (file.parent / pretrained.CONFIG).is_file():
+    if is_pretrained(file):
         return _pretrained(file.parent)
     try:
         with safe_open(file, framework="pt") as opened:
@@ -121,6 +121,11 @@ def load_run(path: str | os.PathLike[str]) -> RunState:
     except (KeyError, ValueError) as error:
         raise UserError(f"{file}: expected recipe, step and info in the checkpoint's metadata ({error!r})") from None
     return RunState(recipe_from_dict(raw, str(file)), tensors, step, info)
+
+
+def is_pretrained(file: Path) -> bool:
+    """Whether it is the weights' file of a pretrained folder."""
+    return file.name == pretrained.WEIGHTS and (file.parent / pretrained.CONFIG).is_file()
 
 
 def _pretrained(folder: Path) -> RunState:

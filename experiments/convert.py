@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,35 +58,23 @@ def run(args: argparse.Namespace) -> None:
 
 def _to_pretrained(args: argparse.Namespace) -> None:
     from memcomp.adapters.pretrained import save_pretrained
-    from memcomp.adapters.upstream import build, read_checkpoint
-    from memcomp.experiments.checkpoint import DEFAULT_SIZE, DEMO_HOST, UPSTREAM, load_host
+    from memcomp.experiments.checkpoint import UPSTREAM
     from memcomp.experiments.errors import UserError
-    from memcomp.experiments.files import existing_file, writable_folder
-    from memcomp.experiments.shipped import sha256
+    from memcomp.experiments.files import writable_folder
 
-    source: dict[str, Any] | None = None
     if all(file.suffix in UPSTREAM for file in args.files):
-        files = [existing_file(file, "checkpoint") for file in args.files]
-        checkpoint = read_checkpoint(*files)
-        recognised = _recognise(checkpoint, args.host, args.model)
-        host, size = build(checkpoint, recognised), args.size or DEFAULT_SIZE
-        source = {"files": {file.name: sha256(file) for file in files}, "epoch": checkpoint.epoch}
-        lines = _report(host, checkpoint, recognised, args.model)
-    elif len(args.files) == 1:
-        if args.model or args.host:
-            raise UserError(f"--model, --host: expected upstream's checkpoint ({', '.join(UPSTREAM)}) with them")
-        if str(args.files[0]) != DEMO_HOST and not args.files[0].exists():
-            existing_file(args.files[0], "checkpoint")
-        host, recipe = load_host(args.files[0])
-        size, lines = args.size or recipe.size, [f"host         {host.name}"]
-    else:
+        made = _theirs(args)
+    elif len(args.files) != 1:
         raise UserError(f"{args.files[-1]}: expected files of upstream ({', '.join(UPSTREAM)}), or one run of ours")
-    _without_memory(host, args)
+    elif args.model or args.host:
+        raise UserError(f"--model, --host: expected upstream's checkpoint ({', '.join(UPSTREAM)}) with them")
+    else:
+        made = _ours(args)
     writable_folder(args.output.parent)
-    save_pretrained(host, args.output, size=size, source=source)
-    print("\n".join(lines))
-    print(f"memory       {_memory(host)}")
-    print(f"written      {args.output}: model.safetensors, config.json (pictures of {size}×{size})")
+    save_pretrained(made.host, args.output, size=made.size, source=made.source)
+    print("\n".join(made.lines))
+    print(f"memory       {_memory(made.host)}")
+    print(f"written      {args.output}: model.safetensors, config.json (pictures of {made.size}×{made.size})")
     example = "--source face.png --driving video.mp4 --output moved.mp4"
     print(f"next         memcomp animate --checkpoint {args.output} {example}")
 
@@ -93,17 +82,13 @@ def _to_pretrained(args: argparse.Namespace) -> None:
 def _to_upstream(args: argparse.Namespace) -> None:
     import torch
 
-    from memcomp.experiments.checkpoint import load_host, load_run
     from memcomp.experiments.errors import UserError
     from memcomp.experiments.files import atomic_write
 
     if len(args.files) != 1 or args.model or args.host or args.size:
-        raise UserError(
-            "--to upstream: expected one run or pretrained folder of ours, and no --model, --host or --size"
-        )
-    host, _ = load_host(args.files[0])
-    _without_memory(host, args)
-    sections = host.upstream_sections()
+        raise UserError("--to upstream: expected one run or pretrained folder of ours, without --model, --host, --size")
+    made = _ours(args)
+    host, sections = made.host, made.host.upstream_sections()
     if _attached(host) and not any(key.startswith("mbUnit.") for key in sections[host.generator_section]):
         raise UserError(
             f"{args.files[0]}: has a memory ({_memory(host)}), of which upstream's code for {host.name} knows nothing; "
@@ -115,15 +100,56 @@ def _to_upstream(args: argparse.Namespace) -> None:
     for file in apart:
         if file.exists():
             raise UserError(f"{file}: is to hold the depth network; expected a new name, it exists already")
-    source = load_run(args.files[0]).info.get("source") or {}
-    for file, content in {args.output: states | {"epoch": source.get("epoch") or 0}, **apart}.items():
+    epoch = (made.source or {}).get("epoch") or 0  # upstream's code wants one to go on from
+    for file, content in {args.output: states | {"epoch": epoch}, **apart}.items():
         with atomic_write(file) as temporary:
             torch.save(content, temporary)
-    print(f"host         {host.name}")
+    print("\n".join(made.lines))
     for name, state in sections.items():
         print(f"section      {name}: {len(state)} keys{', in ' + APART[name] if name in APART else ''}")
     print(f"memory       {_memory(host)}")
     print(f"written      {', '.join(map(str, (args.output, *apart)))}, for upstream's own code")
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A host, and what to say of it."""
+
+    host: Host
+    size: int
+    source: dict[str, Any] | None
+    lines: list[str]
+
+
+def _ours(args: argparse.Namespace) -> _Made:
+    from memcomp.adapters.pretrained import build_pretrained, read_pretrained
+    from memcomp.experiments.checkpoint import DEFAULT_SIZE, checkpoint_path, is_pretrained, load_host
+
+    file = checkpoint_path(args.files[0])
+    source: dict[str, Any] | None = None
+    if is_pretrained(file):  # not as a run, so that it keeps its dtype
+        read = read_pretrained(file.parent)
+        host, size, source = build_pretrained(read, file.parent), read.size or DEFAULT_SIZE, read.source
+    else:
+        host, recipe = load_host(file)
+        size = recipe.size
+    _without_memory(host, args)
+    return _Made(host, args.size or size, source, [f"host         {host.name}"])
+
+
+def _theirs(args: argparse.Namespace) -> _Made:
+    from memcomp.adapters.upstream import build, read_checkpoint
+    from memcomp.experiments.checkpoint import DEFAULT_SIZE
+    from memcomp.experiments.files import existing_file
+    from memcomp.experiments.shipped import sha256
+
+    files = [existing_file(file, "checkpoint") for file in args.files]
+    checkpoint = read_checkpoint(*files)
+    recognised = _recognise(checkpoint, args.host, args.model)
+    host = build(checkpoint, recognised)
+    _without_memory(host, args)
+    source = {"files": {file.name: sha256(file) for file in files}, "epoch": checkpoint.epoch}
+    return _Made(host, args.size or DEFAULT_SIZE, source, _report(host, checkpoint, recognised, args.model))
 
 
 def _recognise(checkpoint: Checkpoint, host: str | None, model: str | None) -> Recognised:

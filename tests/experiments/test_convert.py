@@ -81,6 +81,18 @@ def test_there_and_back(place, host, capsys):
     assert all(torch.equal(again[name][key], value) for name, state in expected.items() for key, value in state.items())
 
 
+def test_a_dtype_is_kept(place, host):
+    half = copy.deepcopy(host).bfloat16()
+    half.save_pretrained("half")
+    assert command("convert half --to upstream --output half.pth.tar") == 0
+    assert command("convert half.pth.tar --output again") == 0
+    assert command("convert again --output more") == 0
+    for name in ("again", "more"):
+        assert from_pretrained(name).generator.final.weight.dtype == torch.bfloat16
+        same(from_pretrained(name), half)
+    assert load_host("more")[0].generator.final.weight.dtype == torch.float32  # what the laboratory computes in
+
+
 def test_a_pretrained_folder_is_a_checkpoint(place, host, small_recipe, capsys):
     import imageio.v3 as imageio
 
