@@ -2,7 +2,6 @@
 
 import argparse
 import re
-from collections.abc import Iterator
 
 from memcomp.experiments.recipe import load_recipe, recipe_names, recipe_text
 
@@ -20,19 +19,16 @@ def run(args: argparse.Namespace) -> None:
     if args.name:
         print(load_recipe(args.name).to_yaml() if args.resolved else recipe_text(args.name)[0], end="")
         return
-    for heading, names in grouped():
-        print(f"{heading}")
-        for name in names:
-            print(f"  {name:26} {row(name):38} {title(name)}")
-
-
-def grouped() -> Iterator[tuple[str, list[str]]]:
-    """Heading → the recipes below it: those of one host, the small ones last."""
-    groups: dict[str, list[str]] = {}
-    for name in recipe_names():
-        heading = "small, for a CPU" if name.startswith(SMALL) else load_recipe(name).host.name
-        groups.setdefault(heading, []).append(name)
-    yield from sorted(groups.items(), key=lambda group: group[1][0].startswith(SMALL))
+    heading = ""
+    for name in sorted(recipe_names(), key=lambda name: (name.startswith(SMALL), name)):
+        group = "small, for a CPU" if name.startswith(SMALL) else name.partition("_")[0]
+        if group != heading:
+            print(group)
+        heading = group
+        print(f"  {name:22} {row(name):38} {title(name)}")
+    print(
+        "Table 2: the row of the paper with published numbers to compare with. ours, none: there are no such numbers."
+    )
 
 
 def title(name: str) -> str:
@@ -41,6 +37,6 @@ def title(name: str) -> str:
 
 
 def row(name: str) -> str:
-    """The row of the paper's Table 2 whose published numbers a recipe's are to be compared with, or "ours"."""
+    """The row of the paper's Table 2 that a recipe's numbers are to be compared with; "ours", "none": there is none."""
     found = re.search(r"^# Row: (.+)\.$", recipe_text(name)[0], re.MULTILINE)
     return found[1] if found else "ours"
