@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
     load_weights(host, state.model(), str(args.checkpoint))
     processes = Processes.start(recipe.device)  # torchrun shares the pairs among several
     host.to(processes.device).eval()
-    panel = Panel(args.metrics.split(",") if args.metrics else DEFAULT, args.backend, processes.device)
+    panel = Panel(args.metrics.replace(" ", "").split(",") if args.metrics else DEFAULT, args.backend, processes.device)
     kinds = [kind for kind, wanted in ((SAME, args.same), (CROSS, args.cross)) if wanted] or [SAME, CROSS]
     pairs = evaluation_pairs(recipe, kinds, args.pairs, args.seed, args.pairs_file)
     folder = writable_folder(args.output or default_folder(args.checkpoint))

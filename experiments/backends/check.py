@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,11 @@ def check_landmarks(backend: Backend, clips: Clips) -> dict[str, Any]:
     Raises:
         UserError: no clip has one face in each of `RUN` frames in a row.
     """
-    variants = {"itself": list, "encoded again (H.264)": encoded, "moved": moved}
+    variants: dict[str, Callable[[Sequence[Frame]], list[Frame]]] = {
+        "itself": list,
+        "encoded again (H.264)": encoded,
+        "moved": moved,
+    }
     values: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
     trembling, flickering, looked, lost = [], [], 0, 0
     for _, frames in runs(clips):

@@ -108,6 +108,24 @@ def test_real_clips_measure_one_person_and_film_two(small_run, clips_root, tmp_p
     assert "cross" not in capsys.readouterr().out
 
 
+def test_named_metrics_measure_two_people_too_and_count_pairs_without_a_face(small_run, clips_root, tmp_path, capsys):
+    pytest.importorskip("dlib")
+    command = ["evaluate", str(small_run), "--pairs", "3", "--videos", "0", "--output", str(tmp_path)]
+    command += ["--metrics", "l1, prmse", "data.kind=clips", f"data.root={clips_root}"]
+    assert main(command) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["metrics"] == ["l1", "prmse"] and "dlib-bin" in metrics["backends"][0]
+    cross = metrics["results"][CROSS]["fomm + memory"]
+    assert cross == {
+        f"{protocol}.prmse": {"value": None, "pairs": 0, "left_out": 3, "skipped": {"no face in the reference": 3}}
+        for protocol in ("standard", "paper")
+    }
+    assert metrics["results"][SAME]["fomm + memory"]["standard.l1"]["pairs"] == 3
+    assert "n/a (no face in the reference)" in capsys.readouterr().out
+    assert main([*command, "--metrics", "l1,akdd"]) == 2
+    assert "did you mean akd" in capsys.readouterr().err
+
+
 def test_pairs_of_a_file_are_taken_in_order_and_sorted_by_kind(small_recipe, clips_root, tmp_path):
     file = tmp_path / "pairs.csv"
     lines = ["source,driving,best_frame", "test/a_1.mp4#2,test/a_1.mp4#5,test/a_1.mp4#2"]
@@ -180,7 +198,13 @@ def test_tables():
     *lines, _, legend = score_table(results, "standard").splitlines()
     assert "L1 (d) ↓" in lines[0] and legend.startswith("(d): on disoccluded pixels")
     assert [cell.strip() for cell in lines[0].split("|")[1:4]] == ["standard protocol", "pairs", "L1 ↓"]
-    assert [cell.strip() for cell in lines[2].split("|")[1:6]] == ["same identity: a", "3", "0.2000", "0.5000", "0.4500"]
+    assert [cell.strip() for cell in lines[2].split("|")[1:6]] == [
+        "same identity: a",
+        "3",
+        "0.2000",
+        "0.5000",
+        "0.4500",
+    ]
     assert "PSNR" not in lines[0] and len({len(line) for line in lines}) == 1
     deltas = differences(results, "a", "b")["same identity"]
     assert deltas["standard.l1"].value == pytest.approx(-0.1) and deltas["standard.l1.disoccluded"].pairs == 2
