@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import imageio.v3 as iio
 import torch
@@ -136,7 +137,8 @@ class HeldOut:
             if stage not in host.motion_modes:
                 return sample_grid(source, driving, host.reconstruct(source, driving))
             of_source, of_driving = host.keypoints(source), host.keypoints(driving)
-            moved = host.transfer_motion(of_source, of_driving, of_driving, **{"mode": stage})
+            motion: dict[str, Any] = {"mode": stage}  # only hosts with such a stage take it
+            moved = host.transfer_motion(of_source, of_driving, of_driving, **motion)
             return sample_grid(source, driving, host.generate(source, of_source, moved))
 
 

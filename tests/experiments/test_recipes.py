@@ -169,9 +169,9 @@ def test_recipes_are_listed_by_host_with_their_row_and_printed_with_every_key(ca
 
 def test_the_readme_names_no_recipe_that_is_not_there():
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    table = re.search(r"\| recipe \|.*\n\|[-|]+\n((?:\|.*\n)+)", readme)
+    table = re.search(r"\| recipes \|.*\n\|[-|]+\n((?:\|.*\n)+)", readme)
     named = {word for row in table[1].splitlines() for word in re.findall(r"`([^`]+)`", row.split("|")[1])}
-    assert named and named <= set(NAMES)
+    assert len(named) > 20 and {name for name in named if name[0] != "_"} <= set(NAMES)  # `_mcnet` is an ending
 
 
 def test_labels_tell_what_is_attached():
