@@ -22,13 +22,12 @@ RESAVE = (
     "torch.save({{k: {{n: t for n, t in v.items() if torch.is_tensor(t)}} for k, v in c.items() "
     "if not k.startswith('optim') and hasattr(v, 'items')}}, 'plain.pth.tar')\""
 )
-# keys of a file that holds one network alone, upstream's name of the section, and what is no weight in it
+# upstream's names of sections that have files of their own, and their keys
 SINGLE = {
     "depth_encoder": re.compile(r"(module\.)?encoder\.(conv1|bn1|layer\d|fc)\..+"),
     "depth_decoder": re.compile(r"(module\.)?decoder\.\d+\..+"),
 }
-NOTES = {
-    "epoch": "a number",
+NOTES = {  # what is no weight in them
     "height": "size of the pictures it was trained with",
     "width": "size of the pictures it was trained with",
     "use_stereo": "setting of its training",
@@ -88,9 +87,10 @@ def read_checkpoint(*files: str | os.PathLike[str]) -> Checkpoint:
                 if name in sections:
                     raise ValueError(f"{file}: has a section {name!r}, and so has another of the files")
                 sections[name] = _section(file, name, entry, dropped)
+            elif name.startswith("optimizer"):
+                dropped[name] = "state of an optimiser"
             else:
-                is_state = isinstance(entry, Mapping)
-                dropped[name] = "state of an optimiser" if is_state else NOTES.get(name, type(entry).__name__)
+                dropped[name] = f"of training, {entry}" if name == "epoch" else f"of type {type(entry).__name__}"
     return Checkpoint(sections, dropped, epoch)
 
 
@@ -129,7 +129,10 @@ def build(checkpoint: Checkpoint, recognised: Recognised) -> Host:
     Raises:
         ValueError: the weights do not fit, the keys being named, or a section is none of the host's.
     """
-    host = create_host(recognised.host, recognised.model)
+    try:
+        host = create_host(recognised.host, recognised.model)
+    except (KeyError, TypeError, RuntimeError) as error:  # what a host raises that does not check its model
+        raise ValueError(f"the host {recognised.host!r} cannot be made of {recognised.model}: {error!r}") from error
     ours = host.sections()
     unknown = [name for name in checkpoint.sections if name not in ours]
     if unknown:

@@ -18,9 +18,9 @@ import pytest
 import torch
 
 from memcomp import CompensationConfig
-from memcomp.adapters import attach, create_host
+from memcomp.adapters import attach, base, create_host
 from memcomp.adapters.base import host_class
-from memcomp.adapters.upstream import build, read_checkpoint, recognise
+from memcomp.adapters.upstream import Checkpoint, build, read_checkpoint, recognise
 
 NARROW = {"block_expansion": 4, "max_features": 16, "num_blocks": 3, "scale_factor": 0.5}
 FOMM = {
@@ -167,7 +167,11 @@ def test_every_entry_of_a_checkpoint_is_loaded_or_listed(tmp_path):
     host = make("fomm", FOMM).double()
     read = read_checkpoint(save(host, tmp_path / "x.pth.tar", lr=1e-4))
     assert read.epoch == 7
-    assert read.dropped == {"optimizer_generator": "state of an optimiser", "epoch": "a number", "lr": "float"}
+    assert read.dropped == {
+        "optimizer_generator": "state of an optimiser",
+        "epoch": "of training, 7",
+        "lr": "of type float",
+    }
     again = build(read, recognise(read.sections))
     assert not again.training
     for key, value in host.state_dict().items():
@@ -254,6 +258,24 @@ def test_the_way_out_for_a_refused_file_works(tmp_path, monkeypatch):
     older = os.environ | {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}  # loads as upstream's torch does
     subprocess.run([sys.executable, "-c", code], check=True, env=older)
     assert read_checkpoint("plain.pth.tar").sections.keys() == host.sections().keys()
+
+
+def test_a_host_of_ones_own_needs_its_model(monkeypatch):
+    class Mine(type(make("fomm", FOMM))):
+        name = "mine"
+        published = {}
+
+        def __init__(self, model):
+            super().__init__(model["fomm"])
+            self.model = dict(model)
+
+    monkeypatch.setitem(base._HOSTS, "mine", Mine)
+    sections = make("fomm", FOMM).upstream_sections()
+    checkpoint = Checkpoint(sections, {}, None)
+    with pytest.raises(ValueError, match=r"the host 'mine' cannot be made of \{\}: KeyError\('fomm'\)"):
+        build(checkpoint, recognise(sections, host="mine"))
+    found = recognise(sections, host="mine", model={"fomm": FOMM})
+    assert build(checkpoint, found).name == "mine" and "fomm.common_params.num_kp" in found.assumed
 
 
 def test_sections_that_do_not_fit_are_named():

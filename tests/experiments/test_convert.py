@@ -62,7 +62,7 @@ def test_there_and_back(place, host, capsys):
         r"loaded +generator: 84 keys, 0\.01 M numbers",
         r"loaded +discriminator: ",
         r"dropped +optimizer_generator: state of an optimiser",
-        r"dropped +epoch: a number",
+        r"dropped +epoch: of training, 99",
         r"parameter +kp_detector_params\.temperature: as published; no weight tells it",
         r"memory +none",
         r"written +vox: model\.safetensors, config\.json \(pictures of 32×32\)",
