@@ -263,12 +263,12 @@ def test_the_way_out_for_a_refused_file_works(tmp_path, monkeypatch):
 def test_a_host_of_ones_own_needs_its_model(monkeypatch):
     class Mine(type(make("fomm", FOMM))):
         name = "mine"
-        published = {}
 
         def __init__(self, model):
             super().__init__(model["fomm"])
             self.model = dict(model)
 
+    Mine.published = {}
     monkeypatch.setitem(base._HOSTS, "mine", Mine)
     sections = make("fomm", FOMM).upstream_sections()
     checkpoint = Checkpoint(sections, {}, None)
