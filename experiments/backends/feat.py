@@ -1,4 +1,4 @@
-"""Action units and head pose by the package `py-feat`, with which AUCON and PRMSE were published."""
+"""Action units and head pose by the package `py-feat`; an early version of it made the published AUCON and PRMSE."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from memcomp.experiments.video import Frame
 
 
 class PyFeat:
-    """py-feat's detector; its networks come from a hub at the first use, under licences of their own.
+    """py-feat's first-generation detector; its networks come from a hub at the first use, with terms of their own.
 
     Args:
         kind: "action_units" for their probabilities, or "pose".
 
     Raises:
-        Unavailable: the package is not installed, or its networks cannot be fetched.
+        Unavailable: the package is not installed or older than version 2, or its networks cannot be fetched.
     """
 
     about = f"py-feat ({versions_of('py-feat')})"
@@ -28,9 +28,10 @@ class PyFeat:
     def __init__(self, kind: str, device: str = "cpu") -> None:
         self._kind = kind
         package: Any = load_package("feat", "feat")
-        detector = getattr(package, "Detectorv1", None) or package.Detector  # renamed in version 2
+        if not hasattr(package, "Detectorv1"):
+            raise Unavailable("py-feat>=2", f"{self.about}: expected version 2 or later")
         try:
-            self._detector = detector(device=device)
+            self._detector = package.Detectorv1(device=device)
         except Exception as error:  # every hub client reports a missing network in its own way
             message = f"py-feat could not load its networks ({type(error).__name__}: {error})"
             raise Unavailable("networks of py-feat", message) from None
@@ -42,8 +43,10 @@ class PyFeat:
     def _one(self, picture: Frame) -> Label | NotFound:
         tensor = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None]
         faces = self._detector.detect(tensor, data_type="tensor", progress_bar=False)
-        table = faces.aus if self._kind == "action_units" else faces.poses[["Yaw", "Pitch", "Roll"]]
-        values = np.asarray(table, np.float64)
+        if self._kind == "action_units":
+            values = np.asarray(faces.aus, np.float64)
+        else:  # it tells angles in radians since version 2
+            values = np.degrees(np.asarray(faces.poses[["Yaw", "Pitch", "Roll"]], np.float64))
         values = values[np.isfinite(values).all(axis=1)]  # a picture without a face is a row of NaN
         if len(values) != 1:
             return NotFound(f"{len(values)} faces" if len(values) else "no face")

@@ -223,5 +223,8 @@ def test_py_feat_through_its_interface(monkeypatch):
     units, none = create_backend("action_units", read_choices([]))([picture(64)] * 2)
     assert units.tolist() == [0.1, 0.9] and none == NotFound("no face")
     pose, _ = create_backend("pose", read_choices(["pose=py-feat"]))([picture(64)] * 2)
-    assert pose.tolist() == [3.0, 1.0, 2.0]  # yaw, pitch, roll
+    assert pose.tolist() == pytest.approx(np.degrees([3.0, 1.0, 2.0]))  # yaw, pitch, roll
     assert seen[0] == ((1, 3, 64, 64), torch.uint8, "tensor")
+    del module.Detectorv1
+    with pytest.raises(Unavailable, match="expected version 2"):
+        create_backend("action_units", read_choices([]))
