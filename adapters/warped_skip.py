@@ -47,6 +47,15 @@ class WarpedSkipGenerator(nn.Module):
         self.final = nn.Conv2d(widths[0], num_channels, 7, padding=3)
         self.num_channels = num_channels
 
+    @staticmethod
+    def joined_dims(parameter: str) -> tuple[int, ...]:
+        """Dimensions of a parameter along which a decoded feature and a warped one lie side by side."""
+        layer, _, rest = parameter.partition(".")
+        index = rest.partition(".")[0]
+        if layer == "resblock" and int(index) > 1:
+            return (0, 1)
+        return (1,) if layer == "up_blocks" and int(index) > 0 and rest.endswith("conv.weight") else ()
+
     def deform_input(self, inp: Tensor, deformation: Tensor) -> Tensor:
         """Warp (B, C, H, W) by a flow (B, h, w, 2) of any size, which is resized to H × W first."""
         if deformation.shape[1:3] != inp.shape[2:]:

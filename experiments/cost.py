@@ -46,7 +46,7 @@ class _Used(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for leaf in tree_leaves((args, kwargs or {})):
             if isinstance(leaf, Tensor):
-                self.storages.add(leaf.untyped_storage().data_ptr())
+                self.storages.add(leaf.untyped_storage()._cdata)  # also of tensors without values
         return func(*args, **(kwargs or {}))
 
 
@@ -59,15 +59,30 @@ def cost(host: Host, size: int, channels: int = 3) -> Cost:
         channels: 4 for a host that wants the disparity as well.
     """
     call = frame(host, size, channels)
-    with _frozen(host), FlopCounterMode(display=False) as counter:
-        call()
+    return Cost(*_parameters(host, call), _gflop(host, call))
+
+
+def amount(host: Host, what: str, size: int, channels: int = 3) -> float:
+    """ "parameters" that a frame uses, the memory's included, or "flops": operations of a frame, 10⁹."""
+    call = frame(host, size, channels)
+    return _gflop(host, call) if what == "flops" else sum(_parameters(host, call))
+
+
+def _parameters(host: Host, call: Callable[[], None]) -> tuple[int, int]:
+    """The host's and the memory's."""
     with _Used() as used:
         call()
     sizes = {True: 0, False: 0}
     for name, parameter in host.named_parameters():
-        if parameter.untyped_storage().data_ptr() in used.storages:
+        if parameter.untyped_storage()._cdata in used.storages:
             sizes[CHILD in name.split(".")] += parameter.numel()
-    return Cost(sizes[False], sizes[True], counter.get_total_flops() / 1e9)
+    return sizes[False], sizes[True]
+
+
+def _gflop(host: Host, call: Callable[[], None]) -> float:
+    with _frozen(host), FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops() / 1e9
 
 
 @contextlib.contextmanager

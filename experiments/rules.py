@@ -29,8 +29,8 @@ def _memory(value: Any, key: str, reader: Reader) -> MemorySection:
 SCHEMA = Schema(Recipe, {MemorySection: _memory})
 _NO_TERMS = ("discriminator_gan", "feature_matching", "transform")  # they add nothing to the generator's loss alone
 _POSITIVE = (  # no number of a recipe is negative, and these are not 0 either
-    "size threads data.identities data.frames data.rate data.repeats loss.perceptual.scales loss.transform.points_tps "
-    "optim.steps optim.epochs optim.batch_size optim.lr optim.memory_lr optim.clip "
+    "size threads host.widened data.identities data.frames data.rate data.repeats loss.perceptual.scales "
+    "loss.transform.points_tps optim.steps optim.epochs optim.batch_size optim.lr optim.memory_lr optim.clip "
     "log.every log.sample_every log.checkpoint_every log.held_out_every log.held_out_pairs"
 )
 _MOST = dict.fromkeys(("data.augment.time_flip", "data.augment.mirror", "loss.perceptual.scales", "optim.tail"), 1.0)
@@ -54,6 +54,8 @@ def check(recipe: Recipe, origin: str) -> None:
         (data.kind == "heads" or not data.depth, "data.depth: expected false, only procedural heads have a true depth"),
         (not recipe.freeze_host or loss.generator_gan == 0, "loss.generator_gan: expected 0 with freeze_host"),
         (not recipe.freeze_host or recipe.memory is not None, "freeze_host: without a memory nothing would be trained"),
+        (recipe.capacity is None or recipe.memory is not None, "capacity: expected a memory to be as large as"),
+        (recipe.capacity is None or not recipe.freeze_host, "capacity: expected freeze_host: false"),
         (len(optim.betas) == 2 and max(optim.betas) < 1, "optim.betas: expected two numbers below 1"),
         (terms or recipe.stage is not None, "loss: expected at least one term"),
         (not terms or recipe.stage is None, f"loss: expected no term: stage {recipe.stage} has a loss of its own"),

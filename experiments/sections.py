@@ -17,6 +17,7 @@ class HostSection:
 
     name: str = "fomm"
     model: dict[str, Any] = field(default_factory=dict)
+    widened: float = 1.0  # by what factor `capacity` made the generator in `model` wider: a note, nothing follows
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,7 @@ class Recipe:
     size: int = 256  # height and width of the pictures
     host: HostSection = field(default_factory=HostSection)
     memory: MemorySection | None = None
+    capacity: Literal["parameters", "flops"] | None = None  # instead of the memory a host as large as both together
     init: str | None = None
     freeze_host: bool = False
     stage: str | None = None  # a further training stage of the host; null = the main one
@@ -162,7 +164,7 @@ class Recipe:
     def label(self) -> str:
         """The host and what is attached to it, for tables: "fomm", "fomm + memory", "fomm + skips + memory" …"""
         if self.memory is None:
-            return self.host.name
+            return self.host.name + (f", {self.host.widened:.3g} times as wide" if self.host.widened != 1 else "")
         kinds = {"inplace": "memory", "skip": "skips + memory", "skip_control": "skips"}
         return f"{self.host.name} + {kinds[self.memory.mode]}"
 

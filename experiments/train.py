@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from memcomp.adapters import Host
+from memcomp.experiments.capacity import initialise_widened, resolved
 from memcomp.experiments.checkpoint import build_host, initialise, load_run, load_weights, save_run
 from memcomp.experiments.data.pairs import StepBatches, collate, seeded
 from memcomp.experiments.data.sources import held_out_pairs, training_pairs
@@ -92,6 +93,7 @@ def _train(
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
 
+    recipe = resolved(recipe)
     pairs = training_pairs(recipe)
     steps_per_epoch = pairs.epoch_length / optim.batch_size
     total = optim.steps if optim.steps is not None else math.ceil((optim.epochs or 0) * steps_per_epoch)
@@ -102,6 +104,8 @@ def _train(
     if state is not None:
         _check_same(recipe, state.recipe, last)
         load_weights(host, state.model(), str(last))
+    elif recipe.init is not None and recipe.host.widened != 1:
+        initialise_widened(host, recipe)
     elif recipe.init is not None:
         initialise(host, recipe.init)
     if recipe.stage is not None:
