@@ -159,13 +159,17 @@ def check_pose(backend: Backend, people: int) -> dict[str, Any]:
     angles = np.concatenate(true)
     found = np.array([not isinstance(pose, NotFound) for pose in read])
     solved = np.array([pose for pose in read if not isinstance(pose, NotFound)])
-    bins = np.arange(len(read)) % len(BINS)
+    bins = {f"{low}-{high}": np.arange(len(read)) % len(BINS) == i for i, (low, high) in enumerate(BINS)}
+    error = np.abs(solved[:, 0] - angles[found, 0])
     return {
         "backend": backend.about,
         "people": people,
         "true landmarks": _agreement(np.array(exact), angles),
         "from pictures": _agreement(solved, angles[found]),
-        "found by |yaw|": {f"{low}-{high}": float(found[bins == i].mean()) for i, (low, high) in enumerate(BINS)},
+        "found by |yaw|": {name: float(found[these].mean()) for name, these in bins.items()},
+        "mean yaw error by |yaw|": {
+            name: float(error[these[found]].mean()) if found[these].any() else None for name, these in bins.items()
+        },
     }
 
 
