@@ -259,8 +259,8 @@ def test_the_package_has_a_shipped_host_that_fits_its_recipe():
     path, about = shipped.shipped_host()
     assert path.parent == folder and path.stat().st_size <= 5e6
     from memcomp.experiments.checkpoint import load_host
-    from memcomp.experiments.recipe import load_recipe
+    from memcomp.experiments.recipe import load_recipe, recipe_from_dict
 
     _, recipe = load_host(path)
     assert recipe.host == load_recipe(demo.HOST_RECIPE).host and recipe.size == load_recipe(demo.HOST_RECIPE).size
-    assert about["recipe"] == recipe.to_dict() and about["metrics"]["results"]
+    assert recipe_from_dict(about["recipe"], "its description") == recipe and about["metrics"]["results"]
