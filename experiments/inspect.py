@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.files import writable_folder
     from memcomp.experiments.inspect_faces import look
     from memcomp.experiments.memory_pictures import gates_picture, memory_picture, two_memories_picture
-    from memcomp.experiments.memory_view import gates
+    from memcomp.experiments.memory_view import gates, skip_weights
     from memcomp.experiments.report import write_json
 
     if args.identities < 1:
@@ -66,10 +66,9 @@ def run(args: argparse.Namespace) -> None:
         content["compare"] = {"checkpoint": str(args.compare), "memory": numbers(other)}
     if found := gates(memory):
         gates_picture(folder / "gates.png", found)
-        content["gates"] = [
-            {"scale": i, "rms": gate.double().square().mean().sqrt().item(), "largest": gate.abs().max().item()}
-            for i, gate in enumerate(found)
-        ]
+        content["gates"] = [size_of(scale, gate) for scale, gate in found.items()]
+    if skips := skip_weights(memory):
+        content["skips"] = [size_of(scale, weight) for scale, weight in skips.items()]
     if seen is not None:
         content |= draw(folder, seen)
     write_json(folder / "inspect.json", content)
@@ -98,6 +97,11 @@ def load_memory(path: str, device: str) -> tuple[MemoryCompensation, Host | None
         advice = "; `memcomp demo` trains one: runs/demo/host_memory" if path == "demo" else ""
         raise UserError(f"{path}: expected a checkpoint with a memory, its host has none{advice}")
     return host.memory, host, recipe
+
+
+def size_of(scale: int, values: Tensor) -> dict[str, Any]:
+    """Root mean square and largest absolute value."""
+    return {"scale": scale, "rms": values.double().square().mean().sqrt().item(), "largest": values.abs().max().item()}
 
 
 def short(path: str) -> str:
@@ -225,9 +229,14 @@ def summary(content: Mapping[str, Any]) -> str:
         "spread_between_sources": "M_s: sources",
         "spread_between_poses": "M_s: poses",
     }
-    gates = {gate["scale"]: f"{gate['rms']:.3g}" for gate in content.get("gates", ())}
+    starts = {gate["scale"]: f"{gate['rms']:.3g}" for gate in content.get("gates", ())}
+    starts |= {skip["scale"]: f"skip {skip['rms']:.3g}" for skip in content.get("skips", ())}
     rows = [
-        [str(entry["scale"]), *(f"{entry[key]:.3g}" if key in entry else "" for key in titles), gates.get(i, "none")]
-        for i, entry in enumerate(content.get("scales", ()))
+        [
+            str(entry["scale"]),
+            *(f"{entry[key]:.3g}" if key in entry else "" for key in titles),
+            starts.get(entry["scale"], "none"),
+        ]
+        for entry in content.get("scales", ())
     ]
     return "\n\n".join(lines + ([markdown(["scale", *titles.values(), "gate, rms"], rows)] if rows else []))

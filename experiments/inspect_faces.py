@@ -12,7 +12,7 @@ from torch import Tensor
 
 from memcomp.adapters import Host, HostOutput
 from memcomp.experiments.attention_pictures import Place
-from memcomp.experiments.data.heads import Poses, disocclusion, landmarks, render
+from memcomp.experiments.data.heads import Poses, disocclusion, landmarks
 from memcomp.experiments.data.heads_set import HeadsSet
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.memory_view import ScaleView, observe
@@ -82,11 +82,12 @@ def look(
 
 
 def heads(recipe: Recipe, count: int) -> tuple[Tensor, list[Tensor], Tensor, list[Place]]:
-    """Frontal sources (N, 3, H, W), the same people in several poses, the first's hidden pixels, and its places."""
+    """Frontal sources (N, 3 or 4, H, W), the same people in other poses, the first's hidden pixels, and its places."""
     size, front = recipe.size, Poses.make()
-    people = [HeadsSet("test", count, 1, size, recipe.data.seed).identity(i) for i in range(count)]
+    shown = HeadsSet("test", count, 1, size, recipe.data.seed, depth=recipe.data.depth)
+    people = [shown.identity(i) for i in range(count)]
     turned = Poses.make(**{name: torch.tensor(values) for name, values in DRIVEN.items()})
-    frames = [render(who, Poses.cat([front, turned]), size).image for who in people]  # N of (1 + poses, 3, H, W)
+    frames = [shown.render(who, Poses.cat([front, turned])) for who in people]  # N of (1 + poses, 3 or 4, H, W)
     sources, *drivings = torch.stack(frames, dim=1)
     hidden = disocclusion(people[0], front, turned[0], size)[0, 0]  # (H, W)
     points = (landmarks(people[0], turned[0], size).points[0] + 1) / 2  # (68, 2), iBUG order

@@ -114,11 +114,11 @@ def identities_picture(
     save_figure(figure, path)
 
 
-def gates_picture(path: str | Path, gates: Sequence[Tensor]) -> None:
+def gates_picture(path: str | Path, gates: Mapping[int, Tensor]) -> None:
     """The identity start's gates of each scale, sorted: 0 = the channel stays the host's, 1 = it is replaced."""
     figure = Figure(figsize=(3.6 * len(gates) + 0.6, 3.2), layout="constrained")
     axes = figure.subplots(1, len(gates), squeeze=False, sharey=True)[0]
-    for scale, (axis, gate) in enumerate(zip(axes, gates, strict=True)):
+    for axis, (scale, gate) in zip(axes, gates.items(), strict=True):
         values = gate.double().sort().values.cpu().numpy()
         axis.bar(range(len(values)), values, width=1.0, color=COLOURS[0])
         axis.axhline(0, color="black", linewidth=0.8)

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from memcomp import MemoryCompensation
 from memcomp.adapters import Host, HostOutput
+from memcomp.adapters.skip import SkipCompensation
 from memcomp.compensation import Scale
 from memcomp.mcm import MCM, compose, split
 from memcomp.release import ReleaseMCM
@@ -99,34 +99,33 @@ def observe(host: Host, source: Tensor, driving: Tensor) -> tuple[HostOutput, li
     memory = host.memory
     if memory is None:
         raise ValueError(f"the host {host.name!r} has no memory to look at")
-    calls: dict[int, tuple[Mapping[str, Any], Tensor]] = {}
+    views: dict[int, ScaleView] = {}
     signature = inspect.signature(memory.forward)
 
-    def note(_: object, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+    def note(_: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = signature.bind(*args, **kwargs).arguments
-        calls[given["scale"]] = given, output
+        scale = given["scale"]
+        if isinstance(memory, SkipCompensation) and scale in memory.skips:  # there it compensates a feature of its own
+            given["feature"] = memory.skips.warped(scale)
+        views[scale] = view(memory, **given)
 
-    hook = memory.register_forward_hook(note, with_kwargs=True)
+    hook = memory.register_forward_pre_hook(note, with_kwargs=True)
     try:
         output = host(source, driving)
     finally:
         hook.remove()
-    return output, [view(memory, compensated=calls[scale][1], **calls[scale][0]) for scale in sorted(calls)]
+    return output, [views[scale] for scale in sorted(views)]
 
 
 @torch.no_grad()
 def view(
-    memory: MemoryCompensation,
-    feature: Tensor,
-    keypoints: Tensor,
-    scale: int,
-    compensated: Tensor,
-    noise: Tensor | None = None,
+    memory: MemoryCompensation, feature: Tensor, keypoints: Tensor, scale: int, noise: Tensor | None = None
 ) -> ScaleView:
-    """What one call `compensated = memory(feature, keypoints, scale=scale)` did inside."""
+    """What `memory.compensate(feature, keypoints, scale, noise)` does inside."""
+    compensated = memory.compensate(feature, keypoints, scale, noise).feature
     config, layer = memory.config, cast(Scale, memory.scales[scale])
     unit = 0 if config.sharing == "networks" else scale
-    part = split(feature, config.split)[1].to(layer.projection.weight.dtype)
+    part = split(feature, config.split)[1].to(layer.projection.weight.dtype, copy=True)  # a host may change it in place
     after = split(compensated, config.split)[1].to(part.dtype)
     descriptor = layer.describe(part)  # (B, C_m)
     conditioned = memory.memory().expand(len(feature), -1, -1, -1)  # M_o (B, C_m, H_m, W_m)
@@ -143,11 +142,18 @@ def view(
     return ScaleView(scale, conditioned, part, change, keys.flatten(2) * mcm.scale, weight, bias)
 
 
-def gates(memory: MemoryCompensation) -> list[Tensor]:
-    """The identity start's gates g of each scale's compensated channels, (C,) each; none without that start."""
-    found = (cast(Scale, scale).gate for scale in memory.scales)
+def gates(memory: MemoryCompensation) -> dict[int, Tensor]:
+    """Scale → the identity start's gates g of its compensated channels, (C,); no entry without that start."""
+    found = {index: cast(Scale, scale).gate for index, scale in enumerate(memory.scales)}
     how = memory.config.split
-    return [split(gate.detach()[None, :, None, None], how)[1].flatten() for gate in found if gate is not None]
+    return {i: split(g.detach()[None, :, None, None], how)[1].flatten() for i, g in found.items() if g is not None}
+
+
+def skip_weights(memory: MemoryCompensation) -> dict[int, Tensor]:
+    """Scale → weight (C_d, C_e), zero at the start, of the convolution that adds a compensated skip to the decoder."""
+    if not isinstance(memory, SkipCompensation):
+        return {}
+    return {int(scale): cast(nn.Conv2d, conv).weight.detach().flatten(1) for scale, conv in memory.skips.convs.items()}
 
 
 def spread(memories: Tensor) -> float:

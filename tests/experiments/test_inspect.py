@@ -18,7 +18,8 @@ from memcomp.experiments.cli import main
 from memcomp.experiments.inspect import by_visibility
 from memcomp.experiments.inspect_faces import deepest
 from memcomp.experiments.memory_pictures import memory_picture, random_channels, varying_channels
-from memcomp.experiments.memory_view import distinct_patterns, gates, observe, roughness, spread, view
+from memcomp.experiments.memory_view import distinct_patterns, gates, observe, roughness, skip_weights, spread, view
+from memcomp.experiments.recipe import with_overrides
 
 SIZE = {"memory_channels": 8, "memory_size": (3, 4), "identity_hidden": 6, "identity_code": 7}
 
@@ -60,7 +61,7 @@ def every_attention(seen, sample):
 def test_the_attention_shown_gives_the_output_by_equation_2(choices, scale):
     memory = small_memory(**choices)
     feature, keypoints, output = called(memory, scale)
-    seen = view(memory, feature, keypoints, scale, output.feature)
+    seen = view(memory, feature, keypoints, scale)
     layer = memory.scales[scale]
     for sample in range(2):
         attended = every_attention(seen, sample) @ output.value[sample].flatten(1).t()  # (H, W, C_m)
@@ -77,7 +78,7 @@ def test_the_attention_shown_gives_the_output_by_equation_2(choices, scale):
 def test_the_attention_shown_gives_the_output_of_the_released_unit():
     memory = small_memory(release=True)
     feature, keypoints, output = called(memory, 1)
-    seen, layer, mcm = view(memory, feature, keypoints, 1, output.feature), memory.scales[1], memory.mcm[0]
+    seen, layer, mcm = view(memory, feature, keypoints, 1), memory.scales[1], memory.mcm[0]
     attended = torch.stack([every_attention(seen, i) @ output.value[i].flatten(1).t() for i in range(2)])
     projected = layer.projection(feature[:, 1::2])
     residual = F.relu(F.conv2d(projected - attended.permute(0, 3, 1, 2), mcm.difference.weight, mcm.difference.bias))
@@ -86,8 +87,8 @@ def test_the_attention_shown_gives_the_output_of_the_released_unit():
 
 def test_entropy_and_usage_are_those_of_the_attention_whatever_the_chunk(monkeypatch):
     memory = small_memory()
-    feature, keypoints, output = called(memory, 0)
-    seen = view(memory, feature, keypoints, 0, output.feature)
+    feature, keypoints, _ = called(memory, 0)
+    seen = view(memory, feature, keypoints, 0)
     monkeypatch.setattr(memory_view, "ENTRIES", 4 * 12)  # four of fifteen places at a time
     found = seen.attention()
     for sample in range(2):
@@ -105,8 +106,29 @@ def test_a_host_is_observed_and_left_as_it_was(small_host):
     assert torch.equal(output.prediction, before)
     assert [v.scale for v in views] == list(range(len(small_host.memory.channels)))
     assert [v.part.shape[1] for v in views] == [channels // 2 for channels in small_host.memory.channels]
-    assert not small_host.memory._forward_hooks
+    assert not small_host.memory._forward_pre_hooks
     assert all(float(v.change.max()) > 0 for v in views)
+
+
+def test_a_skip_s_own_feature_is_looked_at_not_the_decoder_s(small_recipe):
+    recipe = with_overrides(small_recipe, ["memory.mode=skip", "memory.start=identity"], "test")
+    host = build_host(recipe).eval()
+    source, driving = torch.rand(2, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    seen = {}
+    inner = host.memory.compensate
+
+    def spy(feature, keypoints, scale, noise=None):
+        seen[scale] = feature.clone()
+        return inner(feature, keypoints, scale, noise)
+
+    host.memory.compensate = spy
+    views = observe(host, source, driving)[1]
+    deformed = host.generator.first(source)  # the encoder's finest feature, before it is warped
+    assert seen[1].shape == deformed.shape and seen[1].shape[1] == host.memory.skips.convs["1"].in_channels
+    assert torch.equal(views[1].part, seen[1][:, seen[1].shape[1] // 2 :])
+    assert float(views[1].change.max()) > 0  # although its convolution is still zero
+    assert list(gates(host.memory)) == [0] and not skip_weights(host.memory)[1].any()
+    assert list(skip_weights(host.memory)) == [1]
 
 
 def test_numbers_that_describe_memories():
@@ -126,9 +148,9 @@ def test_numbers_that_describe_memories():
 
 def test_gates_are_those_of_the_compensated_channels():
     memory = small_memory(start="identity")
-    assert [len(gate) for gate in gates(memory)] == [3, 2]
+    assert {scale: len(gate) for scale, gate in gates(memory).items()} == {0: 3, 1: 2}
     assert torch.equal(gates(memory)[0], memory.scales[0].gate[3:])
-    assert gates(small_memory()) == []
+    assert gates(small_memory()) == {}
 
 
 def test_places_and_means_under_a_mask():
@@ -195,7 +217,7 @@ def test_a_memory_without_its_host_and_a_pretrained_folder(small_run, faces, tmp
     memcomp.save(memory, tmp_path / "memory.safetensors")
     content = inspected(tmp_path / "memory.safetensors", tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"memory.png", "gates.png", "inspect.json"}
-    for stated, gate in zip(content["gates"], gates(memory), strict=True):
+    for stated, gate in zip(content["gates"], gates(memory).values(), strict=True):
         assert stated["rms"] == pytest.approx(gate.square().mean().sqrt().item())
     assert "scales" not in content and content["memory"]["shape"] == [8, 3, 4]
     load_host(small_run)[0].save_pretrained(tmp_path / "folder")
