@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from memcomp.adapters import Host
     from memcomp.experiments.checkpoint import RunState
+    from memcomp.experiments.data.clips import Clips
     from memcomp.experiments.data.eval_pairs import ClipPair
+    from memcomp.experiments.data.heads_set import HeadsSet
     from memcomp.experiments.metrics.panel import Panel
     from memcomp.experiments.recipe import Recipe
-    from memcomp.experiments.scoring import Pair, Results
+    from memcomp.experiments.scoring import Pair, Predict, Results
 
 SAME, CROSS = "same identity", "cross identity"
 PEOPLE = 50  # identities of the test split of procedural heads
@@ -35,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the pairs (default: %(default)s)")
     parser.add_argument("--videos", type=int, default=4, metavar="N", help="clips: cross-identity videos to write")
     parser.add_argument("--video-frames", type=int, default=75, metavar="N", help="their length (default: %(default)s)")
+    parser.add_argument(
+        "--clips", type=int, default=0, metavar="N", help="also measure jitter and flicker of N whole clips"
+    )
     parser.add_argument("--batch", type=int, default=8, help="pairs predicted at once (default: %(default)s)")
     parser.add_argument(
         "--metrics", default="", metavar="NAME,…", help="all, or some of those in experiments/metrics/README.md"
@@ -64,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.report import results_json, write_json, write_pairs
     from memcomp.experiments.scoring import copy_source, host_predictor, score
 
-    for name, least in (("pairs", 1), ("batch", 1), ("video_frames", 1), ("videos", 0), ("seed", 0)):
+    for name, least in (("pairs", 1), ("batch", 1), ("video_frames", 1), ("videos", 0), ("clips", 0), ("seed", 0)):
         if not least <= getattr(args, name) < 2**63:
             raise UserError(f"--{name.replace('_', '-')}: expected {least} or more, got {getattr(args, name)}")
     state = load_run(args.checkpoint)
@@ -78,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
     pairs = evaluation_pairs(recipe, kinds, args.pairs, args.seed, args.pairs_file)
     folder = writable_folder(args.output or default_folder(args.checkpoint))
 
-    truth = {kind: recipe.data.kind == "heads" or kind == SAME for kind in pairs}  # two real people have none
+    truth = {kind: has_truth(recipe, kind) for kind in pairs}
     measured = {kind: chosen for kind, chosen in pairs.items() if panel.measures(truth=truth[kind])}
     name = recipe.label
     results = {}
@@ -99,8 +104,15 @@ def run(args: argparse.Namespace) -> None:
             worst_median_best(folder / "pairs.png", drawn, measured)
     if recipe.data.kind == "clips" and CROSS in pairs:
         about["videos"] = write_videos(folder / "videos", host, pairs[CROSS][: args.videos], args)  # type: ignore[arg-type]
+    if args.clips:
+        about["clips"] = whole_clips(recipe, {COPY: copy_source, name: host_predictor(host, same=True)}, args)
     write_json(folder / "metrics.json", about | {"results": results_json(results)})
     print(f"\nwritten to {folder}: {', '.join(sorted(path.name for path in folder.iterdir() if path.name[0] != '.'))}")
+
+
+def has_truth(recipe: Recipe, kind: str) -> bool:
+    """Whether pairs of a kind have a true target: two real people have none."""
+    return recipe.data.kind == "heads" or kind == SAME
 
 
 def evaluation_pairs(
@@ -118,30 +130,56 @@ def evaluation_pairs(
     Raises:
         UserError: what `HeadsSet` and `Clips` refuse, or a file of pairs that does not fit.
     """
-    from memcomp.experiments.data.clips import user_cache
+    from memcomp.experiments.data.eval_pairs import draw_pairs, is_cross, read_pairs
+    from memcomp.experiments.data.heads_set import HeadsSet
     from memcomp.experiments.errors import UserError
 
-    data = recipe.data
-    cache = Path(data.cache) if data.cache else user_cache()
-    if data.kind == "heads":
-        from memcomp.experiments.data.heads_set import HeadsSet
-
-        if files:
-            raise UserError("--pairs-file: expected with data.kind=clips, the checkpoint's recipe says heads")
-        heads = HeadsSet("test", PEOPLE, data.frames, recipe.size, data.seed, cache, data.rate, data.depth)
-        draw = {SAME: heads.same_identity, CROSS: heads.cross_identity}
+    if recipe.data.kind == "heads" and files:
+        raise UserError("--pairs-file: expected with data.kind=clips, the checkpoint's recipe says heads")
+    clips = test_split(recipe)
+    if isinstance(clips, HeadsSet):
+        draw = {SAME: clips.same_identity, CROSS: clips.cross_identity}
         return {kind: draw[kind](count, seed) for kind in kinds}
-    from memcomp.experiments.data.clips import Clips
-    from memcomp.experiments.data.eval_pairs import draw_pairs, is_cross, read_pairs
-
-    root = Path(str(data.root))
-    folder = root / "test" if (root / "test").is_dir() else root
-    clips = Clips(folder, recipe.size, cache=cache / "clips", cache_gb=data.cache_gb)
     if not files:
         return {kind: draw_pairs(clips, count, seed, cross=kind == CROSS) for kind in kinds}
     named = [pair for file in files for pair in read_pairs(file, clips, count)]
     sorted_out = {kind: [pair for pair in named if is_cross(pair) == (kind == CROSS)] for kind in kinds}
     return {kind: chosen for kind, chosen in sorted_out.items() if chosen}
+
+
+def test_split(recipe: Recipe) -> HeadsSet | Clips:
+    """The recipe's own data, people that training does not see.
+
+    Raises:
+        UserError: what `HeadsSet` and `Clips` refuse.
+    """
+    from memcomp.experiments.data.clips import Clips, user_cache
+    from memcomp.experiments.data.heads_set import HeadsSet
+
+    data = recipe.data
+    cache = Path(data.cache) if data.cache else user_cache()
+    if data.kind == "heads":
+        return HeadsSet("test", PEOPLE, data.frames, recipe.size, data.seed, cache, data.rate, data.depth)
+    root = Path(str(data.root))
+    folder = root / "test" if (root / "test").is_dir() else root
+    return Clips(folder, recipe.size, cache=cache / "clips", cache_gb=data.cache_gb)
+
+
+def whole_clips(recipe: Recipe, models: Mapping[str, Predict], args: argparse.Namespace) -> dict[str, Any]:
+    """Print jitter and flicker of whole clips; returns them for metrics.json."""
+    from memcomp.experiments.backends.base import Unavailable
+    from memcomp.experiments.backends.choose import create_backend, read_choices
+    from memcomp.experiments.whole_clips import clip_table, first_clips, measure_clips
+
+    try:
+        landmarks = create_backend("landmarks", read_choices(args.backend))
+        about = landmarks.about
+    except Unavailable as error:
+        landmarks, about = None, f"not available: {error}"
+    clips = first_clips(test_split(recipe), args.clips, args.video_frames)
+    scores = measure_clips(models, clips, landmarks, args.batch)
+    print(f"\n{clip_table(scores)}\n\nlandmarks of the jitter: {about}")
+    return {"landmarks": about, "scores": {model: [vars(s) for s in found] for model, found in scores.items()}}
 
 
 def tables(results: Results, about: Mapping[str, Any]) -> str:

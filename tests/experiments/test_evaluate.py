@@ -111,7 +111,7 @@ def test_real_clips_measure_one_person_and_film_two(small_run, clips_root, tmp_p
 def test_named_metrics_measure_two_people_too_and_count_pairs_without_a_face(small_run, clips_root, tmp_path, capsys):
     pytest.importorskip("dlib")
     command = ["evaluate", str(small_run), "--pairs", "3", "--videos", "0", "--output", str(tmp_path)]
-    command += ["--metrics", "l1, prmse", "data.kind=clips", f"data.root={clips_root}"]
+    command += ["--metrics", "l1, prmse", "--clips", "2", "data.kind=clips", f"data.root={clips_root}"]
     assert main(command) == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["metrics"] == ["l1", "prmse"] and "dlib-bin" in metrics["backends"][0]
@@ -121,6 +121,10 @@ def test_named_metrics_measure_two_people_too_and_count_pairs_without_a_face(sma
         for protocol in ("standard", "paper")
     }
     assert metrics["results"][SAME]["fomm + memory"]["standard.l1"]["pairs"] == 3
+    whole = metrics["clips"]["scores"]["fomm + memory"]
+    assert [score["clip"] for score in whole] == ["a_1", "b_1"]
+    assert [(score["jitter"], score["without_face"], score["frames"]) for score in whole] == [(None, 9, 9)] * 2
+    assert all(score["flicker"] > 0 for score in whole)
     assert "n/a (no face in the reference)" in capsys.readouterr().out
     assert main([*command, "--metrics", "l1,akdd"]) == 2
     assert "did you mean akd" in capsys.readouterr().err

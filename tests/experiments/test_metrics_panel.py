@@ -228,3 +228,25 @@ def test_three_processes_equal_one_to_the_last_bit():
         assert [float.fromhex(value) for value in values[column]] == alone.column(column)
         assert float.fromhex(means[column]) == mean(alone.column(column)).value
     assert len(values) == 7
+
+
+def test_whole_clips_jitter_over_runs_with_both_faces_and_flicker():
+    from memcomp.experiments.whole_clips import clip_table, measure_clips
+
+    true = torch.stack([flat(v) for v in (10, 11, 12, 13, 0, 14, 15, 16, 17, 0, 18)])
+    models = {
+        "true": lambda source, driving: driving,
+        "frozen": lambda source, driving: source,
+        "shaky": lambda source, driving: driving + torch.tensor([1, 0] * 6)[: len(driving), None, None, None] / 255,
+    }
+    scores = measure_clips(models, iter([("a", true)]), Grey((68, 2)), batch=12)
+    assert (scores["true"][0].flicker, scores["true"][0].jitter, scores["true"][0].without_face) == (0, 0, 2)
+    assert scores["frozen"][0].jitter == pytest.approx(0)  # the true landmarks move evenly within each run
+    steps = np.abs(np.diff([10, 11, 12, 13, 0, 14, 15, 16, 17, 0, 18])).mean() / 255
+    assert scores["frozen"][0].flicker == pytest.approx(steps, rel=1e-5)
+    assert scores["shaky"][0].flicker == pytest.approx(1 / 255, rel=1e-5)
+    assert scores["shaky"][0].jitter == pytest.approx(2 * 2**0.5)  # second differences of 1, 0, 1: two pixels each way
+    table = clip_table(scores)
+    assert " 2 of 11 |" in table and "0.0039" in table
+    without = measure_clips(models, iter([("a", true)]), None)
+    assert without["shaky"][0].jitter is None and "n/a" in clip_table(without)
