@@ -40,12 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """`memcomp benchmark`."""
-    from memcomp.experiments.benchmark_measure import costs_of, has_truth, measure, pairs_key
+    from memcomp.experiments.benchmark_measure import costs_of, measure, pairs_key
     from memcomp.experiments.benchmark_report import write
     from memcomp.experiments.benchmark_runs import read_runs, reasons, rows_of
     from memcomp.experiments.benchmark_table import Benchmark
     from memcomp.experiments.errors import UserError
-    from memcomp.experiments.evaluate import CROSS, SAME, evaluation_pairs
+    from memcomp.experiments.evaluate import CROSS, SAME, evaluation_pairs, has_truth
     from memcomp.experiments.files import writable_folder
     from memcomp.experiments.metrics.panel import Panel
     from memcomp.experiments.metrics.protocols import DEFAULT

@@ -19,7 +19,7 @@ from memcomp.experiments.cost import Cost, cost, device_name, frame, millisecond
 from memcomp.experiments.data.eval_pairs import ClipPair
 from memcomp.experiments.data.heads import RENDERER_VERSION
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.evaluate import COPY, SAME
+from memcomp.experiments.evaluate import COPY, SAME, has_truth
 from memcomp.experiments.files import atomic_write
 from memcomp.experiments.metrics.panel import Panel
 from memcomp.experiments.recipe import Recipe
@@ -110,11 +110,6 @@ def measure(
             write_scores(file, found)
             measured[name] = found
     return measured, broken
-
-
-def has_truth(recipe: Recipe, kind: str) -> bool:
-    """Whether pairs of a kind have a true target: two real people have none."""
-    return recipe.data.kind == "heads" or kind == SAME
 
 
 def without_depth(predict: Predict) -> Predict:

@@ -72,7 +72,7 @@ def notes(benchmark: Benchmark, recipe: Recipe, args: argparse.Namespace) -> lis
         "(d): on disoccluded pixels, those that the source hides; "
         f"a pair with fewer than {MINIMUM_PIXELS} of them is left out there.",
         "GFLOP: 10⁹ operations of convolutions, matrix products and attention, a multiplication and its addition being "
-        f"two; {NOT_COUNTED}.",
+        f"two, as the network computes on {benchmark.costs.device.partition(',')[0]}; {NOT_COUNTED}.",
     ]
     if benchmark.costs.milliseconds:
         lines[-1] += f" ms: median of {benchmark.costs.repeats} frames, one at a time, {benchmark.costs.device}."

@@ -72,10 +72,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def pairs_to_measure(recipe: Recipe, args: argparse.Namespace) -> Mapping[str, Sequence[Pair]]:
-    """Kind → pairs of the test split; of one person only for real clips."""
-    from memcomp.experiments.evaluate import CROSS, SAME, evaluation_pairs
+    """Kind → pairs of the test split, of kinds with a true target."""
+    from memcomp.experiments.evaluate import CROSS, SAME, evaluation_pairs, has_truth
 
-    kinds = [SAME] if recipe.data.kind == "clips" else [SAME, CROSS]  # two real people have no true target
+    kinds = [kind for kind in (SAME, CROSS) if has_truth(recipe, kind)]
     return evaluation_pairs(recipe, kinds, args.pairs, args.seed, args.pairs_file)
 
 
