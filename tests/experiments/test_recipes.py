@@ -102,17 +102,17 @@ def test_the_demo_s_recipes_follow_each_other():
 
 
 def test_the_memories_are_those_of_table_2():
-    paper, levels = CompensationConfig.paper, (0, 1, 2)
+    paper = CompensationConfig.paper
     expected = {
         "fomm_mcnet": ("inplace", "all", paper()),
         "fomm_mcnet_skip": ("skip", "all", paper()),
         "fomm_skip_control": ("skip_control", "all", paper()),
-        "tpsm_mcnet": ("inplace", levels, paper()),
+        "tpsm_mcnet": ("inplace", "all", paper()),
         "dagan_mcnet": ("inplace", "all", paper()),
-        "mcnet_mcm_nosplit": ("inplace", levels, paper(split="none", identity_conditioning=False)),
-        "mcnet_mcm": ("inplace", levels, paper(identity_conditioning=False)),
-        "mcnet": ("inplace", levels, paper()),
-        "mcnet_release": ("inplace", levels, CompensationConfig.release(noise=True)),
+        "mcnet_mcm_nosplit": ("inplace", "all", paper(split="none", identity_conditioning=False)),
+        "mcnet_mcm": ("inplace", "all", paper(identity_conditioning=False)),
+        "mcnet": ("inplace", "all", paper()),
+        "mcnet_release": ("inplace", (0, 1, 2), CompensationConfig.release(noise=True)),
     }
     for name, what in expected.items():
         memory = load_recipe(name).memory
