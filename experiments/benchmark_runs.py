@@ -95,7 +95,9 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
         raise UserError(f"benchmark: expected runs of one picture size, got {said}")
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        groups.setdefault(run.name or json.dumps([_flat(run), run.step], sort_keys=True), []).append(run)
+        known = run.step > 0  # a pretrained folder does not tell how it was trained: each is a row of its own
+        key = json.dumps([_flat(run), run.step, None if known else run.sha256], sort_keys=True)
+        groups.setdefault(run.name or key, []).append(run)
     rows = []
     for members in groups.values():
         for run in members[1:]:
@@ -104,20 +106,30 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
                 raise UserError(
                     f"benchmark: {where}, both called {run.name}: expected to differ only in their seed, {difference}"
                 )
-        rows.append((members[0].name or label(members[0].recipe), sorted(members, key=lambda run: run.recipe.seed)))
+        rows.append(
+            (
+                members[0].name or label(members[0].recipe, trained=members[0].step > 0),
+                sorted(members, key=lambda run: run.recipe.seed),
+            )
+        )
     names = [name for name, _ in rows]
     return [Row(n if names.count(n) == 1 else f"{n} [{m[0].path}]", m) for n, m in rows]
 
 
-def label(recipe: Recipe) -> str:
-    """What a recipe's row is called in a table: the recipe's own label and, as in Table 2, what its memory lacks."""
+def label(recipe: Recipe, *, trained: bool = True) -> str:
+    """What a recipe's row is called in a table: the recipe's own label and, as in Table 2, what its memory lacks.
+
+    Args:
+        recipe: of the run.
+        trained: by this recipe; if not, as a pretrained folder, its losses say nothing.
+    """
     memory, text = recipe.memory, recipe.label
     if memory is not None and memory.mode != "skip_control":
         config = memory.compensation()
         lacks = {
             "IICM": not config.identity_conditioning,
             "Eq. 3": config.split == "none",
-            "Eq. 4": not recipe.loss.consistency,
+            "Eq. 4": trained and not recipe.loss.consistency,
         }
         missing = [name for name, is_missing in lacks.items() if is_missing]
         text += f" without {', '.join(missing)}" if missing else ""

@@ -212,6 +212,10 @@ def test_rows_are_named_by_what_sets_them_apart(runs, small_recipe, tmp_path):
     assert rows[0].seeds == [1, 2] and failed == {str(runs.host[1]): f"the same checkpoint as {runs.host[1]}"}
     twice = rows_of([found[0], dataclasses.replace(found[0], sha256="other")])
     assert twice[0].labels() == ["fomm (seed 1)", "fomm (seed 1) #2"]
+    converted = [dataclasses.replace(run, step=0, sha256=run.path) for run in (found[0], found[0], found[2])]
+    converted[1] = dataclasses.replace(converted[1], sha256="other")
+    names = [row.name for row in rows_of(converted)]  # how they were trained is not known
+    assert len(names) == 3 and names[2] == "fomm + memory without IICM"
     with pytest.raises(UserError, match="step is 3 and 9"):
         rows_of([dataclasses.replace(run, name="a") for run in (found[0], found[3])])
 
