@@ -66,7 +66,8 @@ def run(args: argparse.Namespace) -> None:
     depth = any(run.recipe.data.depth for run in runs)  # each host takes the channels that it knows
     recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, depth=depth))
     kinds = [kind for kind in (SAME, CROSS) if panel.measures(truth=has_truth(recipe, kind))]
-    pairs = evaluation_pairs(recipe, kinds, args.pairs, args.seed, args.pairs_file)
+    unusable: list[str] = []
+    pairs = evaluation_pairs(recipe, kinds, args.pairs, args.seed, args.pairs_file, unusable)
     folder = writable_folder(args.output)
 
     kept = folder / "measured" / pairs_key(recipe, pairs, args.pairs, args.seed, panel)
@@ -78,7 +79,9 @@ def run(args: argparse.Namespace) -> None:
     rows = [row for row in sound if row.runs]
     if baseline.name not in [row.name for row in rows]:
         raise UserError(f"benchmark: the baseline cannot be measured: {'; '.join(broken.values())}")
-    benchmark = Benchmark(rows, baseline.name, measured, costs_of(rows, device, args.repeats), panel, left_out)
+    benchmark = Benchmark(
+        rows, baseline.name, measured, costs_of(rows, device, args.repeats), panel, left_out, unusable
+    )
     print("\n" + write(folder, benchmark, recipe, args))
 
 

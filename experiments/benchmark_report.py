@@ -10,7 +10,7 @@ from typing import Any
 from memcomp.experiments.benchmark_runs import reasons
 from memcomp.experiments.benchmark_table import BETTER, WORSE, Benchmark, column_title, cost_table, table
 from memcomp.experiments.cost import NOT_COUNTED
-from memcomp.experiments.evaluate import COPY
+from memcomp.experiments.evaluate import COPY, rows_left_out
 from memcomp.experiments.files import atomic_write
 from memcomp.experiments.metrics.aggregate import Difference
 from memcomp.experiments.metrics.protocols import MINIMUM_PIXELS, PROTOCOLS
@@ -90,6 +90,8 @@ def notes(benchmark: Benchmark, recipe: Recipe, args: argparse.Namespace) -> lis
             "n: pairs with a value, where some have none; a difference is over the pairs that both rows have, so it "
             f"need not be that of the means. Most pairs without a value in any row: {'; '.join(missing)}."
         )
+    if benchmark.rows_left_out:
+        lines.append(rows_left_out(benchmark.rows_left_out) + ".")
     if benchmark.left_out:
         told = "".join(f"\n- {line}" for line in reasons(benchmark.left_out))
         count = len(benchmark.left_out)
@@ -156,6 +158,7 @@ def content(
             for kind, rows in differences.items()
         },
         "left_out": dict(benchmark.left_out),
+        "pairs_left_out": list(benchmark.rows_left_out),
         "published": published() if args.published else None,
         "versions": versions(),
     }

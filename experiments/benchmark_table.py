@@ -35,6 +35,8 @@ class Benchmark:
     panel: Panel
     left_out: Mapping[str, str]
     """Run as given → why it was not measured."""
+    rows_left_out: Sequence[str]
+    """A line for each row of a list of pairs that could not be used."""
 
     @property
     def kinds(self) -> list[str]:

@@ -80,7 +80,8 @@ def run(args: argparse.Namespace) -> None:
     host.to(processes.device).eval()
     panel = Panel(args.metrics.replace(" ", "").split(",") if args.metrics else DEFAULT, args.backend, processes.device)
     kinds = [kind for kind, wanted in ((SAME, args.same), (CROSS, args.cross)) if wanted] or [SAME, CROSS]
-    pairs = evaluation_pairs(recipe, kinds, args.pairs, args.seed, args.pairs_file)
+    left_out: list[str] = []
+    pairs = evaluation_pairs(recipe, kinds, args.pairs, args.seed, args.pairs_file, left_out)
     folder = writable_folder(args.output or default_folder(args.checkpoint))
 
     truth = {kind: has_truth(recipe, kind) for kind in pairs}
@@ -106,6 +107,9 @@ def run(args: argparse.Namespace) -> None:
         about["videos"] = write_videos(folder / "videos", host, pairs[CROSS][: args.videos], args)  # type: ignore[arg-type]
     if args.clips:
         about["clips"] = whole_clips(recipe, {COPY: copy_source, name: host_predictor(host, same=True)}, args)
+    if left_out:
+        print("\n" + rows_left_out(left_out))
+        about["pairs_left_out"] = left_out
     write_json(folder / "metrics.json", about | {"results": results_json(results)})
     print(f"\nwritten to {folder}: {', '.join(sorted(path.name for path in folder.iterdir() if path.name[0] != '.'))}")
 
@@ -116,7 +120,12 @@ def has_truth(recipe: Recipe, kind: str) -> bool:
 
 
 def evaluation_pairs(
-    recipe: Recipe, kinds: Sequence[str], count: int, seed: int, files: Sequence[Path] = ()
+    recipe: Recipe,
+    kinds: Sequence[str],
+    count: int,
+    seed: int,
+    files: Sequence[Path] = (),
+    left_out: list[str] | None = None,
 ) -> dict[str, Sequence[Pair]]:
     """Kind → pairs of people that training does not see: the recipe's own data, test split.
 
@@ -126,6 +135,7 @@ def evaluation_pairs(
         count: pairs of each kind.
         seed: of the draw; the same pairs for every run, whatever its own seed.
         files: clips only: CSV files that name the pairs instead.
+        left_out: gets a line for each row of these that cannot be used; None = no row may be.
 
     Raises:
         UserError: what `HeadsSet` and `Clips` refuse, or a file of pairs that does not fit.
@@ -142,9 +152,15 @@ def evaluation_pairs(
         return {kind: draw[kind](count, seed) for kind in kinds}
     if not files:
         return {kind: draw_pairs(clips, count, seed, cross=kind == CROSS) for kind in kinds}
-    named = [pair for file in files for pair in read_pairs(file, clips, count)]
+    named = [pair for file in files for pair in read_pairs(file, clips, count, left_out)]
     sorted_out = {kind: [pair for pair in named if is_cross(pair) == (kind == CROSS)] for kind in kinds}
     return {kind: chosen for kind, chosen in sorted_out.items() if chosen}
+
+
+def rows_left_out(lines: Sequence[str], shown: int = 3) -> str:
+    """How many rows of a list of pairs could not be used, and the first few reasons."""
+    more = f"; and {len(lines) - shown} more" if len(lines) > shown else ""
+    return f"{len(lines)} rows of the list of pairs left out: {'; '.join(lines[:shown])}{more}"
 
 
 def test_split(recipe: Recipe) -> HeadsSet | Clips:

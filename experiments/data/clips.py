@@ -71,6 +71,10 @@ class Clips:
         """File or folder name."""
         return self.paths[clip].name
 
+    def pictures(self, clip: int) -> list[str]:
+        """File names of the frames of a clip that is a folder."""
+        return [path.name for path in _pictures(self.paths[clip])]
+
     def count(self, clip: int) -> int:
         """Number of frames that the clip says it has.
 

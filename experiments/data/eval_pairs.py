@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from memcomp.experiments.data.clips import Clips
+from memcomp.experiments.data.clips import PICTURES, Clips
 from memcomp.experiments.data.pairs import seeded
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import existing_file
@@ -94,41 +94,76 @@ def draw_pairs(clips: Clips, count: int, seed: int, *, cross: bool) -> list[Clip
     return pairs
 
 
-def read_pairs(path: str | Path, clips: Clips, count: int) -> list[ClipPair]:
-    """The first `count` pairs of a CSV with columns `source`, `driving` and, if known, `best_frame`.
+def read_pairs(path: str | Path, clips: Clips, count: int, left_out: list[str] | None = None) -> list[ClipPair]:
+    """The first `count` usable pairs of a CSV with columns `source`, `driving` and, if known, `best_frame` or `frame`.
 
-    Each value is `<clip>#<frame>`, frames from 0. Clips are found by name in the folder that `clips` reads.
+    A value is `<clip>#<frame>`, frames from 0, or, as in upstream's lists of VoxCeleb, `<folder>/<clip>/<picture>`: the
+    clip is a folder of frames, or a video whose frames the pictures' numbers count. Clips are found by their name in
+    the folder that `clips` reads, whatever folders stand before it in the list. `frame` may be a number alone.
+
+    Args:
+        path: of the CSV.
+        clips: to find the frames in.
+        count: pairs at most.
+        left_out: gets a line for each row that cannot be used, such as a clip that is not there; None = no row may be.
 
     Raises:
-        UserError: no such file, a column is missing, or a value names no frame of these clips.
+        UserError: no such file, a column is missing, no row is usable, or one is not and `left_out` is None.
     """
-    numbers = {clip.name: number for number, clip in enumerate(clips.paths)}
-
-    def place(line: int, row: dict[str, str], column: str) -> Place:
-        value = row[column] or ""
-        name, _, frame = value.rpartition("#")
-        clip = numbers.get(Path(name).name)
-        if clip is None or not frame.isdigit() or int(frame) >= clips.count(clip):
-            raise UserError(
-                f"{path}, line {line}: {column} {value!r}: expected <clip>#<frame> of a clip in {clips.folder}"
-            )
-        return clip, int(frame)
-
+    pairs: list[ClipPair] = []
     with existing_file(path, "CSV file of pairs").open(newline="", encoding="utf-8", errors="replace") as file:
         reader = csv.DictReader(line.replace("\0", "\ufffd") for line in file)  # csv of Python 3.10 refuses NUL
         for column in ("source", "driving"):
             if column not in (reader.fieldnames or ()):
                 raise UserError(f"{path}: expected columns source, driving[, best_frame]; {column} is missing")
-        pairs = []
-        for line, row in zip(range(2, count + 2), reader, strict=False):
-            driving = place(line, row, "driving")
-            best = place(line, row, "best_frame") if row.get("best_frame") else (driving[0], 0)
-            if best[0] != driving[0]:
-                raise UserError(f"{path}, line {line}: best_frame is not of the driving clip")
-            pairs.append(ClipPair(clips, place(line, row, "source"), driving, best[1]))
+        names = {clip.name: number for number, clip in enumerate(clips.paths)}
+        for line, row in enumerate(reader, 2):
+            if len(pairs) == count:
+                break
+            try:
+                pairs.append(_pair(row, clips, names))
+            except UserError as error:
+                problem = f"{path}, line {line}: {error}"
+                if left_out is None:
+                    raise UserError(problem) from None
+                left_out.append(problem)
     if not pairs:
-        raise UserError(f"{path}: expected pairs, found none")
+        why = f"; {left_out[0]}" if left_out else ""
+        raise UserError(f"{path}: expected pairs, found none{why}")
     return pairs
+
+
+def _pair(row: Mapping[str, str | None], clips: Clips, names: Mapping[str, int]) -> ClipPair:
+    source, driving = (_place(row, column, clips, names) for column in ("source", "driving"))
+    start = 0
+    for column in ("best_frame", "frame"):
+        value = row.get(column) or ""
+        if value.isdecimal() and int(value) < clips.count(driving[0]):
+            start = int(value)
+        elif value:
+            best = _place(row, column, clips, names)
+            if best[0] != driving[0]:
+                raise UserError(f"{column} is not of the driving clip")
+            start = best[1]
+    return ClipPair(clips, source, driving, start)
+
+
+def _place(row: Mapping[str, str | None], column: str, clips: Clips, names: Mapping[str, int]) -> Place:
+    value = row[column] or ""
+    folder, _, picture = value.rpartition("/")
+    is_picture = Path(picture).suffix.lower() in PICTURES
+    name, _, number = (folder, "", Path(picture).stem) if is_picture else value.rpartition("#")
+    clip = names.get(name.rpartition("/")[2])
+    if clip is not None and is_picture and clips.paths[clip].is_dir():  # by its name: a frame before it may be missing
+        found = clips.pictures(clip)
+        frame = found.index(picture) if picture in found else None
+    else:
+        frame = int(number) if number.isdecimal() else None
+    if clip is None or frame is None or frame >= clips.count(clip):
+        raise UserError(
+            f"{column} {value!r}: expected <clip>#<frame> or <clip>/<frame>.png of a clip in {clips.folder}"
+        )
+    return clip, frame
 
 
 def is_cross(pair: ClipPair) -> bool:
