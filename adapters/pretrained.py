@@ -34,7 +34,7 @@ class Pretrained:
         memory: None, or what `attach` takes: "config" (fields of `CompensationConfig`; None of a control without
             memory), "mode", "scales", "keypoints".
         size: height and width of the pictures that it was trained with, if known.
-        source: where the weights came from: "file", "sha256" and, if upstream recorded it, "epoch".
+        source: where the weights came from, if known; of upstream's, "files" (name → sha256) and "epoch" (or None).
         tensors: the host's state dict, in the file's dtypes.
     """
 
@@ -176,11 +176,19 @@ def _config(file: Path) -> dict[str, Any]:
     for key, kind in kinds.items():
         if key not in about or not isinstance(about[key], kind):  # type: ignore[arg-type]
             raise ValueError(f"{file}: {key!r} is {about.get(key, 'missing')!r}")
+    if about["size"] is not None and about["size"] < 1:
+        raise ValueError(f"{file}: 'size' must be 1 or more, not {about['size']}")
     if unknown := sorted(about.keys() - kinds.keys() - {"format"}):
         raise ValueError(f"{file}: unknown key {unknown[0]!r}; known: {', '.join(kinds)}")
     if about["memory"] is not None and set(about["memory"]) != {"config", "mode", "scales", "keypoints"}:
         raise ValueError(f"{file}: 'memory' must have config, mode, scales and keypoints, not {about['memory']!r}")
+    if about["memory"] is not None and not _are_indices(about["memory"]["scales"]):
+        raise ValueError(f"{file}: the memory's 'scales' must be indices of taps, not {about['memory']['scales']!r}")
     return about
+
+
+def _are_indices(value: Any) -> bool:
+    return isinstance(value, list) and all(type(index) is int for index in value)
 
 
 def _memory(host: Host) -> dict[str, Any] | None:

@@ -114,6 +114,7 @@ def recognise(sections: shapes.Sections, host: str | None = None, model: Mapping
     base = copy.deepcopy(dict(host_class(name).published if model is None else model))
     if name not in KNOWN:
         return Recognised(name, base, tuple(sorted(_leaves(base))), ())
+    _check_mappings(base)
     try:
         read = KNOWN[name][1](sections, base)
     except (KeyError, IndexError) as error:
@@ -192,6 +193,17 @@ def _merged(published: Mapping[str, Any], read: Mapping[str, Any]) -> dict[str, 
         else:
             merged[key] = value
     return {key: value for key, value in merged.items() if value is not None}
+
+
+def _check_mappings(params: Mapping[str, Any]) -> None:
+    """Raise ValueError unless every entry is what its name says: upstream's `…_params` are mappings, or absent."""
+    for key, value in params.items():
+        if isinstance(value, Mapping):
+            _check_mappings(value)
+        elif str(key).endswith("_params") and value is not None:
+            raise ValueError(f"{key}: expected a mapping of parameters, got {value!r}")
+        elif key == "max_features" and not isinstance(value, int):
+            raise ValueError(f"{key}: expected an integer, got {value!r}")
 
 
 def _leaves(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

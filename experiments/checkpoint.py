@@ -110,6 +110,8 @@ def load_run(path: str | os.PathLike[str]) -> RunState:
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{file}: expected a checkpoint of `memcomp train` (safetensors); {error}") from None
+    if metadata.get("format") == pretrained.FORMAT:
+        raise UserError(f"{file}: expected {pretrained.CONFIG} beside it, which tells what these weights are of")
     if metadata.get("format") != FORMAT:
         raise UserError(f"{file}: expected a checkpoint of format {FORMAT}, found {metadata.get('format', 'none')}")
     for key, value in tensors.items():
@@ -184,7 +186,8 @@ def build_host(recipe: Recipe, *, sync_batchnorm: bool = False) -> Host:
                 host.eval()(blank, blank)  # networks that halve a size several times refuse some sizes
             host.train()
         except (ValueError, TypeError, RuntimeError) as error:  # torch's own for a negative width
-            raise UserError(f"host {recipe.host.name!r} of the recipe: {error}") from None
+            hint = "; data.depth: expected true only of a host that takes a fourth channel" if recipe.data.depth else ""
+            raise UserError(f"host {recipe.host.name!r} of the recipe: {error}{hint}") from None
     return host
 
 

@@ -14,6 +14,7 @@ from memcomp.experiments.errors import UserError
 from memcomp.experiments.recipe import OptimSection
 
 DISCRIMINATOR = "discriminator"
+CLIP_EPSILON = 1e-6  # added to the norm, as torch's clip_grad_norm_ does, with which upstream trains
 
 
 def rate_factor(step: int, total: int, steps_per_epoch: float, section: OptimSection) -> float:
@@ -139,7 +140,7 @@ class Optimisers:
         norm = _norm(gradients, math.inf) if section.clip_norm == "inf" else norm
         if norm > section.clip:
             for gradient in gradients:
-                gradient.mul_(section.clip / norm)
+                gradient.mul_(section.clip / (norm + CLIP_EPSILON))
 
     def _parameters(self, part: str) -> list[Tensor]:
         return [parameter for group in self.adams[part].param_groups for parameter in group["params"]]

@@ -130,7 +130,8 @@ def take_dtypes(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 def _unwrap(target: MemoryCompensation | HasCompensation) -> MemoryCompensation:
     compensation = target if isinstance(target, MemoryCompensation) else getattr(target, "compensation", None)
     if not isinstance(compensation, MemoryCompensation):
-        raise TypeError(f"expected a MemoryCompensation or the handle of an attached one, not {type(target).__name__}")
+        found = type(target if compensation is None else compensation).__name__  # a handle may hold another module
+        raise TypeError(f"expected a MemoryCompensation or the handle of an attached one, not {found}")
     return compensation
 
 

@@ -168,10 +168,11 @@ def test_weights_that_are_not_finite_are_refused(broken):
         ({"model": {**MODEL, "kp_detector_param": {}}}, r"did you mean kp_detector_params\?"),
         ({"model": None}, "'model' is None"),
         ({"surplus": 1}, "unknown key 'surplus'"),
+        ({"size": -4}, "'size' must be 1 or more, not -4"),
         ({"memory": {"mode": "inplace"}}, "'memory' must have config, mode, scales and keypoints"),
         ({"memory": {"config": {}, "mode": "beside", "scales": [0], "keypoints": 3}}, "'beside'"),
         ({"memory": {"config": {"memory_chanels": 8}, "mode": "inplace", "scales": [0], "keypoints": 3}}, "mory_chann"),
-        ({"memory": {"config": {}, "mode": "inplace", "scales": "all", "keypoints": 3}}, "config.json describes no"),
+        ({"memory": {"config": {}, "mode": "inplace", "scales": "all", "keypoints": 3}}, "indices of taps, not .all"),
         ({"memory": None}, r"model\.safetensors does not fit: .*memory_compensation\.memory\.value: found"),
         (
             {"model": {**MODEL, "common_params": {"num_kp": 4, "estimate_jacobian": True}}, "memory": None},

@@ -215,6 +215,11 @@ BAD = {
     "size of none": ("vox.pth.tar --output out --size 0", "--size: expected 1 or more, got 0"),
     "model is no YAML": ("vox.pth.tar --output out --model bad.yaml", "bad.yaml: expected YAML"),
     "model of no host": ("vox.pth.tar --output out --model odd.yaml", "model_params: expected a mapping, got 3"),
+    "model of texts": (
+        "vox.pth.tar --output out --model flat.yaml",
+        "kp_detector_params: expected a mapping of .*, got 5",
+    ),
+    "weights without config": ("bare --output out", r"bare/model\.safetensors: expected config\.json beside it"),
     "no model": ("vox.pth.tar --output out --model fom", "fom: expected a recipe file or one of .*did you mean"),
     "two of ours": ("full full --output out", "full: expected files of upstream"),
     "ours and a model": ("full --output out --host fomm", "--model, --host: expected upstream's checkpoint"),
@@ -243,8 +248,10 @@ def test_wrong_input_is_one_line_and_writes_nothing(place, host, capsys, case):
     torch.save(sections | {"generator": generator | {"final.bias": bias}}, "nan.pth.tar")
     (place / "bad.yaml").write_text("a: [")
     (place / "odd.yaml").write_text("model_params: 3")
-    for name in ("full", "torn"):
+    (place / "flat.yaml").write_text("model_params: {kp_detector_params: 5}")
+    for name in ("full", "torn", "bare"):
         host.save_pretrained(name)
+    (place / "bare" / "config.json").unlink()
     with (place / "torn" / "model.safetensors").open("ab") as file:
         file.write(b"x")
     arguments, message = BAD[case]
