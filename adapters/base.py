@@ -117,6 +117,10 @@ class Host(nn.Module, ABC):
         """As `forward`, for two frames of one video: hosts that model the background's motion use it here."""
         return self(source, driving)
 
+    def check_trainable(self) -> None:
+        """Raise ValueError if training would make no sense: a fixed network that was never loaded, for example."""
+        return  # most hosts can always be trained
+
     def training_output(
         self, source: Tensor, driving: Tensor, *, epoch: float, generator: torch.Generator
     ) -> HostOutput:

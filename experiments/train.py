@@ -94,11 +94,11 @@ def _train(
         torch.set_num_threads(recipe.threads)
 
     recipe = resolved(recipe)
-    pairs = training_pairs(recipe)
+    host = build_host(recipe, sync_batchnorm=processes.world > 1 and device.type == "cuda")
+    pairs = training_pairs(recipe)  # after the host, for heads may take minutes to render
     steps_per_epoch = pairs.epoch_length / optim.batch_size
     total = optim.steps if optim.steps is not None else math.ceil((optim.epochs or 0) * steps_per_epoch)
     objective = Objective(recipe.loss, recipe.stage).to(device)
-    host = build_host(recipe, sync_batchnorm=processes.world > 1 and device.type == "cuda")
     recipe = replace(recipe, host=replace(recipe.host, model=host.model))  # files that it named have been read
     state = load_run(last) if resume else None
     if state is not None:
@@ -108,6 +108,10 @@ def _train(
         initialise_widened(host, recipe)
     elif recipe.init is not None:
         initialise(host, recipe.init)
+    try:
+        host.check_trainable()
+    except ValueError as error:
+        raise UserError(f"host {host.name!r} of the recipe: {error}") from None
     if recipe.stage is not None:
         try:
             host.enter_stage(recipe.stage)

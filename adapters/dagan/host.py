@@ -119,6 +119,21 @@ class DaGAN(FOMM):
                 network.eval()
         return self
 
+    def check_trainable(self) -> None:
+        """Raise ValueError if the depth network, which stays as it is, has random weights."""
+        if self._fresh_depth:
+            raise ValueError(
+                "model.depth: the depth network was never loaded; give its file or folder, zeros or truth, or start "
+                "from a checkpoint that has one"
+            )
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As of any module."""
+        loaded = super().load_state_dict(state_dict, *args, **kwargs)
+        sections = {key.partition(".")[0] for key in state_dict}
+        self._fresh_depth = self._fresh_depth and not sections.issuperset(SECTIONS)
+        return loaded
+
     def with_disparity(self, image: Tensor) -> Tensor:
         """Pictures (B, 3, H, W), or (B, 4, H, W) with a disparity, → (B, 4, H, W) with the one that `model` names.
 

@@ -227,8 +227,12 @@ def test_a_file_of_weights_makes_a_host_that_needs_it_no_more(tmp_path, depth_we
         save_file(flat | {"generator.other": torch.zeros(1)}, place)
     host = made(str(place)).eval()
     assert host.model["depth"] == {"num_layers": 50}
+    host.check_trainable()
     again = create_host("dagan", host.model)
+    with pytest.raises(ValueError, match="the depth network was never loaded"):
+        again.check_trainable()
     again.load_state_dict(host.state_dict())
+    again.check_trainable()
     source, driving = pictures(channels=3)
     assert torch.equal(again.eval()(source, driving).prediction, host(source, driving).prediction)
     for twin in (copy.deepcopy(host), pickle.loads(pickle.dumps(host))):

@@ -13,6 +13,7 @@ from torch import nn
 from memcomp.experiments import losses
 from memcomp.experiments.checkpoint import build_host, load_run
 from memcomp.experiments.cli import main
+from memcomp.experiments.errors import UserError
 from memcomp.experiments.losses import HOST_TERMS, Objective
 from memcomp.experiments.recipe import load_recipe, recipe_names, with_overrides
 from memcomp.experiments.train import train
@@ -183,6 +184,13 @@ def test_true_depth_trains_and_is_measured_and_a_plain_picture_is_refused(head_c
     assert "host 'dagan'" in said and "disparity as a fourth channel; they have 3 channels" in said
     assert main(["evaluate", str(tmp_path / "run"), "data.kind=clips", f"data.root={clips}", "data.depth=false"]) == 2
     assert "fourth channel" in capsys.readouterr().err
+
+
+def test_a_depth_network_with_random_weights_is_not_trained_with(clips, light, tmp_path):
+    recipe = narrow("dagan", clips, "host.model.depth={num_layers: 18}", "size=64")
+    with pytest.raises(UserError, match="the depth network was never loaded; give its file or folder"):
+        train(recipe, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", ["fomm_adv", "tpsm_mcnet", "dagan", "mcnet"])
