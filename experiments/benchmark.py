@@ -9,12 +9,19 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from memcomp.experiments.measured_pairs import add_pair_arguments
+
 if TYPE_CHECKING:
+    import torch
+
     from memcomp.experiments.benchmark_runs import Row, Run
+    from memcomp.experiments.benchmark_table import Benchmark
+    from memcomp.experiments.recipe import Recipe
+    from memcomp.experiments.scoring import Pair
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,17 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--set", action="append", default=[], metavar="key=value", help="changes to the pairs' recipe")
     parser.add_argument("--baseline", metavar="NAME|INDEX", help="row, or number of a run from 1 (default: the first)")
-    parser.add_argument("--pairs", type=int, default=100, metavar="N", help="pairs of each kind (default: %(default)s)")
-    parser.add_argument(
-        "--pairs-file", type=Path, action="append", default=[], metavar="CSV", help="clips: these pairs"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the pairs (default: %(default)s)")
+    add_pair_arguments(parser)
     parser.add_argument("--published", action="store_true", help="add the rows of the paper's Tables 1 and 2, marked")
     parser.add_argument("--metrics", default="", metavar="NAME,…", help="as `memcomp evaluate`")
     parser.add_argument("--backend", action="append", default=[], metavar="KEY=VALUE", help="as `memcomp evaluate`")
     parser.add_argument("--batch", type=int, default=8, help="pairs predicted at once (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=7, help="timed frames of each row; 0 = no times (default 7)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
+    parser.add_argument("--show", metavar="NAME", help="row whose clips and memory report.html shows")
+    parser.add_argument("--no-report", action="store_true", help="no report.html: tables only")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write into")
 
 
@@ -44,17 +49,19 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.benchmark_report import write
     from memcomp.experiments.benchmark_runs import read_runs, reasons, rows_of
     from memcomp.experiments.benchmark_table import Benchmark
+    from memcomp.experiments.data.pair_lists import ListReport, write_list
     from memcomp.experiments.errors import UserError
-    from memcomp.experiments.evaluate import CROSS, SAME, evaluation_pairs, has_truth
     from memcomp.experiments.files import writable_folder
+    from memcomp.experiments.measured_pairs import CROSS, LIST, SAME, at_root, evaluation_pairs, has_truth
     from memcomp.experiments.metrics.panel import Panel
     from memcomp.experiments.metrics.protocols import DEFAULT
     from memcomp.experiments.optim import resolve_device
     from memcomp.experiments.recipe import with_overrides
 
     for name, least in (("pairs", 1), ("batch", 1), ("seed", 0), ("repeats", 0)):
-        if not least <= getattr(args, name) < 2**63:
-            raise UserError(f"--{name}: expected {least} or more, got {getattr(args, name)}")
+        value = getattr(args, name)
+        if value is not None and not least <= value < 2**63:
+            raise UserError(f"--{name}: expected {least} or more, got {value}")
     device = resolve_device(args.device)
     panel = Panel(args.metrics.split(",") if args.metrics else DEFAULT, args.backend, device)
     runs, left_out = read_runs(args.runs)
@@ -64,10 +71,12 @@ def run(args: argparse.Namespace) -> None:
     baseline = find_baseline(args.baseline, rows, args.runs, runs)
     recipe = with_overrides(baseline.runs[0].recipe, args.set, baseline.runs[0].path)
     depth = any(run.recipe.data.depth for run in runs)  # each host takes the channels that it knows
-    recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, depth=depth))
+    recipe = at_root(dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, depth=depth)), args.root)
     kinds = [kind for kind in (SAME, CROSS) if panel.measures(truth=has_truth(recipe, kind))]
-    unusable: list[str] = []
-    pairs = evaluation_pairs(recipe, kinds, args.pairs, args.seed, args.pairs_file, unusable)
+    lists = ListReport()
+    pairs = evaluation_pairs(recipe, kinds, args.pairs, args.seed, args.pairs_file, lists)
+    if args.show is not None:
+        find_row(args.show, rows)
     folder = writable_folder(args.output)
 
     kept = folder / "measured" / pairs_key(recipe, pairs, args.pairs, args.seed, panel)
@@ -79,10 +88,46 @@ def run(args: argparse.Namespace) -> None:
     rows = [row for row in sound if row.runs]
     if baseline.name not in [row.name for row in rows]:
         raise UserError(f"benchmark: the baseline cannot be measured: {'; '.join(broken.values())}")
-    benchmark = Benchmark(
-        rows, baseline.name, measured, costs_of(rows, device, args.repeats), panel, left_out, unusable
-    )
+    benchmark = Benchmark(rows, baseline.name, measured, costs_of(rows, device, args.repeats), panel, left_out, lists)
+    write_list(folder / LIST, pairs)
     print("\n" + write(folder, benchmark, recipe, args))
+    if not args.no_report:
+        write_report(folder, benchmark, recipe, pairs, device, args.show)
+
+
+def write_report(
+    folder: Path,
+    benchmark: Benchmark,
+    recipe: Recipe,
+    pairs: Mapping[str, Sequence[Pair]],
+    device: torch.device,
+    shown: str | None,
+) -> None:
+    """report.html, or a line that says what it needs: the tables stand already."""
+    from importlib.util import find_spec
+
+    if find_spec("jinja2") is None:
+        print("report.html is left out: it needs jinja2, pip install 'memcomp[report]'", file=sys.stderr)
+        return
+    from memcomp.experiments.html.collect import collect
+    from memcomp.experiments.html.page import write_page
+
+    collect(folder, benchmark, recipe, pairs, device, shown)
+    print(f"and for people: {write_page(folder)}")
+
+
+def find_row(wanted: str, rows: Sequence[Row]) -> Row:
+    """The row that --show names.
+
+    Raises:
+        UserError: there is none.
+    """
+    from memcomp.experiments.errors import UserError
+
+    for row in rows:
+        if row.name == wanted:
+            return row
+    raise UserError(f"--show {wanted}: expected one of {', '.join(repr(row.name) for row in rows)}")
 
 
 def find_baseline(wanted: str | None, rows: Sequence[Row], words: Sequence[str], runs: Sequence[Run]) -> Row:

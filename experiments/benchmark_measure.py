@@ -18,9 +18,11 @@ from memcomp.experiments.checkpoint import load_host
 from memcomp.experiments.cost import Cost, cost, device_name, frame, milliseconds
 from memcomp.experiments.data.eval_pairs import ClipPair
 from memcomp.experiments.data.heads import RENDERER_VERSION
+from memcomp.experiments.data.heads_set import EvalPairs
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.evaluate import COPY, SAME, has_truth
+from memcomp.experiments.evaluate import COPY
 from memcomp.experiments.files import atomic_write
+from memcomp.experiments.measured_pairs import SAME, has_truth
 from memcomp.experiments.metrics.panel import Panel
 from memcomp.experiments.recipe import Recipe
 from memcomp.experiments.report import versions
@@ -30,13 +32,13 @@ KEPT = 2**29  # bytes of pairs that are read once and held; more are read again 
 Measured = Mapping[str, Mapping[str, Scores]]  # sha256 of a checkpoint, or COPY → kind of pairs → scores
 
 
-def pairs_key(recipe: Recipe, pairs: Mapping[str, Sequence[Pair]], count: int, seed: int, panel: Panel) -> str:
+def pairs_key(recipe: Recipe, pairs: Mapping[str, Sequence[Pair]], count: int | None, seed: int, panel: Panel) -> str:
     """Digest of everything that decides pairs and formulas: equal keys, equal numbers.
 
     Args:
         recipe: whose data the pairs are of.
         pairs: kind → pairs.
-        count: how many of each kind were asked for.
+        count: how many of each kind were asked for; None = the default.
         seed: of their draw.
         panel: what is measured.
     """
@@ -44,12 +46,12 @@ def pairs_key(recipe: Recipe, pairs: Mapping[str, Sequence[Pair]], count: int, s
     about: list[Any] = [versions(), recipe.size, data.kind, count, seed, panel.metrics, panel.about]
     for kind, chosen in pairs.items():
         about += [kind, len(chosen)]
-        if data.kind == "clips":
+        if isinstance(chosen, EvalPairs):
+            about += [RENDERER_VERSION, data.frames, data.rate, data.seed, data.depth, chosen.places]
+        else:
             assert isinstance(chosen[0], ClipPair)
             files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in chosen[0].clips.paths]
             about += [[pair.name for pair in chosen], files]
-        else:  # heads: no need to draw them to know them
-            about += [RENDERER_VERSION, data.frames, data.rate, data.seed, data.depth]
     digest = hashlib.sha256(json.dumps(about).encode())
     for file in sorted(Path(str(metrics.__file__)).parent.glob("*.py")):
         digest.update(file.read_bytes())

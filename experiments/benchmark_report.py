@@ -10,7 +10,7 @@ from typing import Any
 from memcomp.experiments.benchmark_runs import reasons
 from memcomp.experiments.benchmark_table import BETTER, WORSE, Benchmark, column_title, cost_table, table
 from memcomp.experiments.cost import NOT_COUNTED
-from memcomp.experiments.evaluate import COPY, rows_left_out
+from memcomp.experiments.evaluate import COPY
 from memcomp.experiments.files import atomic_write
 from memcomp.experiments.metrics.aggregate import Difference
 from memcomp.experiments.metrics.protocols import MINIMUM_PIXELS, PROTOCOLS
@@ -39,10 +39,11 @@ def write(folder: Path, benchmark: Benchmark, recipe: Recipe, args: argparse.Nam
         for protocol in PROTOCOLS
         for kind in benchmark.kinds
     ]
-    text = "\n\n".join([*parts, cost_table(benchmark), *notes(benchmark, recipe, args)])
+    said = notes(benchmark, recipe, args)
+    text = "\n\n".join([*parts, cost_table(benchmark), *said])
     with atomic_write(folder / "report.md") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
-    write_json(folder / "benchmark.json", content(benchmark, recipe, args, differences))
+    write_json(folder / "benchmark.json", content(benchmark, recipe, args, differences) | {"notes": said})
     write_pairs(folder / "pairs.csv", {kind: dict(labelled(benchmark, kind)) for kind in benchmark.kinds})
     return f"{text}\n\nwritten to {folder}: report.md, benchmark.json, pairs.csv"
 
@@ -90,8 +91,8 @@ def notes(benchmark: Benchmark, recipe: Recipe, args: argparse.Namespace) -> lis
             "n: pairs with a value, where some have none; a difference is over the pairs that both rows have, so it "
             f"need not be that of the means. Most pairs without a value in any row: {'; '.join(missing)}."
         )
-    if benchmark.rows_left_out:
-        lines.append(rows_left_out(benchmark.rows_left_out) + ".")
+    if benchmark.lists.rows:
+        lines.append(str(benchmark.lists))
     if benchmark.left_out:
         told = "".join(f"\n- {line}" for line in reasons(benchmark.left_out))
         count = len(benchmark.left_out)
@@ -158,7 +159,7 @@ def content(
             for kind, rows in differences.items()
         },
         "left_out": dict(benchmark.left_out),
-        "pairs_left_out": list(benchmark.rows_left_out),
+        "lists": vars(benchmark.lists) if benchmark.lists.rows else None,
         "published": published() if args.published else None,
         "versions": versions(),
     }

@@ -45,11 +45,16 @@ class Row:
 
     def labels(self) -> list[str]:
         """For each run a name that no other run of the row has."""
-        found: list[str] = []
-        for seed in self.seeds:
-            again = sum(label.startswith(f"{self.name} (seed {seed})") for label in found)
-            found.append(f"{self.name} (seed {seed})" + (f" #{again + 1}" if again else ""))
-        return found
+        return run_labels(self.name, self.seeds)
+
+
+def run_labels(row: str, seeds: Sequence[int]) -> list[str]:
+    """A name for each run of a row, by its seed; the second of the same seed is #2."""
+    found: list[str] = []
+    for seed in seeds:
+        again = sum(label.startswith(f"{row} (seed {seed})") for label in found)
+        found.append(f"{row} (seed {seed})" + (f" #{again + 1}" if again else ""))
+    return found
 
 
 def read_runs(words: Sequence[str]) -> tuple[list[Run], dict[str, str]]:

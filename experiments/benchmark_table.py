@@ -12,6 +12,7 @@ from typing import Any
 
 from memcomp.experiments.benchmark_measure import Costs, Measured
 from memcomp.experiments.benchmark_runs import Row
+from memcomp.experiments.data.pair_lists import ListReport
 from memcomp.experiments.evaluate import COPY
 from memcomp.experiments.metrics.aggregate import Difference, mean
 from memcomp.experiments.metrics.panel import Panel
@@ -35,8 +36,8 @@ class Benchmark:
     panel: Panel
     left_out: Mapping[str, str]
     """Run as given → why it was not measured."""
-    rows_left_out: Sequence[str]
-    """A line for each row of a list of pairs that could not be used."""
+    lists: ListReport
+    """What became of the rows of lists of pairs."""
 
     @property
     def kinds(self) -> list[str]:

@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": ("memcomp.experiments.evaluate", "measure a checkpoint on seeded pairs of unseen people"),
     "compare": ("memcomp.experiments.compare", "train two recipes side by side and measure both on the same pairs"),
     "benchmark": ("memcomp.experiments.benchmark", "measure any number of runs on the same pairs, in one table"),
+    "report": ("memcomp.experiments.html.command", "make the page of a benchmark anew from the files in its folder"),
     "inspect": ("memcomp.experiments.inspect", "look into the memory of a checkpoint: M_o, M_s, attention, gates"),
     "animate": ("memcomp.experiments.animate", "move the face of a picture as a video moves"),
     "convert": ("memcomp.experiments.convert", "make a checkpoint of upstream ours, or one of ours upstream's"),
@@ -27,6 +28,7 @@ COMMANDS = {
 # modules that a base install (torch and safetensors) lacks, and the extra that brings them
 EXTRAS = {
     "train": ("numpy", "yaml", "timm", "torchvision", "imageio", "av", "skimage", "tqdm", "matplotlib", "PIL"),
+    "report": ("jinja2",),
     "faces": ("dlib", "_dlib_pybind11", "face_recognition_models"),
 }
 

@@ -11,7 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memcomp.experiments.measured_pairs import LIST, add_pair_arguments
+
 if TYPE_CHECKING:
+    from memcomp.experiments.data.pair_lists import ListReport
     from memcomp.experiments.recipe import Recipe
     from memcomp.experiments.scoring import Pair, Results, Scores
     from memcomp.experiments.side_by_side import Job
@@ -24,15 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipes", nargs=2, metavar="RECIPE", help="the second is compared with the first")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys to change in both")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write into")
-    parser.add_argument("--pairs", type=int, default=100, metavar="N", help="test pairs (default: %(default)s)")
-    parser.add_argument(
-        "--pairs-file", type=Path, action="append", default=[], metavar="CSV", help="clips: these pairs"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the pairs (default: %(default)s)")
+    add_pair_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """`memcomp compare`."""
+    from memcomp.experiments.data.pair_lists import ListReport, write_list
     from memcomp.experiments.errors import UserError
     from memcomp.experiments.files import atomic_write, writable_folder
     from memcomp.experiments.pictures import loss_curves
@@ -41,8 +41,9 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.side_by_side import Job, train_side_by_side
 
     for name, least in (("pairs", 1), ("seed", 0)):
-        if not least <= getattr(args, name) < 2**63:
-            raise UserError(f"--{name}: expected {least} or more, got {getattr(args, name)}")
+        value = getattr(args, name)
+        if value is not None and not least <= value < 2**63:
+            raise UserError(f"--{name}: expected {least} or more, got {value}")
     loaded = [load_recipe(name, args.overrides) for name in args.recipes]
     labels = [recipe.label for recipe in loaded]
     if labels[0] == labels[1]:  # such as two memories in one host
@@ -51,7 +52,9 @@ def run(args: argparse.Namespace) -> None:
     same = {(recipe.size, recipe.optim.steps) for recipe in loaded}
     if len(recipes) != 2 or len(same) != 1 or None in next(iter(same)):
         raise UserError("compare: expected two recipes of the same size and optim.steps")
-    pairs = pairs_to_measure(next(iter(recipes.values())), args)  # a mistake here shows before anything is trained
+    lists = ListReport()
+    # before anything is trained, so that a mistake in a list shows at once
+    pairs = pairs_to_measure(next(iter(recipes.values())), args, lists)
     folder = writable_folder(args.output)
     jobs = {
         label: Job(label, name, tuple(args.overrides), folder / label.replace(" + ", "_").replace("/", "_"))
@@ -60,23 +63,27 @@ def run(args: argparse.Namespace) -> None:
     train_side_by_side(list(jobs.values()), next(iter(recipes.values())).optim.steps or 0)
     results = measure_runs(jobs, pairs)
     text, content = summary(jobs, recipes, results, args)
+    if lists.rows:
+        text, content = f"{text}\n\n{lists}", content | {"lists": vars(lists)}
     print("\n" + text)
     with atomic_write(folder / "report.md") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
     write_json(folder / "metrics.json", content)
     write_pairs(folder / "pairs.csv", results)
+    write_list(folder / LIST, pairs)
     loss_curves(
         folder / "losses.png", {label: job.log for label, job in jobs.items()}, ["pyramid_l1", "ssim", "held_out"]
     )
-    print(f"\nwritten to {folder}: report.md, metrics.json, pairs.csv, losses.png and the two runs")
+    print(f"\nwritten to {folder}: report.md, metrics.json, pairs.csv, {LIST}, losses.png and the two runs")
 
 
-def pairs_to_measure(recipe: Recipe, args: argparse.Namespace) -> Mapping[str, Sequence[Pair]]:
+def pairs_to_measure(recipe: Recipe, args: argparse.Namespace, lists: ListReport) -> Mapping[str, Sequence[Pair]]:
     """Kind → pairs of the test split, of kinds with a true target."""
-    from memcomp.experiments.evaluate import CROSS, SAME, evaluation_pairs, has_truth
+    from memcomp.experiments.measured_pairs import CROSS, SAME, at_root, evaluation_pairs, has_truth
 
+    recipe = at_root(recipe, args.root)
     kinds = [kind for kind in (SAME, CROSS) if has_truth(recipe, kind)]
-    return evaluation_pairs(recipe, kinds, args.pairs, args.seed, args.pairs_file)
+    return evaluation_pairs(recipe, kinds, args.pairs, args.seed, args.pairs_file, lists)
 
 
 def measure_runs(jobs: dict[str, Job], pairs: Mapping[str, Sequence[Pair]]) -> Results:
@@ -84,7 +91,8 @@ def measure_runs(jobs: dict[str, Job], pairs: Mapping[str, Sequence[Pair]]) -> R
     from tqdm import tqdm
 
     from memcomp.experiments.checkpoint import load_host
-    from memcomp.experiments.evaluate import COPY, SAME
+    from memcomp.experiments.evaluate import COPY
+    from memcomp.experiments.measured_pairs import SAME
     from memcomp.experiments.scoring import Predict, copy_source, host_predictor, score
 
     hosts = {label: load_host(job.output)[0] for label, job in jobs.items()}
@@ -157,5 +165,6 @@ def _command(args: argparse.Namespace) -> str:
     if any(word.startswith("data.root=") for word in args.overrides):
         overrides = ["data.root=CLIPS", *overrides]
     files = [f"--pairs-file CLIPS/{file.name}" for file in args.pairs_file]
-    options = [f"--pairs {args.pairs}", f"--seed {args.seed}", *files, "--output DIR"]
+    options = [*([f"--pairs {args.pairs}"] if args.pairs else []), f"--seed {args.seed}", *files]
+    options += [*(["--root CLIPS"] if args.root else []), "--output DIR"]
     return " ".join(["memcomp compare", *args.recipes, *overrides, *options])

@@ -44,8 +44,9 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.checkpoint import load_host
     from memcomp.experiments.demo_pictures import write_pictures
     from memcomp.experiments.errors import UserError
-    from memcomp.experiments.evaluate import COPY, CROSS, SAME, evaluation_pairs
+    from memcomp.experiments.evaluate import COPY
     from memcomp.experiments.files import writable_folder
+    from memcomp.experiments.measured_pairs import CROSS, SAME, evaluation_pairs
     from memcomp.experiments.recipe import load_recipe
     from memcomp.experiments.report import difference_table, differences, score_table, write_pairs
     from memcomp.experiments.scoring import copy_source, host_predictor, score

@@ -14,7 +14,7 @@ from torch import Tensor
 from memcomp.adapters import Host
 from memcomp.experiments.data.heads import Identity, Poses, render
 from memcomp.experiments.data.heads_set import HeadsSet
-from memcomp.experiments.evaluate import PEOPLE
+from memcomp.experiments.measured_pairs import PEOPLE
 from memcomp.experiments.memory_pictures import memory_picture
 from memcomp.experiments.metrics.aggregate import Difference
 from memcomp.experiments.pictures import caption, difference_picture, loss_curves, strips

@@ -7,18 +7,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memcomp.experiments.measured_pairs import (
+    CROSS,
+    LIST,
+    SAME,
+    add_pair_arguments,
+    at_root,
+    evaluation_pairs,
+    has_truth,
+    test_split,
+)
+
 if TYPE_CHECKING:
     from memcomp.adapters import Host
     from memcomp.experiments.checkpoint import RunState
-    from memcomp.experiments.data.clips import Clips
     from memcomp.experiments.data.eval_pairs import ClipPair
-    from memcomp.experiments.data.heads_set import HeadsSet
     from memcomp.experiments.metrics.panel import Panel
     from memcomp.experiments.recipe import Recipe
-    from memcomp.experiments.scoring import Pair, Predict, Results
+    from memcomp.experiments.scoring import Predict, Results
 
-SAME, CROSS = "same identity", "cross identity"
-PEOPLE = 50  # identities of the test split of procedural heads
 COPY = "copy of the source"
 
 
@@ -28,13 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="keys of its recipe to change, as data.root=…"
     )
-    parser.add_argument("--pairs", type=int, default=100, metavar="N", help="pairs of each kind (default: %(default)s)")
+    add_pair_arguments(parser)
     parser.add_argument("--same", action="store_true", help="only pairs of one person")
     parser.add_argument("--cross", action="store_true", help="only pairs of two people")
-    parser.add_argument(
-        "--pairs-file", type=Path, action="append", default=[], metavar="CSV", help="clips: these pairs"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the pairs (default: %(default)s)")
     parser.add_argument("--videos", type=int, default=4, metavar="N", help="clips: cross-identity videos to write")
     parser.add_argument("--video-frames", type=int, default=75, metavar="N", help="their length (default: %(default)s)")
     parser.add_argument(
@@ -59,6 +62,7 @@ def run(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from memcomp.experiments.checkpoint import build_host, load_run, load_weights
+    from memcomp.experiments.data.pair_lists import ListReport, write_list
     from memcomp.experiments.errors import UserError
     from memcomp.experiments.files import writable_folder
     from memcomp.experiments.metrics.panel import Panel
@@ -70,18 +74,19 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.scoring import copy_source, host_predictor, score
 
     for name, least in (("pairs", 1), ("batch", 1), ("video_frames", 1), ("videos", 0), ("clips", 0), ("seed", 0)):
-        if not least <= getattr(args, name) < 2**63:
-            raise UserError(f"--{name.replace('_', '-')}: expected {least} or more, got {getattr(args, name)}")
+        value = getattr(args, name)
+        if value is not None and not least <= value < 2**63:
+            raise UserError(f"--{name.replace('_', '-')}: expected {least} or more, got {value}")
     state = load_run(args.checkpoint)
-    recipe = with_overrides(state.recipe, args.overrides, str(args.checkpoint))
+    recipe = at_root(with_overrides(state.recipe, args.overrides, str(args.checkpoint)), args.root)
     host = build_host(recipe)
     load_weights(host, state.model(), str(args.checkpoint))
     processes = Processes.start(recipe.device)  # torchrun shares the pairs among several
     host.to(processes.device).eval()
     panel = Panel(args.metrics.replace(" ", "").split(",") if args.metrics else DEFAULT, args.backend, processes.device)
     kinds = [kind for kind, wanted in ((SAME, args.same), (CROSS, args.cross)) if wanted] or [SAME, CROSS]
-    left_out: list[str] = []
-    pairs = evaluation_pairs(recipe, kinds, args.pairs, args.seed, args.pairs_file, left_out)
+    lists = ListReport()
+    pairs = evaluation_pairs(recipe, kinds, args.pairs, args.seed, args.pairs_file, lists)
     folder = writable_folder(args.output or default_folder(args.checkpoint))
 
     truth = {kind: has_truth(recipe, kind) for kind in pairs}
@@ -107,78 +112,12 @@ def run(args: argparse.Namespace) -> None:
         about["videos"] = write_videos(folder / "videos", host, pairs[CROSS][: args.videos], args)  # type: ignore[arg-type]
     if args.clips:
         about["clips"] = whole_clips(recipe, {COPY: copy_source, name: host_predictor(host, same=True)}, args)
-    if left_out:
-        print("\n" + rows_left_out(left_out))
-        about["pairs_left_out"] = left_out
+    write_list(folder / LIST, pairs)
+    if lists.rows:
+        print(f"\n{lists}")
+        about["lists"] = vars(lists)
     write_json(folder / "metrics.json", about | {"results": results_json(results)})
     print(f"\nwritten to {folder}: {', '.join(sorted(path.name for path in folder.iterdir() if path.name[0] != '.'))}")
-
-
-def has_truth(recipe: Recipe, kind: str) -> bool:
-    """Whether pairs of a kind have a true target: two real people have none."""
-    return recipe.data.kind == "heads" or kind == SAME
-
-
-def evaluation_pairs(
-    recipe: Recipe,
-    kinds: Sequence[str],
-    count: int,
-    seed: int,
-    files: Sequence[Path] = (),
-    left_out: list[str] | None = None,
-) -> dict[str, Sequence[Pair]]:
-    """Kind → pairs of people that training does not see: the recipe's own data, test split.
-
-    Args:
-        recipe: `data`, `size`.
-        kinds: of `SAME` and `CROSS`.
-        count: pairs of each kind.
-        seed: of the draw; the same pairs for every run, whatever its own seed.
-        files: clips only: CSV files that name the pairs instead.
-        left_out: gets a line for each row of these that cannot be used; None = no row may be.
-
-    Raises:
-        UserError: what `HeadsSet` and `Clips` refuse, or a file of pairs that does not fit.
-    """
-    from memcomp.experiments.data.eval_pairs import draw_pairs, is_cross, read_pairs
-    from memcomp.experiments.data.heads_set import HeadsSet
-    from memcomp.experiments.errors import UserError
-
-    if recipe.data.kind == "heads" and files:
-        raise UserError("--pairs-file: expected with data.kind=clips, the checkpoint's recipe says heads")
-    clips = test_split(recipe)
-    if isinstance(clips, HeadsSet):
-        draw = {SAME: clips.same_identity, CROSS: clips.cross_identity}
-        return {kind: draw[kind](count, seed) for kind in kinds}
-    if not files:
-        return {kind: draw_pairs(clips, count, seed, cross=kind == CROSS) for kind in kinds}
-    named = [pair for file in files for pair in read_pairs(file, clips, count, left_out)]
-    sorted_out = {kind: [pair for pair in named if is_cross(pair) == (kind == CROSS)] for kind in kinds}
-    return {kind: chosen for kind, chosen in sorted_out.items() if chosen}
-
-
-def rows_left_out(lines: Sequence[str], shown: int = 3) -> str:
-    """How many rows of a list of pairs could not be used, and the first few reasons."""
-    more = f"; and {len(lines) - shown} more" if len(lines) > shown else ""
-    return f"{len(lines)} rows of the list of pairs left out: {'; '.join(lines[:shown])}{more}"
-
-
-def test_split(recipe: Recipe) -> HeadsSet | Clips:
-    """The recipe's own data, people that training does not see.
-
-    Raises:
-        UserError: what `HeadsSet` and `Clips` refuse.
-    """
-    from memcomp.experiments.data.clips import Clips, user_cache
-    from memcomp.experiments.data.heads_set import HeadsSet
-
-    data = recipe.data
-    cache = Path(data.cache) if data.cache else user_cache()
-    if data.kind == "heads":
-        return HeadsSet("test", PEOPLE, data.frames, recipe.size, data.seed, cache, data.rate, data.depth)
-    root = Path(str(data.root))
-    folder = root / "test" if (root / "test").is_dir() else root
-    return Clips(folder, recipe.size, cache=cache / "clips", cache_gb=data.cache_gb)
 
 
 def whole_clips(recipe: Recipe, models: Mapping[str, Predict], args: argparse.Namespace) -> dict[str, Any]:

@@ -118,10 +118,17 @@ def to_frame(image: torch.Tensor) -> Frame:
 
 
 @contextmanager
-def write_video(path: str | Path, frame_rate: Fraction | float) -> Iterator[Callable[[Frame], None]]:
+def write_video(
+    path: str | Path, frame_rate: Fraction | float, *, quality: int = 16
+) -> Iterator[Callable[[Frame], None]]:
     """Yield a function that appends one frame (H, W, 3) uint8 to an H.264 file; H and W even, equal for all frames.
 
     Frames are encoded as they come. The file appears under its name when the block ends without an exception.
+
+    Args:
+        path: mp4 to write.
+        frame_rate: frames per second.
+        quality: constant rate factor: 0 = without loss … 51 = smallest.
 
     Raises:
         UserError: the file cannot be written.
@@ -129,7 +136,7 @@ def write_video(path: str | Path, frame_rate: Fraction | float) -> Iterator[Call
     """
     rate = Fraction(frame_rate).limit_denominator(60_000)
     with atomic_write(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-        stream: Any = container.add_stream("libx264", rate=rate, options={"crf": "16"})
+        stream: Any = container.add_stream("libx264", rate=rate, options={"crf": str(quality)})
         stream.pix_fmt = "yuv420p"
         shape: tuple[int, ...] = ()
 

@@ -27,7 +27,7 @@ class Clips:
     """The clips of one folder (`root/train`, `root/test`), grouped by person.
 
     A person is the part of a clip's name before the first "#" (VoxCeleb's naming, as upstream samples) or, without
-    one, before the first "_".
+    one, before the first "_"; see `person`.
 
     Seeking in H.264 means decoding from the last key frame, so a video is decoded once, at the size that is asked for,
     into a file of raw frames in `cache`, as long as all of these stay below `cache_gb`; further videos are decoded
@@ -38,9 +38,10 @@ class Clips:
         size: height and width of the frames given out.
         cache: folder for decoded frames; None = none.
         cache_gb: its size at most.
+        paths: the clips, if they are not all those in `folder`; more can be added.
 
     Attributes:
-        paths: of the clips, sorted by name.
+        paths: of the clips, sorted by name unless given.
         people: person → numbers of the person's clips.
 
     Raises:
@@ -48,24 +49,42 @@ class Clips:
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], size: int, *, cache: Path | None = None, cache_gb: float = 4.0
+        self,
+        folder: str | os.PathLike[str],
+        size: int,
+        *,
+        cache: Path | None = None,
+        cache_gb: float = 4.0,
+        paths: Sequence[Path] | None = None,
     ) -> None:
         self.folder, self.size, self.cache, self.cache_bytes = Path(folder), size, cache, int(cache_gb * 1e9)
         kinds = f"clips ({', '.join(VIDEOS)} or folders of {', '.join(PICTURES)})"
         if not self.folder.is_dir():
             raise UserError(f"{self.folder}: expected a folder of {kinds}")
-        self.paths = sorted(path for path in self.folder.iterdir() if _is_clip(path))
-        if not self.paths:
+        self.paths: list[Path] = []
+        self.people: list[list[int]] = []
+        self._groups: dict[str, list[int]] = {}
+        for path in sorted(path for path in self.folder.iterdir() if is_clip(path)) if paths is None else paths:
+            self.add(path)
+        if paths is None and not self.paths:
             raise UserError(f"{self.folder}: expected {kinds}, found none")
-        groups: dict[str, list[int]] = {}
-        for number, path in enumerate(self.paths):
-            groups.setdefault(person(path.name), []).append(number)
-        self.people: Sequence[Sequence[int]] = list(groups.values())
         self._counts: dict[int, int] = {}
         self._damaged: dict[int, str] = {}
+        self._pictures: dict[Path, list[Path]] = {}
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def add(self, path: Path) -> int:
+        """One clip more; returns its number."""
+        number = len(self.paths)
+        self.paths.append(path)
+        who = person(path)
+        if who not in self._groups:
+            self._groups[who] = []
+            self.people.append(self._groups[who])
+        self._groups[who].append(number)
+        return number
 
     def name(self, clip: int) -> str:
         """File or folder name."""
@@ -73,7 +92,7 @@ class Clips:
 
     def pictures(self, clip: int) -> list[str]:
         """File names of the frames of a clip that is a folder."""
-        return [path.name for path in _pictures(self.paths[clip])]
+        return [path.name for path in self._listed(self.paths[clip])]
 
     def count(self, clip: int) -> int:
         """Number of frames that the clip says it has.
@@ -82,7 +101,7 @@ class Clips:
             DamagedClip: it cannot be opened.
         """
         if clip not in self._counts:
-            self._counts[clip] = self._guarded(clip, _count)
+            self._counts[clip] = self._guarded(clip, self._count)
         return self._counts[clip]
 
     def read(self, clip: int, frames: Sequence[int]) -> Tensor:
@@ -102,9 +121,20 @@ class Clips:
                 self._damaged[clip] = str(error)  # not opened again
         raise DamagedClip(self._damaged[clip])
 
+    def _count(self, path: Path) -> int:
+        if path.is_dir():
+            return len(self._listed(path))
+        return Frames(path).length or sum(1 for _ in Frames(path))  # webm does not say how many frames it has
+
+    def _listed(self, path: Path) -> list[Path]:
+        """A folder's pictures, looked up once: CelebV has tens of thousands in one."""
+        if path not in self._pictures:
+            self._pictures[path] = sorted(inside for inside in path.iterdir() if inside.suffix.lower() in PICTURES)
+        return self._pictures[path]
+
     def _read(self, path: Path, frames: Sequence[int], count: int) -> Tensor:
         if path.is_dir():
-            pictures = _pictures(path)
+            pictures = self._listed(path)
             return torch.stack([self._fit(read_picture(pictures[frame])) for frame in frames])
         cached = self._cached(path, count)
         if cached is not None:
@@ -145,10 +175,18 @@ class Clips:
         return fit(torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1), self.size)
 
 
-def person(name: str) -> str:
-    """Who a clip shows, by its name: what stands before the first "#" or, without one, the first "_"."""
-    stem = Path(name).stem
-    return stem.split("#" if "#" in stem else "_")[0]
+def label(path: Path) -> str:
+    """A clip's name without suffix; CelebV keeps a person's pictures in `<person>/Image`: there that of the person."""
+    return path.parent.name if path.name == "Image" else path.stem
+
+
+def person(path: Path) -> str:
+    """Who a clip shows, by its label: what stands before the first "#" or, without one, the first "_".
+
+    Not so in CelebV, where the label is the person.
+    """
+    name = label(path)
+    return name if path.name == "Image" else name.split("#" if "#" in name else "_")[0]
 
 
 def user_cache() -> Path:
@@ -156,20 +194,13 @@ def user_cache() -> Path:
     return Path(os.environ.get("MEMCOMP_CACHE") or Path.home() / ".cache" / "memcomp")
 
 
-def _is_clip(path: Path) -> bool:
+def is_clip(path: Path) -> bool:
+    """Whether it is a video, by its name, or a folder with pictures; hidden files are none."""
     if path.name.startswith("."):
         return False
-    return bool(_pictures(path)) if path.is_dir() else path.suffix.lower() in VIDEOS
-
-
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
-
-
-def _count(path: Path) -> int:
     if path.is_dir():
-        return len(_pictures(path))
-    return Frames(path).length or sum(1 for _ in Frames(path))  # webm does not say how many frames it has
+        return any(inside.suffix.lower() in PICTURES for inside in path.iterdir())
+    return path.suffix.lower() in VIDEOS
 
 
 def _check_length(path: Path, found: int, count: int) -> None:

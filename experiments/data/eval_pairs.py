@@ -1,19 +1,16 @@
-"""Evaluation pairs of real clips: drawn from a seed, or named in a CSV file."""
+"""Evaluation pairs of real clips, drawn from a seed; those that a file names: `pair_lists.py`."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from memcomp.experiments.data.clips import PICTURES, Clips
+from memcomp.experiments.data.clips import Clips, label, person
 from memcomp.experiments.data.pairs import seeded
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.files import existing_file
 
 Place = tuple[int, int]  # number of the clip, number of the frame
 
@@ -34,7 +31,7 @@ class ClipPair:
     @property
     def name(self) -> str:
         """Which frames these are."""
-        return "_".join(f"{self.clips.paths[clip].stem}#{frame}" for clip, frame in (self.source_at, self.driving_at))
+        return "_".join(f"{label(self.clips.paths[clip])}#{frame}" for clip, frame in (self.source_at, self.driving_at))
 
     @property
     def source(self) -> Tensor:
@@ -94,82 +91,10 @@ def draw_pairs(clips: Clips, count: int, seed: int, *, cross: bool) -> list[Clip
     return pairs
 
 
-def read_pairs(path: str | Path, clips: Clips, count: int, left_out: list[str] | None = None) -> list[ClipPair]:
-    """The first `count` usable pairs of a CSV with columns `source`, `driving` and, if known, `best_frame` or `frame`.
-
-    A value is `<clip>#<frame>`, frames from 0, or, as in upstream's lists of VoxCeleb, `<folder>/<clip>/<picture>`: the
-    clip is a folder of frames, or a video whose frames the pictures' numbers count. Clips are found by their name in
-    the folder that `clips` reads, whatever folders stand before it in the list. `frame` may be a number alone.
-
-    Args:
-        path: of the CSV.
-        clips: to find the frames in.
-        count: pairs at most.
-        left_out: gets a line for each row that cannot be used, such as a clip that is not there; None = no row may be.
-
-    Raises:
-        UserError: no such file, a column is missing, no row is usable, or one is not and `left_out` is None.
-    """
-    pairs: list[ClipPair] = []
-    with existing_file(path, "CSV file of pairs").open(newline="", encoding="utf-8", errors="replace") as file:
-        reader = csv.DictReader(line.replace("\0", "\ufffd") for line in file)  # csv of Python 3.10 refuses NUL
-        for column in ("source", "driving"):
-            if column not in (reader.fieldnames or ()):
-                raise UserError(f"{path}: expected columns source, driving[, best_frame]; {column} is missing")
-        names = {clip.name: number for number, clip in enumerate(clips.paths)}
-        for line, row in enumerate(reader, 2):
-            if len(pairs) == count:
-                break
-            try:
-                pairs.append(_pair(row, clips, names))
-            except UserError as error:
-                problem = f"{path}, line {line}: {error}"
-                if left_out is None:
-                    raise UserError(problem) from None
-                left_out.append(problem)
-    if not pairs:
-        why = f"; {left_out[0]}" if left_out else ""
-        raise UserError(f"{path}: expected pairs, found none{why}")
-    return pairs
-
-
-def _pair(row: Mapping[str, str | None], clips: Clips, names: Mapping[str, int]) -> ClipPair:
-    source, driving = (_place(row, column, clips, names) for column in ("source", "driving"))
-    start = 0
-    for column in ("best_frame", "frame"):
-        value = row.get(column) or ""
-        if value.isdecimal() and int(value) < clips.count(driving[0]):
-            start = int(value)
-        elif value:
-            best = _place(row, column, clips, names)
-            if best[0] != driving[0]:
-                raise UserError(f"{column} is not of the driving clip")
-            start = best[1]
-    return ClipPair(clips, source, driving, start)
-
-
-def _place(row: Mapping[str, str | None], column: str, clips: Clips, names: Mapping[str, int]) -> Place:
-    value = row[column] or ""
-    folder, _, picture = value.rpartition("/")
-    is_picture = Path(picture).suffix.lower() in PICTURES
-    name, _, number = (folder, "", Path(picture).stem) if is_picture else value.rpartition("#")
-    clip = names.get(name.rpartition("/")[2])
-    if clip is not None and is_picture and clips.paths[clip].is_dir():  # by its name: a frame before it may be missing
-        found = clips.pictures(clip)
-        frame = found.index(picture) if picture in found else None
-    else:
-        frame = int(number) if number.isdecimal() else None
-    if clip is None or frame is None or frame >= clips.count(clip):
-        raise UserError(
-            f"{column} {value!r}: expected <clip>#<frame> or <clip>/<frame>.png of a clip in {clips.folder}"
-        )
-    return clip, frame
-
-
 def is_cross(pair: ClipPair) -> bool:
     """Whether the pair shows two people."""
-    owner = {clip: person for person, numbers in enumerate(pair.clips.people) for clip in numbers}
-    return owner[pair.source_at[0]] != owner[pair.driving_at[0]]
+    source, driving = (person(pair.clips.paths[clip]) for clip, _ in (pair.source_at, pair.driving_at))
+    return source != driving
 
 
 def _pick(items: Sequence[int], generator: torch.Generator) -> int:

@@ -100,9 +100,9 @@ class HeadsSet:
         """The person of clip i."""
         return Identity.sample(self._seed(i))
 
-    def poses(self, i: int) -> Poses:
-        """Pose and expression of every frame of clip i."""
-        return Poses.trajectory(self._seed(i), self.length, self.rate)
+    def poses(self, i: int, frames: int | None = None, steps: int = 1) -> Poses:
+        """Pose and expression of every frame of clip i; or of `frames` frames, `steps` in the time of one."""
+        return Poses.trajectory(self._seed(i), frames or self.length, self.rate * steps)
 
     def angles(self, i: int) -> Tensor:
         """(T, 3) yaw, pitch, roll of clip i in degrees."""
@@ -121,6 +121,10 @@ class HeadsSet:
         """Anyone as this set shows people: (T, 3 or 4, H, W) in [0, 1]."""
         shown = render(who, poses, self.size)
         return shown.rgbd() if self.depth else shown.image
+
+    def clip_name(self, i: int) -> str:
+        """File name of clip i among written clips and in lists of pairs: its number is its person in any split."""
+        return f"head{self._seed(i):07d}.mp4"
 
     def path(self, i: int) -> Path:
         """The cache's file of clip i; its name depends on everything that decides the pixels."""
@@ -149,13 +153,13 @@ class HeadsSet:
 
     def same_identity(self, n: int, seed: int = 0) -> Sequence[EvalPair]:
         """n pairs of frames of one clip each; the target is the driving frame."""
-        return EvalPairs(self, n, seed, cross=False)
+        return EvalPairs(self, _draw(n, len(self), self.length, seed, cross=False))
 
     def cross_identity(self, n: int, seed: int = 0) -> Sequence[EvalPair]:
         """n pairs of frames of two people each; the target shows the source's person as the driving one is posed."""
         if len(self) < 2:
             raise UserError(f"cross-identity pairs need 2 or more identities, the {self.split} split has {len(self)}")
-        return EvalPairs(self, n, seed, cross=True)
+        return EvalPairs(self, _draw(n, len(self), self.length, seed, cross=True))
 
     def _seed(self, i: int) -> int:
         return self._first + range(len(self))[i]
@@ -186,24 +190,32 @@ def _render_one(heads: HeadsSet, i: int) -> None:
     heads.frames(i)
 
 
-class EvalPairs(Sequence[EvalPair]):
-    """Pairs fixed by a seed, each rendered when it is asked for."""
+def _draw(n: int, people: int, length: int, seed: int, *, cross: bool) -> list[tuple[int, int, int, int]]:
+    generator = torch.Generator().manual_seed(seed)
+    places = []
+    for _ in range(n):
+        a, b, s, d = (int(v) for v in torch.randint(2**31, (4,), generator=generator))
+        a %= people
+        b = (a + 1 + b % (people - 1)) % people if cross else a
+        s %= length
+        d = d % length if cross or length == 1 else (s + 1 + d % (length - 1)) % length
+        places.append((a, s, b, d))
+    return places
 
-    def __init__(self, heads: HeadsSet, n: int, seed: int, *, cross: bool) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        people, length = len(heads), heads.length
-        self.heads = heads
-        self._pairs: list[tuple[int, int, int, int]] = []  # source clip and frame, driving clip and frame
-        for _ in range(n):
-            a, b, s, d = (int(v) for v in torch.randint(2**31, (4,), generator=generator))
-            a %= people
-            b = (a + 1 + b % (people - 1)) % people if cross else a
-            s %= length
-            d = d % length if cross or length == 1 else (s + 1 + d % (length - 1)) % length
-            self._pairs.append((a, s, b, d))
+
+class EvalPairs(Sequence[EvalPair]):
+    """Fixed pairs, each rendered when it is asked for.
+
+    Args:
+        heads: whose people these are.
+        places: of each pair the source clip and its frame, the driving clip and its frame.
+    """
+
+    def __init__(self, heads: HeadsSet, places: Sequence[tuple[int, int, int, int]]) -> None:
+        self.heads, self.places = heads, list(places)
 
     def __len__(self) -> int:
-        return len(self._pairs)
+        return len(self.places)
 
     @overload
     def __getitem__(self, index: int) -> EvalPair: ...
@@ -212,7 +224,7 @@ class EvalPairs(Sequence[EvalPair]):
     def __getitem__(self, index: int | slice) -> EvalPair | Sequence[EvalPair]:
         if isinstance(index, slice):
             return [self[i] for i in range(len(self))[index]]
-        a, s, b, d = self._pairs[index]
+        a, s, b, d = self.places[index]
         heads, size = self.heads, self.heads.size
         who, source, driving = heads.identity(a), heads.poses(a)[s], heads.poses(b)[d]
         images = heads.render(who, Poses.cat([source, driving]))
@@ -241,7 +253,7 @@ def write_clips(folder: str | os.PathLike[str], heads: HeadsSet, indices: Iterab
     target = writable_folder(Path(folder) / heads.split)
     videos = []
     for i in tqdm(list(range(len(heads)) if indices is None else indices), unit="clip", desc=f"writing {target}"):
-        video = target / f"head{heads._seed(i):07d}.mp4"
+        video = target / heads.clip_name(i)
         frames = heads.frames(i)[:, :3].permute(0, 2, 3, 1).numpy()
         with atomic_write(video) as temporary:
             imageio.imwrite(temporary, frames, plugin="pyav", codec="libx264", fps=heads.rate)

@@ -105,7 +105,7 @@ CASES = {
     "clips: none": (EVALUATE + " data.kind=clips data.root={tmp}/empty", "empty: expected clips"),
     "clips: no folder": (EVALUATE + " data.kind=clips data.root={tmp}/none", "none: expected a folder of clips"),
     "clips: damaged": (EVALUATE + " --same data.kind=clips data.root={tmp}/clips", "broken_1.mp4: expected a video"),
-    "pairs file for heads": (EVALUATE + " --pairs-file {tmp}/pairs.csv", "--pairs-file: expected with data.kind=clips"),
+    "no pairs file for heads": (EVALUATE + " --pairs-file {tmp}/pairs.csv", "pairs.csv: expected a CSV file of pairs"),
     "no pairs file": (
         EVALUATE + " --pairs-file {tmp}/pairs.csv data.kind=clips data.root={clips}",
         "pairs.csv: expected a CSV file of pairs, found nothing",

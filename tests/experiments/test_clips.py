@@ -68,9 +68,9 @@ def test_every_kind_gives_the_frames_asked_for(folder, tmp_path, cached):
 
 def test_people_are_told_by_name(folder):
     assert Clips(folder, 16).people == [[0, 1], [2], [3]]
-    assert person("id10001#abc_def#000.mp4") == "id10001"
-    assert person("anna_12.mp4") == "anna"
-    assert person("anna") == "anna"
+    assert person(Path("id10001#abc_def#000.mp4")) == "id10001"
+    assert person(Path("anna_12.mp4")) == "anna"
+    assert person(Path("anna")) == "anna"
 
 
 def test_a_full_cache_changes_no_pixel(folder, tmp_path):

@@ -12,9 +12,9 @@ import torch
 
 from memcomp.experiments.cli import main
 from memcomp.experiments.data.clips import Clips
-from memcomp.experiments.data.eval_pairs import draw_pairs, is_cross, read_pairs
+from memcomp.experiments.data.eval_pairs import draw_pairs, is_cross
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.evaluate import CROSS, SAME, evaluation_pairs
+from memcomp.experiments.measured_pairs import CROSS, SAME, at_root, evaluation_pairs
 from memcomp.experiments.report import difference_table, differences, markdown, score_table
 from memcomp.experiments.scoring import Scores, copy_source, host_predictor, score
 
@@ -135,26 +135,21 @@ def test_pairs_of_a_file_are_taken_in_order_and_sorted_by_kind(small_recipe, cli
     lines = ["source,driving,best_frame", "test/a_1.mp4#2,test/a_1.mp4#5,test/a_1.mp4#2"]
     lines += ["test/b_1.mp4#0,test/c_1.mp4#3,test/c_1.mp4#1", "test/a_1.mp4#0,test/a_2.mp4#8,"]
     file.write_text("\n".join(lines) + "\n")
-    clips = Clips(clips_root / "test", 32)
-    pairs = read_pairs(file, clips, 100)
-    assert [pair.name for pair in pairs] == ["a_1#2_a_1#5", "b_1#0_c_1#3", "a_1#0_a_2#8"]
-    assert [is_cross(pair) for pair in pairs] == [False, True, False]
-    assert [pair.start for pair in pairs] == [2, 1, 0]
-    assert len(pairs[1].driving_clip(100)) == 8 and torch.equal(pairs[1].driving_clip(100)[2], pairs[1].driving)
-    assert torch.equal(pairs[0].driving, clips.read(0, [5])[0] / 255)
-    assert len(read_pairs(file, clips, 2)) == 2
-    for wrong, message in (
-        ("test/z.mp4#2,test/a_1.mp4#5,", "line 2: source 'test/z.mp4#2': expected"),
-        ("test/a_1.mp4#2,test/a_1.mp4#9,", "line 2: driving .*#9"),
-        ("test/a_1.mp4#2,test/a_1.mp4,", "line 2: driving"),
-        ("test/a_1.mp4#2,test/a_1.mp4#5,test/b_1.mp4#0", "best_frame is not of the driving clip"),
-    ):
-        file.write_text(f"source,driving,best_frame\n{wrong}\n")
-        with pytest.raises(UserError, match=f"pairs.csv, {message}" if "line" in message else message):
-            read_pairs(file, clips, 5)
-    file.write_text("source,target\n")
-    with pytest.raises(UserError, match="driving is missing"):
-        read_pairs(file, clips, 5)
+    recipe = at_root(small_recipe, clips_root)
+    found = evaluation_pairs(recipe, [SAME, CROSS], None, 0, [file])
+    assert {kind: [pair.name for pair in pairs] for kind, pairs in found.items()} == {
+        SAME: ["a_1#2_a_1#5", "a_1#0_a_2#8"],
+        CROSS: ["b_1#0_c_1#3"],
+    }
+    assert [pair.start for pair in [*found[SAME], *found[CROSS]]] == [2, 0, 1]
+    cross = found[CROSS][0]
+    assert len(cross.driving_clip(100)) == 8 and torch.equal(cross.driving_clip(100)[2], cross.driving)
+    clips = Clips(clips_root / "test", recipe.size)
+    assert torch.equal(found[SAME][0].driving, clips.read(0, [5])[0] / 255)
+    assert len(evaluation_pairs(recipe, [SAME], 1, 0, [file])[SAME]) == 1
+    file.write_text("\n".join([lines[0], lines[2]]))
+    with pytest.raises(UserError, match="expected pairs of same identity, found 0 of same identity, 1 of cross"):
+        evaluation_pairs(recipe, [SAME], None, 0, [file])
 
 
 def test_drawn_pairs_are_seeded_and_people_weigh_the_same(clips_root):

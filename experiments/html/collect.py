@@ -1,0 +1,134 @@
+"""What a page shows besides numbers, made while the checkpoints are at hand and kept in the benchmark's folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from memcomp.adapters import Host
+from memcomp.experiments.benchmark_runs import Row
+from memcomp.experiments.benchmark_table import Benchmark
+from memcomp.experiments.checkpoint import load_host
+from memcomp.experiments.files import writable_folder
+from memcomp.experiments.html.clips import PairClip, clip_of
+from memcomp.experiments.html.curves import curves
+from memcomp.experiments.html.media import save_clip, save_picture
+from memcomp.experiments.html.memory import memory_shown
+from memcomp.experiments.measured_pairs import SAME
+from memcomp.experiments.metrics.protocols import METRICS
+from memcomp.experiments.pictures import error_picture
+from memcomp.experiments.recipe import Recipe
+from memcomp.experiments.report import write_json
+from memcomp.experiments.scoring import Pair, host_predictor
+from memcomp.experiments.video import to_frame
+
+FOLDER, FORMAT = "shown", "memcomp-shown-1"
+
+
+def collect(
+    folder: Path,
+    benchmark: Benchmark,
+    recipe: Recipe,
+    pairs: Mapping[str, Sequence[Pair]],
+    device: torch.device,
+    shown: str | None = None,
+) -> None:
+    """Write clips of the worst, median and best pairs, loss curves and a look into the memory to `folder`/shown.
+
+    Args:
+        folder: of the benchmark.
+        benchmark: what was measured.
+        recipe: whose data the pairs are of.
+        pairs: kind → pairs.
+        device: where to predict.
+        shown: the row whose clips and memory are shown, see `shown_row`.
+    """
+    row = shown_row(benchmark, shown)
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    target = writable_folder(folder / FOLDER)
+    rows = [r for r in (benchmark.row(benchmark.baseline), row) if r is not None]
+    hosts = {r.name: load_host(r.runs[0].path, device) for r in rows}
+    videos: list[dict[str, Any]] = []
+    for kind, chosen in pairs.items():
+        for which, number, column in ranked(benchmark, row, kind):
+            clip = clip_of(chosen, number, kind)
+            entry = {"kind": kind, "which": which, "pair": benchmark.scores(kind)[row.name][0].names[number]}
+            entry |= {"number": number, "ranked_by": column, "rate": clip.rate, "frame": clip.at}
+            entry["columns"] = columns(target, f"video{len(videos)}", clip, hosts, kind)
+            videos.append(entry)
+    host, own = hosts[row.name]
+    content = {
+        "format": FORMAT,
+        "row": row.name,
+        "size": recipe.size,
+        "videos": videos,
+        "losses": {r.name: curves(r) for r in benchmark.rows},
+        "memory": None if host.memory is None else memory_shown(target, host, own, pairs),
+    }
+    write_json(target / "shown.json", content)
+
+
+def shown_row(benchmark: Benchmark, name: str | None) -> Row:
+    """The row of this name if it was measured; else the last with a memory, not the baseline if there are others."""
+    named = benchmark.row(name) if name is not None else None
+    if named is not None:
+        return named
+    others = [row for row in benchmark.rows if row.name != benchmark.baseline] or list(benchmark.rows)
+    with_memory = [row for row in others if benchmark.costs.counted[row.name].memory_parameters]
+    return (with_memory or others)[-1]
+
+
+def ranked(benchmark: Benchmark, row: Row, kind: str) -> list[tuple[str, int, str | None]]:
+    """Worst, median and best pair of a row's first run: label, number, and the column that says so.
+
+    The column is the first that has values, L1 where it was measured; without any, the first three pairs.
+    """
+    scores = benchmark.scores(kind)[row.name][0]
+    for column in benchmark.columns(kind):
+        known = [(value, i) for i, value in enumerate(scores.column(column)) if value is not None]
+        if known:
+            higher = METRICS[column.split(".")[1]].higher_is_better
+            order = [i for _, i in sorted(known, reverse=not higher)]
+            chosen = {order[0]: "worst", order[-1]: "best", order[len(order) // 2]: "median"}
+            found = [(which, i, column) for i, which in chosen.items()]
+            return sorted(found, key=lambda one: ("worst", "median", "best").index(one[0]))
+    return [(f"pair {i + 1}", i, None) for i in range(min(3, len(scores.names)))]
+
+
+def columns(
+    folder: Path, name: str, clip: PairClip, hosts: Mapping[str, tuple[Host, Recipe]], kind: str
+) -> list[dict[str, str]]:
+    """Write the clips that stand side by side: source, driving, the truth, each prediction, each error."""
+    found = [{"title": "source", "file": save_picture(folder / f"{name}_source.png", to_frame(clip.source[:3]))}]
+
+    def add(title: str, pictures: Sequence[Any]) -> None:
+        file = save_clip(folder / f"{name}_{len(found)}.mp4", pictures, clip.rate)
+        found.append({"title": title, "file": file})
+
+    add("driving", frames(clip.driving))
+    truth = None if clip.target is None else frames(clip.target)
+    if truth is not None and kind != SAME:
+        add("truth", truth)
+    predictions = {}
+    for label, (host, recipe) in hosts.items():
+        channels = 4 if recipe.data.depth else 3
+        predict = host_predictor(host, same=kind == SAME)
+        parts = [
+            predict(clip.source[None, :channels].expand(len(part), -1, -1, -1), part[:, :channels])
+            for part in clip.driving.split(8)
+        ]
+        predictions[label] = frames(torch.cat(parts))
+        add(label, predictions[label])
+    for label, pictures in predictions.items() if truth is not None else ():
+        add(f"error of {label}", [error_picture(one, true) for one, true in zip(pictures, truth or (), strict=True)])
+    return found
+
+
+def frames(pictures: Tensor) -> list[Any]:
+    """(T, 3 or 4, H, W) → T frames."""
+    return [to_frame(picture[:3]) for picture in pictures]

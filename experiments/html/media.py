@@ -1,0 +1,78 @@
+"""Pictures and clips as small files that a page can hold in itself."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from memcomp.experiments.files import atomic_write
+from memcomp.experiments.video import Frame, write_video
+
+QUALITY = 20  # of H.264, constant rate factor: a clip of 256 px takes some 30 kB
+TYPES = {".png": "image/png", ".mp4": "video/mp4"}
+
+
+def data_uri(path: Path) -> str:
+    """A file as a data: URI; PNG and mp4."""
+    return f"data:{TYPES[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def save_picture(path: Path, picture: Frame) -> str:
+    """Write (H, W, 3) uint8 as PNG; returns the file's name."""
+    with atomic_write(path) as temporary:
+        Image.fromarray(np.ascontiguousarray(picture)).save(temporary, format="PNG", optimize=True)
+    return path.name
+
+
+def save_heat(path: Path, values: np.ndarray, colours: str, low: float, high: float) -> str:
+    """Write (H, W) as a PNG of one pixel a value, coloured from `low` to `high`; NaN is transparent.
+
+    Args:
+        path: PNG to write.
+        values: (H, W).
+        colours: a colour map of matplotlib.
+        low: what gets its first colour.
+        high: what gets its last.
+
+    Returns:
+        the file's name.
+    """
+    share = np.clip((values - low) / ((high - low) or 1.0), 0, 1)
+    index = np.where(np.isnan(share), 0, 1 + np.nan_to_num(share) * 254).round().astype(np.uint8)
+    table = matplotlib.colormaps[colours](np.linspace(0, 1, 255))[:, :3]
+    image = Image.fromarray(index, mode="L").convert("P")
+    image.putpalette([0, 0, 0, *(table * 255).round().astype(int).ravel().tolist()])
+    with atomic_write(path) as temporary:
+        image.save(temporary, format="PNG", optimize=True, transparency=0)
+    return path.name
+
+
+def mosaic(tiles: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
+    """(n, h, w) → one array with `columns` tiles in a line, NaN in the gaps between."""
+    count, height, width = tiles.shape
+    lines = -(-count // columns)
+    grid = np.full((lines * (height + gap) - gap, columns * (width + gap) - gap), np.nan)
+    for i, tile in enumerate(tiles):
+        y, x = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        grid[y : y + height, x : x + width] = tile
+    return grid
+
+
+def colour_limit(values: np.ndarray | Tensor) -> float:
+    """The end of a colour scale around 0: few outliers may leave it, or they would make all else pale."""
+    strengths = np.abs(np.asarray(values, dtype=float))
+    return float(np.quantile(strengths, 0.995)) or float(strengths.max()) or 1.0
+
+
+def save_clip(path: Path, frames: Iterable[Frame] | Sequence[Frame], rate: float) -> str:
+    """Write frames (H, W, 3) uint8 as a small H.264 mp4; returns the file's name."""
+    with write_video(path, rate, quality=QUALITY) as append:
+        for frame in frames:
+            append(frame)
+    return path.name
