@@ -54,7 +54,7 @@ def dagan(sections: Sections, published: Mapping[str, Any]) -> Params:
     elif published.get("depth") not in ("zeros", "truth"):
         raise ValueError(
             "DaGAN's depth network is in further files: give upstream's encoder.pth and depth.pth as well, "
-            "or a model whose depth is zeros or truth"
+            "or by --model FILE (model= in Python) a model whose depth is zeros or truth"
         )
     return params
 

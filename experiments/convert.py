@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +71,8 @@ def _to_pretrained(args: argparse.Namespace) -> None:
         raise UserError(f"--model, --host: expected upstream's checkpoint ({', '.join(UPSTREAM)}) with them")
     else:
         made = _ours(args)
+    if args.size:
+        _check_size(made.host, args.size)
     writable_folder(args.output.parent)
     save_pretrained(made.host, args.output, size=made.size, source=made.source)
     print("\n".join(made.lines))
@@ -77,6 +80,27 @@ def _to_pretrained(args: argparse.Namespace) -> None:
     print(f"written      {args.output}: model.safetensors, config.json (pictures of {made.size}×{made.size})")
     example = "--source face.png --driving video.mp4 --output moved.mp4"
     print(f"next         memcomp animate --checkpoint {args.output} {example}")
+
+
+def _check_size(host: Host, size: int) -> None:
+    """Networks that halve a picture several times refuse some sizes, or give back another."""
+    import torch
+
+    from memcomp.experiments.errors import UserError
+
+    channels = 3 + (host.model.get("depth") == "truth")
+    blank = torch.zeros(1, channels, size, size)
+    with torch.no_grad():
+        try:
+            found = tuple(copy.deepcopy(host).float()(blank, blank).prediction.shape[2:])
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"--size {size}: the host {host.name!r} takes no pictures of this size ({reason})"
+            ) from None
+    if found != (size, size):
+        made = "×".join(map(str, found))
+        raise UserError(f"--size {size}: the host {host.name!r} makes {made} of it; expected a size that it keeps")
 
 
 def _to_upstream(args: argparse.Namespace) -> None:

@@ -23,6 +23,12 @@ class Motion:
     adapt_scale: bool = True
     """Scale the relative motion by the ratio of the heads' sizes."""
 
+    def check(self, host: Host) -> None:
+        """Raise UserError unless the host has such a motion."""
+        if self.mode not in host.motion_modes:
+            known = ", ".join(host.motion_modes)
+            raise UserError(f"motion: expected one of {known} of the host {host.name!r}, got {self.mode!r}")
+
 
 def animate(
     host: Host, source: Tensor, poses: Iterable[Tensor], motion: Motion, batch: int
@@ -43,8 +49,7 @@ def animate(
         UserError: the host has no such motion, refuses such pictures (one that needs their depth), or generates values
             that are not finite; its keypoints span no area to adapt the scale by.
     """
-    if motion.mode not in host.motion_modes:
-        raise UserError(f"motion: expected one of {', '.join(host.motion_modes)}, got {motion.mode!r}")
+    motion.check(host)
     further = {} if motion.mode in Host.motion_modes else {"mode": motion.mode}
     device = next(host.parameters()).device
     try:

@@ -3,6 +3,7 @@
 import argparse
 import re
 
+from memcomp.experiments.errors import UserError
 from memcomp.experiments.recipe import load_recipe, recipe_names, recipe_text
 
 SMALL = "demo/"
@@ -16,9 +17,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """`memcomp recipes`."""
-    if args.name:
-        print(load_recipe(args.name).to_yaml() if args.resolved else recipe_text(args.name)[0], end="")
+    if args.name and args.resolved:
+        print(load_recipe(args.name).to_yaml(), end="")
         return
+    if args.name:
+        text = recipe_text(args.name)[0].rstrip("\n")
+        print(text)
+        if base := re.search(r"^base: *([^\s#]+)", text, re.MULTILINE):
+            print(f"# The other keys are those of {base[1]}; all of them: memcomp recipes {args.name} --resolved")
+        return
+    if args.resolved:
+        raise UserError("--resolved: expected a recipe's name with it, such as: memcomp recipes fomm --resolved")
     heading = ""
     for name in sorted(recipe_names(), key=lambda name: (name.startswith(SMALL), name)):
         group = "small, for a CPU" if name.startswith(SMALL) else name.partition("_")[0]

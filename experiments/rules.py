@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import typing
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from memcomp.experiments.errors import UserError
@@ -33,6 +34,10 @@ _POSITIVE = (  # no number of a recipe is negative, and these are not 0 either
     "loss.transform.points_tps optim.steps optim.epochs optim.batch_size optim.lr optim.memory_lr optim.clip "
     "log.every log.sample_every log.checkpoint_every log.held_out_every log.held_out_pairs"
 )
+_WIDTHS = (  # of upstream's model_params, wherever they stand in `host.model`
+    "num_kp num_channels num_tps num_blocks num_down_blocks num_layers block_expansion "
+    "max_features scale_factor temperature id_bottle_size pose_bottle_size"
+)
 _MOST = dict.fromkeys(("data.augment.time_flip", "data.augment.mirror", "loss.perceptual.scales", "optim.tail"), 1.0)
 _MOST |= {"data.augment.hue": 0.5, "seed": 2**63 - 1}
 
@@ -47,7 +52,12 @@ def check(recipe: Recipe, origin: str) -> None:
     mode = None if recipe.memory is None else recipe.memory.mode
     terms = any(value for key, value in vars(loss).items() if key not in _NO_TERMS)
     rules: list[tuple[object, str]] = [
-        ((optim.steps is None) != (optim.epochs is None), "optim: expected either steps or epochs, and not both"),
+        (
+            optim.steps is None or optim.epochs is None,
+            "optim: expected either steps or epochs, and not both: to count steps, unset the other by "
+            "optim.epochs=null; to count epochs, by optim.steps=null",
+        ),
+        (optim.steps is not None or optim.epochs is not None, "optim: expected either steps or epochs, got neither"),
         (data.kind != "clips" or data.root, "data.root: expected the folder with train/ and test/ clips"),
         (loss.consistency == 0 or recipe.memory is not None, "loss.consistency: expected 0 without a memory"),
         (loss.consistency == 0 or mode != "skip_control", "loss.consistency: expected 0 with memory.mode skip_control"),
@@ -70,6 +80,18 @@ def check(recipe: Recipe, origin: str) -> None:
                 above, most = key in _POSITIVE.split(), _MOST.get(key, math.inf)
                 rules.append((number > 0 or not above, f"{key}: expected a number above 0, got {number}"))
                 rules.append((0 <= number <= most, f"{key}: expected 0 … {most}, got {number}"))
+    for key, value in _leaves(recipe.host.model, "host.model"):
+        if key.split(".")[-1] in _WIDTHS.split() and type(value) in (int, float):
+            rules.append((value > 0, f"{key}: expected a number above 0, got {value}"))
     for holds, message in rules:
         if not holds:
             raise UserError(f"{origin}: {message}")
+
+
+def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Every single value below a mapping, with its dotted key."""
+    if not isinstance(value, Mapping):
+        yield key, value
+        return
+    for name, item in value.items():
+        yield from _leaves(item, join(key, name))

@@ -67,7 +67,7 @@ def test_scale_adaptation_is_the_hosts(small_host, source, poses, monkeypatch):
 
 
 def test_a_motion_that_the_host_lacks_and_pictures_it_refuses_are_reported(small_host, source, poses, monkeypatch):
-    with pytest.raises(UserError, match="motion: expected one of relative, absolute, got 'avd'"):
+    with pytest.raises(UserError, match="motion: expected one of relative, absolute of the host 'fomm', got 'avd'"):
         run(small_host, source, poses[:1], Motion("avd"))
     monkeypatch.setattr(type(small_host), "motion_modes", ("relative", "absolute", "avd"))
     asked = []

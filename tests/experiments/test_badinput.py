@@ -56,6 +56,7 @@ CASES = {
     ),
     "output is not mp4": (ANIMATE.replace("out.mp4", "out.gif"), "out.gif: expected an output name that ends in .mp4"),
     "output below a file": (ANIMATE.replace("out.mp4", "file/out.mp4"), "file: expected a folder that can be written"),
+    "a motion of another host": (ANIMATE + " --motion avd", "expected one of relative, absolute of the host 'fomm'"),
     "batch of none": (ANIMATE + " --batch 0", "--batch: expected 1 or more, got 0"),
     "no such device": (ANIMATE + " --device teapot", "device: expected auto, cpu or cuda, got 'teapot'"),
     "not a checkpoint": (
@@ -79,7 +80,10 @@ CASES = {
     ),
     "a pair's number out of range": (EVALUATE + " --seed 99999999999999999999", "--seed: expected 0 or more, got 9999"),
     "videos of no frame": (EVALUATE + " --video-frames 0", "--video-frames: expected 1 or more, got 0"),
-    "negative width": (EVALUATE + " host.model.generator_params.block_expansion=-3", "negative dimension"),
+    "negative width": (
+        EVALUATE + " host.model.generator_params.block_expansion=-3",
+        "block_expansion: expected a number above 0, got -3",
+    ),
     "output is the driving video": (
         ANIMATE.replace("{tmp}/out.mp4", "{clips}/test/a_1.mp4"),
         "a_1.mp4: expected an output that is neither",

@@ -205,7 +205,10 @@ BAD = {
     "extra key": ("more.pth.tar --output out", r"unexpected key generator\.surplus"),
     "not finite": ("nan.pth.tar --output out", r"generator\.final\.bias holds values that are not finite"),
     "unknown host": ("vox.pth.tar --host fom --output out", "unknown host 'fom', did you mean fomm"),
-    "another host": ("vox.pth.tar --host tpsm --output out", "looks like a checkpoint of tpsm, but .* lacks dense_mot"),
+    "another host": ("vox.pth.tar --host tpsm --output out", "expected a checkpoint of tpsm, but it looks like fomm's"),
+    "no pickle": ("text.pth.tar --output out", "text.pth.tar: damaged, .* breaks off or makes no sense: KeyError"),
+    "depth apart": ("dagan.pth.tar --output out", "encoder.pth and depth.pth as well, or by --model FILE .* zeros or"),
+    "size it refuses": ("vox.pth.tar --output out --size 7", "--size 7: the host 'fomm' takes no pictures of"),
     "nobody's": ("odd.pth.tar --output out", "not a checkpoint of tpsm, dagan, mcnet, fomm: it has net with a"),
     "output exists": ("vox.pth.tar --output full", "full: expected a new name, it exists already"),
     "output below a file": (
@@ -242,6 +245,9 @@ def test_wrong_input_is_one_line_and_writes_nothing(place, host, capsys, case):
     torch.save(sections | {"generator": {"a": Runs()}}, "bad.pth.tar")
     torch.save({"generator": sections["generator"]}, "part.pth.tar")
     torch.save({"net": {"a": torch.ones(1)}}, "odd.pth.tar")
+    (place / "text.pth.tar").write_text("hello")
+    dagan = create_host("dagan", MODEL | {"depth": "zeros"}) if case == "depth apart" else host
+    torch.save(dagan.upstream_sections(), "dagan.pth.tar")
     generator = sections["generator"]
     torch.save(sections | {"generator": generator | {"surplus": torch.ones(1)}}, "more.pth.tar")
     bias = torch.full_like(generator["final.bias"], torch.nan)

