@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.data.pair_lists import ListReport, write_list
     from memcomp.experiments.errors import UserError
     from memcomp.experiments.files import writable_folder
-    from memcomp.experiments.measured_pairs import CROSS, LIST, SAME, at_root, evaluation_pairs, has_truth
+    from memcomp.experiments.measured_pairs import CROSS, LIST, SAME, at_root, evaluation_pairs, has_truth, heads_size
     from memcomp.experiments.metrics.panel import Panel
     from memcomp.experiments.metrics.protocols import DEFAULT
     from memcomp.experiments.optim import resolve_device
@@ -63,7 +63,6 @@ def run(args: argparse.Namespace) -> None:
         if value is not None and not least <= value < 2**63:
             raise UserError(f"--{name}: expected {least} or more, got {value}")
     device = resolve_device(args.device)
-    panel = Panel(args.metrics.split(",") if args.metrics else DEFAULT, args.backend, device)
     runs, left_out = read_runs(args.runs)
     if not runs:
         raise UserError(f"benchmark: expected a run that can be measured: {'; '.join(reasons(left_out))}")
@@ -72,6 +71,7 @@ def run(args: argparse.Namespace) -> None:
     recipe = with_overrides(baseline.runs[0].recipe, args.set, baseline.runs[0].path)
     depth = any(run.recipe.data.depth for run in runs)  # each host takes the channels that it knows
     recipe = at_root(dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, depth=depth)), args.root)
+    panel = Panel(args.metrics.split(",") if args.metrics else DEFAULT, args.backend, device, heads_size(recipe))
     kinds = [kind for kind in (SAME, CROSS) if panel.measures(truth=has_truth(recipe, kind))]
     lists = ListReport()
     pairs = evaluation_pairs(recipe, kinds, args.pairs, args.seed, args.pairs_file, lists)

@@ -15,6 +15,7 @@ from memcomp.experiments.measured_pairs import (
     at_root,
     evaluation_pairs,
     has_truth,
+    heads_size,
     test_split,
 )
 
@@ -83,7 +84,8 @@ def run(args: argparse.Namespace) -> None:
     load_weights(host, state.model(), str(args.checkpoint))
     processes = Processes.start(recipe.device)  # torchrun shares the pairs among several
     host.to(processes.device).eval()
-    panel = Panel(args.metrics.replace(" ", "").split(",") if args.metrics else DEFAULT, args.backend, processes.device)
+    metrics = args.metrics.replace(" ", "").split(",") if args.metrics else DEFAULT
+    panel = Panel(metrics, args.backend, processes.device, heads_size(recipe))
     kinds = [kind for kind, wanted in ((SAME, args.same), (CROSS, args.cross)) if wanted] or [SAME, CROSS]
     lists = ListReport()
     pairs = evaluation_pairs(recipe, kinds, args.pairs, args.seed, args.pairs_file, lists)
@@ -126,8 +128,9 @@ def whole_clips(recipe: Recipe, models: Mapping[str, Predict], args: argparse.Na
     from memcomp.experiments.backends.choose import create_backend, read_choices
     from memcomp.experiments.whole_clips import clip_table, first_clips, measure_clips
 
+    heads = heads_size(recipe)
     try:
-        landmarks = create_backend("landmarks", read_choices(args.backend))
+        landmarks = create_backend("landmarks", read_choices(args.backend, heads), heads)
         about = landmarks.about
     except Unavailable as error:
         landmarks, about = None, f"not available: {error}"

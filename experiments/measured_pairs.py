@@ -48,6 +48,11 @@ def at_root(recipe: Recipe, root: Path | None) -> Recipe:
     return dataclasses.replace(recipe, data=data)
 
 
+def heads_size(recipe: Recipe) -> int | None:
+    """Of the pictures, pixels, if they show procedural heads; else None: what the backends of faces are chosen by."""
+    return recipe.size if recipe.data.kind == "heads" else None
+
+
 def has_truth(recipe: Recipe, kind: str) -> bool:
     """Whether pairs of a kind have a true target: two real people have none."""
     return recipe.data.kind == "heads" or kind == SAME

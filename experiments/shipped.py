@@ -31,17 +31,30 @@ def shipped_host() -> tuple[Path, dict[str, Any]]:
     Raises:
         UserError: a file is missing, or the checkpoint is not the one that the description is of.
     """
-    advice = "install the package again, or run `memcomp demo --from-scratch`"
+    return shipped(NAME, "demo's host", "install the package again, or run `memcomp demo --from-scratch`")
+
+
+def shipped(name: str, what: str, advice: str = "install the package again") -> tuple[Path, dict[str, Any]]:
+    """Weights of the package, compared with their sha256, and what is known about them.
+
+    Args:
+        name: of the two files, without suffix.
+        what: these are, for the message of an error.
+        advice: how to come by them again.
+
+    Raises:
+        UserError: a file is missing, or the weights are not those that the description is of.
+    """
     try:
-        checkpoint = existing_file(weights_folder() / f"{NAME}.safetensors", "demo host's checkpoint")
-        about = json.loads(existing_file(weights_folder() / f"{NAME}.json", "description of it").read_text("utf-8"))
+        weights = existing_file(weights_folder() / f"{name}.safetensors", f"file of the {what}")
+        about = json.loads(existing_file(weights_folder() / f"{name}.json", "description of it").read_text("utf-8"))
         expected = about["sha256"]
     except (UserError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"the demo's host: {error}; {advice}") from None
-    found = sha256(checkpoint)
+        raise UserError(f"the {what}: {error}; {advice}") from None
+    found = sha256(weights)
     if found != expected:
-        raise UserError(f"{checkpoint}: sha256 {found[:12]}…, its description says {expected[:12]}…; {advice}")
-    return checkpoint, about
+        raise UserError(f"{weights}: sha256 {found[:12]}…, its description says {expected[:12]}…; {advice}")
+    return weights, about
 
 
 def sha256(path: Path) -> str:

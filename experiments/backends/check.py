@@ -20,8 +20,9 @@ from tqdm import tqdm
 from memcomp.experiments.backends.base import Backend, NotFound
 from memcomp.experiments.backends.choose import create_backend, read_choices
 from memcomp.experiments.backends.head_pose import head_pose
+from memcomp.experiments.backends.measure_heads import ANGLES, BINS, a_pose_of_each_bin
 from memcomp.experiments.data.clips import Clips
-from memcomp.experiments.data.heads import Identity, Poses, landmarks, render
+from memcomp.experiments.data.heads import Identity, landmarks, render
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.metrics.aed import aed
 from memcomp.experiments.metrics.akd import akd
@@ -36,7 +37,6 @@ SHIFT = 3  # pixels to the right and down
 RUN = 10  # consecutive frames of each clip for landmarks
 LOOKS = 4  # frames spread over each clip for identity
 FIRST_HEAD = 2_005_000  # of people that no split of the data set uses at its usual size
-BINS = ((0, 15), (15, 30), (30, 45), (45, 60))  # |yaw| in degrees
 
 
 def runs(clips: Clips) -> Iterator[tuple[int, list[Frame]]]:
@@ -147,11 +147,7 @@ def check_pose(backend: Backend, people: int) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     true, exact, read = [], [], []
     for number in tqdm(range(people), unit="head", desc="heads"):
-        table = Poses.trajectory(number, 200)[torch.tensor([17, 60, 123, 180])].as_tensor()
-        low, high = torch.tensor(BINS).float().unbind(1)
-        sign = torch.randint(2, (len(BINS),), generator=generator) * 2 - 1
-        table[:, 0] = sign * (low + (high - low) * torch.rand(len(BINS), generator=generator))  # yaw
-        who, poses = Identity.sample(FIRST_HEAD + number), Poses.from_tensor(table)
+        who, poses = Identity.sample(FIRST_HEAD + number), a_pose_of_each_bin(number, generator)
         true.append(poses.angles().double().numpy())
         exact += [head_pose(points) for points in landmarks(who, poses, SIZE).points.double().numpy()]
         pictures = (render(who, poses, SIZE).image * 255).round().byte().permute(0, 2, 3, 1)
@@ -180,7 +176,7 @@ def _agreement(solved: Label, true: Label) -> dict[str, dict[str, float]]:
             "r": float(np.corrcoef(solved[:, k], true[:, k])[0, 1]),
             "mean error": float(np.abs(solved[:, k] - true[:, k]).mean()),
         }
-        for k, name in enumerate(("yaw", "pitch", "roll"))
+        for k, name in enumerate(ANGLES)
     }
 
 

@@ -11,9 +11,9 @@ from memcomp.experiments.errors import UserError
 
 # what can be chosen → its default, and the choices as the help shows them
 CHOICES: Mapping[str, tuple[str, str]] = {
-    "landmarks": ("dlib", "dlib | face-alignment"),
+    "landmarks": ("dlib", "dlib | face-alignment | heads (procedural heads only)"),
     "identity": ("dlib", "dlib | openface:FILE | arcface:FILE"),
-    "pose": ("landmarks", "landmarks | py-feat"),
+    "pose": ("landmarks", "landmarks | py-feat | heads (procedural heads only)"),
     "action_units": ("py-feat", "py-feat"),
     "lpips_alex": ("package", "FILE with the linear heads (alex.pth) | package: that of an installed lpips"),
     "lpips_vgg": ("package", "FILE with the linear heads (vgg.pth) | package"),
@@ -21,27 +21,38 @@ CHOICES: Mapping[str, tuple[str, str]] = {
     "vgg16": ("hub", "FILE in torchvision's format | hub"),
 }
 
+# the defaults of procedural heads, where they are others
+ON_HEADS: Mapping[str, str] = {"landmarks": "heads", "pose": "heads"}
+
 # kind → name → module and class, imported when it is chosen
 CLASSES: Mapping[str, Mapping[str, str]] = {
-    "landmarks": {"dlib": "dlib_faces.DlibLandmarks", "face-alignment": "alignment.FaceAlignment"},
+    "landmarks": {
+        "dlib": "dlib_faces.DlibLandmarks",
+        "face-alignment": "alignment.FaceAlignment",
+        "heads": "heads.HeadsLandmarks",
+    },
     "identity": {
         "dlib": "dlib_faces.DlibIdentity",
         "openface": "openface.OpenFace",
         "arcface": "arcface.ArcFace",
     },
-    "pose": {"landmarks": "head_pose.LandmarkPose", "py-feat": "feat.PyFeat"},
+    "pose": {"landmarks": "head_pose.LandmarkPose", "py-feat": "feat.PyFeat", "heads": "heads.HeadsPose"},
     "action_units": {"py-feat": "feat.PyFeat"},
 }
 NEED_A_FILE = ("openface", "arcface")
 
 
-def read_choices(words: Sequence[str]) -> dict[str, str]:
+def read_choices(words: Sequence[str], heads: int | None = None) -> dict[str, str]:
     """`["identity=arcface:FILE", …]` → every choice, defaults filled in.
+
+    Args:
+        words: what a user wrote.
+        heads: size of the pictures if they show procedural heads, which have defaults of their own; None = faces.
 
     Raises:
         UserError: a word is no `key=value`, or its key is unknown.
     """
-    chosen = {key: default for key, (default, _) in CHOICES.items()}
+    chosen = {key: default for key, (default, _) in CHOICES.items()} | dict(ON_HEADS if heads else {})
     for word in words:
         key, equals, value = word.partition("=")
         if key not in CHOICES:
@@ -53,12 +64,17 @@ def read_choices(words: Sequence[str]) -> dict[str, str]:
     return chosen
 
 
-def create_backend(kind: str, chosen: Mapping[str, str]) -> Backend:
+def create_backend(kind: str, chosen: Mapping[str, str], heads: int | None = None) -> Backend:
     """The backend that reads labels of one kind: landmarks, identity, pose or action_units.
+
+    Args:
+        kind: what it reads.
+        chosen: see `read_choices`.
+        heads: size of the pictures if they show procedural heads; None = faces.
 
     Raises:
         Unavailable: its package or its weights are missing.
-        UserError: there is no backend of that name for this kind.
+        UserError: there is no backend of that name for this kind, or it reads procedural heads and these are faces.
     """
     name, _, file = chosen[kind].partition(":")
     if name not in CLASSES[kind] or (name in NEED_A_FILE) != bool(file):
@@ -67,6 +83,10 @@ def create_backend(kind: str, chosen: Mapping[str, str]) -> Backend:
     make = getattr(import_module(f"memcomp.experiments.backends.{module}"), backend)
     if file:
         return make(file)
+    if name == "heads":
+        if heads is None:
+            raise UserError(f"--backend {kind}=heads: reads procedural heads only; these pictures are of clips")
+        return make(heads)
     if name == "landmarks":
-        return make(create_backend("landmarks", chosen))
+        return make(create_backend("landmarks", chosen, heads))
     return make(kind) if name == "py-feat" else make()

@@ -35,18 +35,23 @@ class Panel:
         metrics: names of `METRICS`, or "all".
         backends: `key=value` words, see `memcomp.experiments.backends.choose`.
         device: of the LPIPS networks.
+        heads: size of the pictures if they show procedural heads; None = faces.
 
     Attributes:
         about: a line for each backend: its name and versions, or what is missing and where to get it.
 
     Raises:
-        UserError: an unknown metric or backend, or a file of weights that does not fit.
+        UserError: an unknown metric or backend, one that is not for such pictures, or weights that do not fit.
     """
 
     def __init__(
-        self, metrics: Sequence[str] = DEFAULT, backends: Sequence[str] = (), device: str | Any = "cpu"
+        self,
+        metrics: Sequence[str] = DEFAULT,
+        backends: Sequence[str] = (),
+        device: str | Any = "cpu",
+        heads: int | None = None,
     ) -> None:
-        chosen = read_choices(backends)
+        chosen = read_choices(backends, heads)
         if list(metrics) == ["all"]:
             metrics = tuple(METRICS)
         for name in metrics:
@@ -63,7 +68,7 @@ class Panel:
                 if reads.startswith("lpips"):
                     self._networks[reads] = self._load_network(reads, chosen, device)
                 elif reads != "image":
-                    self._backends[reads] = create_backend(reads, chosen)
+                    self._backends[reads] = create_backend(reads, chosen, heads)
                     self.about.append(f"{reads}: {self._backends[reads].about}")
             except Unavailable as error:
                 self._needs[reads] = f"needs {error.needs}"

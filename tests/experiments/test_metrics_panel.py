@@ -56,7 +56,7 @@ def grey(monkeypatch):
     made = {}
     shapes = {"landmarks": (68, 2), "identity": (4,), "pose": (3,), "action_units": (5,)}
 
-    def create(kind, chosen):
+    def create(kind, chosen, heads):
         made[kind] = Grey(shapes[kind])
         return made[kind]
 
