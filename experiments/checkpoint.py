@@ -183,7 +183,9 @@ def build_host(recipe: Recipe, *, sync_batchnorm: bool = False) -> Host:
                 attach(host, recipe.memory.compensation(), mode=recipe.memory.mode, scales=scales)
             blank = torch.zeros(1, 3 + recipe.data.depth, recipe.size, recipe.size)
             with torch.no_grad():
-                host.eval()(blank, blank)  # networks that halve a size several times refuse some sizes
+                made = host.eval()(blank, blank).prediction  # networks that halve a size refuse some, or lose pixels
+            if made.shape[2:] != blank.shape[2:]:
+                raise ValueError(f"size: expected one that it keeps, it makes {made.shape[-1]} of {recipe.size}")
             host.train()
         except (ValueError, TypeError, RuntimeError) as error:  # torch's own for a negative width
             hint = "; data.depth: expected true only of a host that takes a fourth channel" if recipe.data.depth else ""

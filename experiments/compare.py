@@ -25,7 +25,7 @@ LAST = 20  # the held-out loss is its mean over this many last steps
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `memcomp compare`."""
     parser.add_argument("recipes", nargs=2, metavar="RECIPE", help="the second is compared with the first")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys to change in both")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="keys to change in both")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write into")
     add_pair_arguments(parser)
 

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `memcomp evaluate`."""
     parser.add_argument("checkpoint", help="checkpoint, folder of a run, or `demo` for the host of the package")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="keys of its recipe to change, as data.root=…"
+        "overrides", nargs="*", default=[], metavar="key=value", help="keys of its recipe to change, as data.root=…"
     )
     add_pair_arguments(parser)
     parser.add_argument("--same", action="store_true", help="only pairs of one person")

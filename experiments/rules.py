@@ -39,7 +39,7 @@ _WIDTHS = (  # of upstream's model_params, wherever they stand in `host.model`
     "max_features scale_factor temperature id_bottle_size pose_bottle_size"
 )
 _MOST = dict.fromkeys(("data.augment.time_flip", "data.augment.mirror", "loss.perceptual.scales", "optim.tail"), 1.0)
-_MOST |= {"data.augment.hue": 0.5, "seed": 2**63 - 1}
+_MOST |= {"data.augment.hue": 0.5, "seed": 2**63 - 1, "data.workers": 1024}
 
 
 def check(recipe: Recipe, origin: str) -> None:
@@ -61,6 +61,7 @@ def check(recipe: Recipe, origin: str) -> None:
         (data.kind != "clips" or data.root, "data.root: expected the folder with train/ and test/ clips"),
         (loss.consistency == 0 or recipe.memory is not None, "loss.consistency: expected 0 without a memory"),
         (loss.consistency == 0 or mode != "skip_control", "loss.consistency: expected 0 with memory.mode skip_control"),
+        (data.frames > 1, f"data.frames: expected 2 or more, got {data.frames}"),
         (data.kind == "heads" or not data.depth, "data.depth: expected false, only procedural heads have a true depth"),
         (not recipe.freeze_host or loss.generator_gan == 0, "loss.generator_gan: expected 0 with freeze_host"),
         (not recipe.freeze_host or recipe.memory is not None, "freeze_host: without a memory nothing would be trained"),

@@ -263,7 +263,7 @@ def _check_same(given: Recipe, saved: Recipe, origin: Path) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `memcomp train`."""
     parser.add_argument("recipe", help="name (`memcomp recipes`) or path of a recipe")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the recipe to change")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="keys of the recipe to change")
     parser.add_argument("--output", metavar="DIR", help="folder of the run (default: runs/<recipe>)")
     parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
 

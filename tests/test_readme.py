@@ -19,6 +19,7 @@ COMMANDS = [line for line in SHELL if line.startswith("memcomp ")]
 SHORTER = {
     "train": "optim.steps=2 data.identities=2 data.frames=3 log.held_out_pairs=2 optim.batch_size=2 threads=1",
     "evaluate": "--pairs 2",
+    "inspect": "--identities 2 --device cpu",
     "speed": "--sizes 64 --repeats 1 --memory-channels 8 --no-peak",
 }
 

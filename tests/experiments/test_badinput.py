@@ -56,6 +56,10 @@ CASES = {
     ),
     "output is not mp4": (ANIMATE.replace("out.mp4", "out.gif"), "out.gif: expected an output name that ends in .mp4"),
     "output below a file": (ANIMATE.replace("out.mp4", "file/out.mp4"), "file: expected a folder that can be written"),
+    "a size that is lost": (
+        "train demo/fomm --output {tmp}/out size=63",
+        "size: expected one that it keeps, it makes 62 of 63",
+    ),
     "a motion of another host": (ANIMATE + " --motion avd", "expected one of relative, absolute of the host 'fomm'"),
     "batch of none": (ANIMATE + " --batch 0", "--batch: expected 1 or more, got 0"),
     "no such device": (ANIMATE + " --device teapot", "device: expected auto, cpu or cuda, got 'teapot'"),

@@ -122,6 +122,8 @@ def test_every_key_is_commented_with_its_type_and_default(name):
         ("optim.clip=-1", "optim.clip: expected a number above 0"),
         ("threads=-1", "threads: expected a number above 0"),
         ("seed=99999999999999999999", "seed: expected 0 … 9223372036854775807"),
+        ("data.workers=1000000", "data.workers: expected 0 … 1024"),
+        ("data.frames=1", "data.frames: expected 2 or more, got 1"),
         ("data.workers=-1", "data.workers: expected 0 …"),
         ("data.augment.hue=0.6", "data.augment.hue: expected 0 … 0.5"),
         ("data.augment.mirror=2", "data.augment.mirror: expected 0 … 1"),
