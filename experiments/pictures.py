@@ -82,6 +82,15 @@ def read_log(path: str | Path) -> dict[str, np.ndarray]:
         return {name: np.array([_number(row[name]) for row in rows]) for name in reader.fieldnames or ()}
 
 
+def evenly_spaced(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The last row of a log and those as far apart as the first two: the last steps of a run are logged one by one."""
+    if len(steps) < 3:
+        return steps, values
+    even = (steps - steps[0]) % max(1, steps[1] - steps[0]) == 0
+    even[-1] = True
+    return steps[even], values[even]
+
+
 def _number(cell: str | None) -> float:
     try:
         return float(cell or "nan")
@@ -98,10 +107,7 @@ def loss_curves(path: str | Path, logs: Mapping[str, Path], columns: Sequence[st
             kept = np.isfinite(table.get(column, np.empty(0)))
             if not kept.any():
                 continue
-            steps, values = table["step"][kept], table[column][kept]
-            if len(steps) > 2:  # the last steps are logged one by one: drawn with the others' spacing
-                even = (steps - steps[0]) % max(1, steps[1] - steps[0]) == 0
-                steps, values = steps[even], values[even]
+            steps, values = evenly_spaced(table["step"][kept], table[column][kept])
             window = max(1, len(values) // 20)
             if window > 1:
                 axis.plot(steps, values, color=colour, alpha=0.25, linewidth=0.7)
@@ -119,14 +125,17 @@ def difference_picture(path: str | Path, deltas: Mapping[str, Mapping[str, Diffe
     """Differences of two models with 95 % intervals, one panel per metric; right of the line is better."""
     names = [name for name in PROTOCOLS["standard"] if any(f"standard.{name}" in c for c in deltas.values())]
     figure = Figure(figsize=(3.6 * len(names), 0.5 * 2 * len(deltas) + 1.2), layout="constrained")
+
+    def label(kind: str, column: str) -> str:
+        return kind + (f", {MASKED}" if column.endswith(MASKED) else "")
+
+    labels = list(dict.fromkeys(label(kind, column) for kind, columns in deltas.items() for column in columns))
     for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         sign = 1 if HIGHER_IS_BETTER[name] else -1
-        labels: list[str] = []
         for kind, columns in deltas.items():
             for column, delta in columns.items():
                 if column.split(".")[1] == name:
-                    at = -len(labels)
-                    labels.append(kind + (f", {MASKED}" if column.endswith(MASKED) else ""))
+                    at = -labels.index(label(kind, column))
                     axis.plot([sign * delta.low, sign * delta.high], [at, at], color=COLOURS[0], linewidth=2)
                     axis.plot(sign * delta.value, at, "o", color=COLOURS[0])
         axis.axvline(0, color="black", linewidth=0.8)

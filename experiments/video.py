@@ -23,6 +23,9 @@ Frame = npt.NDArray[np.uint8]
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 FOLDER_RATE = Fraction(25)  # a folder of pictures does not tell its frame rate
+# container, codec and its options; crf: constant rate factor, 0 = without loss
+MP4 = "mp4", "libx264", {"crf": "16"}
+WEBM = "webm", "libvpx-vp9", {"crf": "22", "b:v": "0", "deadline": "good", "cpu-used": "4"}
 
 
 class Frames:
@@ -118,25 +121,23 @@ def to_frame(image: torch.Tensor) -> Frame:
 
 
 @contextmanager
-def write_video(
-    path: str | Path, frame_rate: Fraction | float, *, quality: int = 16
-) -> Iterator[Callable[[Frame], None]]:
-    """Yield a function that appends one frame (H, W, 3) uint8 to an H.264 file; H and W even, equal for all frames.
+def write_video(path: str | Path, frame_rate: Fraction | float) -> Iterator[Callable[[Frame], None]]:
+    """Yield a function that appends one frame (H, W, 3) uint8 to a video; H and W even, equal for all frames.
 
     Frames are encoded as they come. The file appears under its name when the block ends without an exception.
 
     Args:
-        path: mp4 to write.
+        path: .webm becomes VP9 in WebM, anything else H.264 in mp4.
         frame_rate: frames per second.
-        quality: constant rate factor: 0 = without loss … 51 = smallest.
 
     Raises:
         UserError: the file cannot be written.
         ValueError: a frame has odd sides or another size than the first.
     """
     rate = Fraction(frame_rate).limit_denominator(60_000)
-    with atomic_write(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-        stream: Any = container.add_stream("libx264", rate=rate, options={"crf": str(quality)})
+    form, codec, options = WEBM if Path(path).suffix == ".webm" else MP4
+    with atomic_write(path) as temporary, av.open(str(temporary), "w", format=form) as container:
+        stream: Any = container.add_stream(codec, rate=rate, options=options)
         stream.pix_fmt = "yuv420p"
         shape: tuple[int, ...] = ()
 

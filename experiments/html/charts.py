@@ -48,12 +48,12 @@ def axis(low: float, high: float, start: float, end: float, count: int = 4) -> A
         low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(size * power for size in (1, 2, 2.5, 5, 10) if size * power >= raw * 0.999)
+    step = power * min((1, 2, 2.5, 5, 10), key=lambda size: abs(math.log(size * power / raw)))
     first = math.ceil(low / step - 1e-9)
     values = [number * step for number in range(first, math.floor(high / step + 1e-9) + 1)]
     digits = max(0, -math.floor(math.log10(step) + 1e-9) + (step / power == 2.5))
     scale = (end - start) / (high - low)
-    texts = [f"{value:.{digits}f}" if abs(value) < 1e5 else f"{value:g}" for value in values]
+    texts = [f"{value:.{digits}f}" if step < 1000 else f"{value / 1000:g}k" if value else "0" for value in values]
     return Axis(low, high, [(round(start + scale * (v - low), 1), t) for v, t in zip(values, texts, strict=True)])
 
 
@@ -98,7 +98,7 @@ def scatter(
 
 @dataclass(frozen=True)
 class Panel:
-    """The curves of one loss, on a rectangle from (40, 6) to (292, 126)."""
+    """The curves of one loss, on a rectangle from (40, 6) to (286, 126)."""
 
     name: str
     lines: list[tuple[int, str]]
@@ -110,9 +110,9 @@ class Panel:
 def panel(name: str, rows: Mapping[int, Sequence[Curve]]) -> Panel:
     """Number of a row → a curve for each of its runs."""
     points = [point for many in rows.values() for curve in many for point in curve]
-    across = axis(min(p[0] for p in points), max(p[0] for p in points), 40, 292)
+    across = axis(min(p[0] for p in points), max(p[0] for p in points), 40, 286)
     up = axis(min(p[1] for p in points), max(p[1] for p in points), 126, 6)
-    x, y = 252 / (across.high - across.low), 120 / (up.high - up.low)
+    x, y = 246 / (across.high - across.low), 120 / (up.high - up.low)
     lines = [
         (row, " ".join(f"{40 + x * (s - across.low):.1f},{126 - y * (v - up.low):.1f}" for s, v in curve))
         for row, many in rows.items()

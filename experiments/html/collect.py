@@ -57,7 +57,8 @@ def collect(
     for kind, chosen in pairs.items():
         for which, number, column in ranked(benchmark, row, kind):
             clip = clip_of(chosen, number, kind)
-            entry = {"kind": kind, "which": which, "pair": benchmark.scores(kind)[row.name][0].names[number]}
+            name = benchmark.scores(kind)[row.name][0].names[number]
+            entry: dict[str, Any] = {"kind": kind, "which": which, "pair": name}
             entry |= {"number": number, "ranked_by": column, "rate": clip.rate, "frame": clip.at}
             entry["columns"] = columns(target, f"video{len(videos)}", clip, hosts, kind)
             videos.append(entry)
@@ -107,7 +108,7 @@ def columns(
     found = [{"title": "source", "file": save_picture(folder / f"{name}_source.png", to_frame(clip.source[:3]))}]
 
     def add(title: str, pictures: Sequence[Any]) -> None:
-        file = save_clip(folder / f"{name}_{len(found)}.mp4", pictures, clip.rate)
+        file = save_clip(folder / f"{name}_{len(found)}.webm", pictures, clip.rate)
         found.append({"title": title, "file": file})
 
     add("driving", frames(clip.driving))

@@ -14,12 +14,11 @@ from torch import Tensor
 from memcomp.experiments.files import atomic_write
 from memcomp.experiments.video import Frame, write_video
 
-QUALITY = 20  # of H.264, constant rate factor: a clip of 256 px takes some 30 kB
-TYPES = {".png": "image/png", ".mp4": "video/mp4"}
+TYPES = {".png": "image/png", ".webm": "video/webm"}
 
 
 def data_uri(path: Path) -> str:
-    """A file as a data: URI; PNG and mp4."""
+    """A file as a data: URI; PNG and WebM."""
     return f"data:{TYPES[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
@@ -71,8 +70,12 @@ def colour_limit(values: np.ndarray | Tensor) -> float:
 
 
 def save_clip(path: Path, frames: Iterable[Frame] | Sequence[Frame], rate: float) -> str:
-    """Write frames (H, W, 3) uint8 as a small H.264 mp4; returns the file's name."""
-    with write_video(path, rate, quality=QUALITY) as append:
+    """Write frames (H, W, 3) uint8 as VP9 in WebM; returns the file's name.
+
+    Not H.264: Chromium as Linux distributions and test tools build it, and Firefox without the system's codecs, cannot
+    play that, while VP9 plays in every Chromium and Firefox, and in current Safari.
+    """
+    with write_video(path, rate) as append:
         for frame in frames:
             append(frame)
     return path.name

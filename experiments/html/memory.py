@@ -21,7 +21,7 @@ from memcomp.experiments.recipe import Recipe
 from memcomp.experiments.scoring import Pair
 from memcomp.experiments.video import to_frame
 
-IDENTITIES, CHANNELS, COLUMNS = 5, 36, 9
+IDENTITIES, CHANNELS, COLUMNS = 5, 36, 6
 DRAWN = 8  # channels of M_s
 GRID = 16  # places to pick from, in a line and in a column
 

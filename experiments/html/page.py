@@ -40,8 +40,8 @@ def write_page(folder: Path) -> Path:
     try:
         context = page_context(content, values, shown, folder / FOLDER)
         text = environment().get_template("report.html.jinja").render(context)
-    except (KeyError, TypeError, StopIteration, FileNotFoundError) as error:
-        raise UserError(f"{folder}: expected the files of one benchmark, {error!r} is missing") from None
+    except (LookupError, TypeError, ValueError, StopIteration, FileNotFoundError, jinja2.UndefinedError) as error:
+        raise UserError(f"{folder}: expected the files of one benchmark, they do not fit together ({error!r})") from error
     with atomic_write(folder / NAME) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return folder / NAME

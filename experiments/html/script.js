@@ -24,6 +24,9 @@ for (const clip of document.querySelectorAll(".clip")) {
   leader.onseeked = () => { if (leader.paused) show(); };
   for (const v of videos) {
     v.controls = false;
+    const refused = () => { clip.querySelector(".unplayable").hidden = !v.error; };
+    v.onerror = refused;
+    refused();
     v.readyState ? (v.currentTime = measured) : (v.onloadedmetadata = () => { v.currentTime = measured; });
   }
   clip.querySelector(".player").hidden = false;
@@ -41,7 +44,7 @@ for (const part of document.querySelectorAll(".attention")) {
       const caption = map.parentElement.querySelector("figcaption"), number = y * grid + x;
       map.style.backgroundPosition = `${(100 * x) / (grid - 1)}% ${(100 * y) / (grid - 1)}%`;
       caption.querySelector(".entropy").textContent = map.dataset.entropies.split(" ")[number];
-      caption.querySelector(".end").textContent = `${Number((100 * map.dataset.ends.split(" ")[number]).toPrecision(2))} %`;
+      caption.querySelector(".bar span:last-child").textContent = `${Number((100 * map.dataset.ends.split(" ")[number]).toPrecision(2))} %`;
     }
     part.querySelector("output").textContent = `(column ${x + 1}, line ${y + 1} of ${grid})`;
   };

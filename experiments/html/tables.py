@@ -16,6 +16,7 @@ from memcomp.experiments.metrics.protocols import MASKED, METRICS, PROTOCOLS, Me
 from memcomp.experiments.published import published_rows
 
 UNCLEAR = "unclear"
+EMPTY = {"mean": "", "apart": "", "pairs": None, "interval": None}  # a cell of a row without this column
 Content = Mapping[str, Any]
 
 
@@ -54,16 +55,16 @@ def table(content: Content, protocol: str, kind: str) -> dict[str, Any]:
     rows = [
         {
             "name": name,
+            "copied": False,
             "seeds": seeds.get(name),
             "baseline": name == content["baseline"],
             "cells": [cell(found[name].get(c), differences.get(name, {}).get(c), c, limits[c]) for c in columns],
         }
         for name in found
     ]
-    rows += [
-        {"name": name, "copied": True, "cells": [{"mean": v.get(c.removeprefix(f"{protocol}."), "")} for c in columns]}
-        for name, v in copied
-    ]
+    for name, texts in copied:
+        cells = [EMPTY | {"mean": texts.get(c.removeprefix(f"{protocol}."), "")} for c in columns]
+        rows.append({"name": name, "copied": True, "seeds": None, "baseline": False, "cells": cells})
     titles = [{"title": column_title(c)[:-2], "higher": metric_of(c).higher_is_better} for c in columns]
     return {"protocol": protocol, "kind": kind, "pairs": content["pairs"][kind], "columns": titles, "rows": rows}
 
@@ -81,9 +82,9 @@ def cell(
     metric = metric_of(column)
     digits = metric.digits
     if mean is None or mean["value"] is None:
-        return {"mean": f"n/a ({', '.join(mean['skipped'])})" if mean and mean["skipped"] else ""}
+        return EMPTY | {"mean": f"n/a ({', '.join(mean['skipped'])})" if mean and mean["skipped"] else ""}
     apart = mean["deviation_of_seeds"]
-    found: dict[str, Any] = {"mean": f"{mean['value']:.{digits}f}"}
+    found: dict[str, Any] = EMPTY | {"mean": f"{mean['value']:.{digits}f}"}
     found["apart"] = "" if apart is None else f"± {apart:.{digits}f}"
     found["pairs"] = mean["pairs"] if mean["left_out"] else None
     if delta is not None:
