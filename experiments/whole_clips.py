@@ -104,5 +104,12 @@ def clip_table(scores: Mapping[str, Sequence[ClipScore]]) -> str:
         total, lost = sum(score.frames for score in found), sum(score.without_face for score in found)
         cells = [str(len(found)), str(total), f"{np.mean([score.flicker for score in found]):.4f}"]
         rows.append([model, *cells, f"{np.mean(jitter):.3f}" if jitter else "n/a", f"{lost} of {total}"])
-    header = ["whole clips from their first frame", "clips", "frames", "flicker ↓", "jitter ↓", "frames left out of it"]
+    header = [
+        "whole clips from their first frame",
+        "clips",
+        "frames",
+        "flicker ↓",
+        "jitter ↓",
+        "left out of it: no face, or several",
+    ]
     return markdown(header, rows)
