@@ -62,7 +62,7 @@ class Clips:
         if not self.folder.is_dir():
             raise UserError(f"{self.folder}: expected a folder of {kinds}")
         self.paths: list[Path] = []
-        self.people: list[list[int]] = []
+        self.people: Sequence[Sequence[int]] = []
         self._groups: dict[str, list[int]] = {}
         for path in sorted(path for path in self.folder.iterdir() if is_clip(path)) if paths is None else paths:
             self.add(path)
@@ -82,7 +82,7 @@ class Clips:
         who = person(path)
         if who not in self._groups:
             self._groups[who] = []
-            self.people.append(self._groups[who])
+            self.people = list(self._groups.values())
         self._groups[who].append(number)
         return number
 
