@@ -12,7 +12,7 @@ from memcomp.experiments.data.heads.pose import FRAME_RATE
 from memcomp.experiments.data.heads_set import EvalPairs
 from memcomp.experiments.measured_pairs import SAME
 from memcomp.experiments.scoring import Pair
-from memcomp.experiments.video import FOLDER_RATE
+from memcomp.experiments.video import FOLDER_RATE, Frames
 
 FRAMES = 32  # of a clip, more than a second
 
@@ -50,7 +50,9 @@ def clip_of(pairs: Sequence[Pair], number: int, kind: str, frames: int = FRAMES)
     first, last = window(frame, frames, pair.clips.count(clip))
     driving = pair.clips.read(clip, range(first, last)).float() / 255
     target = driving[:, :3] if kind == SAME else None
-    return PairClip(pair.source, driving, target, frame - first, float(FOLDER_RATE))
+    path = pair.clips.paths[clip]
+    rate = Frames(path).frame_rate if path.is_file() else FOLDER_RATE
+    return PairClip(pair.source, driving, target, frame - first, float(rate))
 
 
 def _of_heads(pairs: EvalPairs, number: int, frames: int) -> PairClip:

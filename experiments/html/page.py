@@ -41,7 +41,7 @@ def write_page(folder: Path) -> Path:
         context = page_context(content, values, shown, folder / FOLDER)
         text = environment().get_template("report.html.jinja").render(context)
     except (LookupError, TypeError, ValueError, StopIteration, FileNotFoundError, jinja2.UndefinedError) as error:
-        raise UserError(f"{folder}: expected the files of one benchmark, they do not fit together ({error!r})") from error
+        raise UserError(f"{folder}: expected the files of one benchmark, they do not fit ({error!r})") from error
     with atomic_write(folder / NAME) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return folder / NAME
@@ -53,8 +53,9 @@ def read_json(path: Path, form: str) -> dict[str, Any]:
     Raises:
         UserError: it is not of this format.
     """
+    file = existing_file(path, "file of `memcomp benchmark`")
     try:
-        found = json.loads(existing_file(path, "file of `memcomp benchmark`").read_text("utf-8"))
+        found = json.loads(file.read_text("utf-8"))
     except ValueError:
         found = None
     if not isinstance(found, dict) or found.get("format") != form:
