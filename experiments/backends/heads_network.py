@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -83,7 +84,7 @@ def seen(picture: Frame) -> Tensor:
     """
     if picture.shape[0] != picture.shape[1]:
         raise ValueError(f"expected a square picture of a procedural head, got {picture.shape[:2]}")
-    image = torch.tensor(picture).permute(2, 0, 1)[None].float() / 255
+    image = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float() / 255
     if len(picture) > SIDE:
         return F.interpolate(image, (SIDE, SIDE), mode="area")
     return F.interpolate(image, (SIDE, SIDE), mode="bilinear", align_corners=False)

@@ -72,6 +72,8 @@ def train(settings: Settings, folder: Path, stop_after: int | None = None) -> He
     network = HeadsNetwork().train().to(memory_format=torch.channels_last)
     adam = torch.optim.Adam(network.parameters(), lr=settings.lr)
     step = _load(last, network, adam, settings) if last.is_file() else 0
+    if step == settings.steps:
+        return network.eval()
     samples = read_heads(HeadsSet("train", settings.people, settings.frames, SIDE, rate=settings.rate))
     bar = tqdm(total=settings.steps, initial=step, unit="step", desc="training", mininterval=0.5)
     with interruption() as interrupted, bar:
