@@ -46,7 +46,9 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.errors import UserError
     from memcomp.experiments.evaluate import COPY
     from memcomp.experiments.files import writable_folder
-    from memcomp.experiments.measured_pairs import CROSS, SAME, evaluation_pairs
+    from memcomp.experiments.measured_pairs import CROSS, SAME, evaluation_pairs, heads_size
+    from memcomp.experiments.metrics.panel import Panel
+    from memcomp.experiments.metrics.protocols import DEFAULT
     from memcomp.experiments.recipe import load_recipe
     from memcomp.experiments.report import difference_table, differences, score_table, write_pairs
     from memcomp.experiments.scoring import copy_source, host_predictor, score
@@ -81,14 +83,15 @@ def run(args: argparse.Namespace) -> None:
         hosts = zip(names, (before, alone, memory), strict=True)
         models = {COPY: copy_source} | {name: host_predictor(host) for name, host in hosts}
         pairs = evaluation_pairs(recipe, [SAME, CROSS], args.pairs, seed=0)
+        panel = Panel((*DEFAULT, "akd", "prmse"), heads=heads_size(recipe))
         with tqdm(total=2 * args.pairs, unit="pair", desc="evaluate") as bar:
-            results = {kind: score(models, chosen, batch=16, tick=bar.update) for kind, chosen in pairs.items()}
+            results = {kind: score(models, chosen, panel, batch=16, tick=bar.update) for kind, chosen in pairs.items()}
     deltas = differences(results, names[2], names[1])
     with clock.stage("pictures"):
         write_pairs(folder / "pairs.csv", results)
         write_pictures(folder, recipe, {"host": alone, "host + memory": memory}, jobs, deltas)
     text = [score_table(results, "standard"), score_table(results, "paper")]
-    text.append(difference_table(deltas, "host + memory minus host alone"))
+    text += [difference_table(deltas, "host + memory minus host alone"), *panel.about]
     print("\n" + "\n\n".join(text))
     write_summary(folder, args, origin, results, deltas, clock, text)
     print(f"\n{clock}\n\nin {folder}: " + ", ".join(OUTPUTS))

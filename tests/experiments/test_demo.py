@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,6 +71,8 @@ def ready(quick, monkeypatch, tmp_path, head_cache):
     assert main(["evaluate", str(run), "--pairs", "2", "--output", str(tmp_path / "measured")]) == 0
     weights = tmp_path / "weights"
     shipped.publish(run, tmp_path / "measured" / "metrics.json", "memcomp train demo/fomm", weights)
+    for file in shipped.weights_folder().glob("heads_reader.*"):
+        shutil.copy(file, weights)
     monkeypatch.setattr(shipped, "weights_folder", lambda: weights)
     return run, weights
 
@@ -98,6 +101,9 @@ def test_the_demo_from_the_shipped_host(quick, ready, tmp_path, capsys):
         difference = metrics["differences"][kind]["standard.l1"]["value"]
         assert difference == pytest.approx(means[rows[3]] - means[rows[2]])
         assert len(set(means.values())) == 4
+        for metric in ("akd", "prmse"):  # without any extra package
+            assert all(metrics["results"][kind][row][f"standard.{metric}"]["pairs"] == 3 for row in rows)
+    assert printed.count("regressor of procedural heads") == 2  # its error, of landmarks and of pose
     assert "standard protocol" in printed and "paper protocol" in printed and "s in all" in printed
     assert (folder / "report.md").read_text().split("\n\n")[1] in printed
 
