@@ -66,7 +66,7 @@ def scale_shown(folder: Path, seen: Seen, number: int) -> dict[str, Any]:
     """One scale: M_s of each person, and where each place of the grid looks for the first."""
     view = seen.views[number]
     entry, entropy, change = scale_numbers(seen, number)
-    memories = view.memory.double().cpu()
+    memories = view.memory.detach().double().cpu()  # without identity conditioning it is the parameter itself
     channels = varying_channels(memories.mean(0), DRAWN)
     shown = memories[:, channels]
     apart = shown - shown.mean(0)

@@ -19,6 +19,7 @@ from memcomp.experiments.data.pair_lists import ListReport
 from memcomp.experiments.html.charts import axis, interval, scatter
 from memcomp.experiments.html.clips import clip_of, window
 from memcomp.experiments.html.curves import loss_curves
+from memcomp.experiments.html.memory import memory_shown
 from memcomp.experiments.html.page import write_page
 from memcomp.experiments.measured_pairs import CROSS, SAME, evaluation_pairs
 from memcomp.experiments.recipe import with_overrides
@@ -176,6 +177,15 @@ def test_clips_without_truth_one_pair_and_a_row_without_memory(small_run, small_
     assert "--show x: expected one of 'fomm', 'fomm + memory'" in capsys.readouterr().err
     assert main([*words, "--output", str(tmp_path / "no"), "--no-report"]) == 0
     assert not (tmp_path / "no" / "report.html").exists() and (tmp_path / "no" / "report.md").exists()
+
+
+def test_a_memory_that_knows_no_identities_is_the_same_for_all(small_recipe, tmp_path):
+    recipe = with_overrides(small_recipe, ["memory.identity_conditioning=false"], "test")
+    shown = memory_shown(tmp_path, build_host(recipe).eval(), recipe, {})
+    assert len(shown["sources"]) == 5 and shown["scales"]
+    for scale in shown["scales"]:
+        assert scale["spread_between_sources"] == pytest.approx(0, abs=1e-6)
+        assert len({(tmp_path / name).read_bytes() for name in scale["memories"]}) == 1
 
 
 def test_where_things_are_drawn():
