@@ -33,6 +33,7 @@ VARIANTS = {  # folder → name of the row after the host's, changes to the reci
     "mcm": (" + MCM", ("memory.identity_conditioning=false",)),
     "iicm_mcm": (" + IICM + MCM", ()),
 }
+METRICS = "l1,psnr,ssim,akd,prmse"  # those that heads have without extra packages
 FULL = (  # the published widths, on heads of 128 px; the perceptual loss whose weights a package ships
     "size=128",
     "data.kind=heads",
@@ -119,6 +120,7 @@ def tabulate(plan: Plan, folder: Path, args: argparse.Namespace) -> None:
     names = [folder.name + row for row, _ in VARIANTS.values() for _ in args.seeds]
     runs = [f"{name}={job.output}" for name, job in zip(names, jobs, strict=True)]
     words = [f"{folder.name} before={init}", *runs, "--baseline", folder.name, "--pairs", str(args.pairs)]
+    words += ["--metrics", METRICS]
     run(["benchmark", *words, "--output", str(folder / "benchmark")])
     seed = args.seeds[0]
     run(["inspect", str(folder / f"iicm_mcm_seed{seed}"), "--output", str(folder / "inspect")])
