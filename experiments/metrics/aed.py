@@ -1,4 +1,4 @@
-"""AED: average Euclidean distance between identity codes, whether the person was kept."""
+"""AED: average Euclidean distance of identity codes, whether the person was kept (Monkey-Net, CVPR 2019)."""
 
 from __future__ import annotations
 

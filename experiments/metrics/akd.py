@@ -1,4 +1,4 @@
-"""AKD: average keypoint distance, whether the motion of the driving frame was kept."""
+"""AKD: average keypoint distance, whether the motion was kept (Siarohin et al., Monkey-Net, CVPR 2019)."""
 
 from __future__ import annotations
 

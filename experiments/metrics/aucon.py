@@ -15,7 +15,7 @@ def aucon(prediction: Label, driving: Label) -> float:
         driving: (A,) those of the driving picture, same order.
 
     Returns:
-        a value in [0, 1]; higher is better. Most units are off in most pictures, so a face that never moves scores
+        a share in [0, 1]; higher is better. Most units are off in most pictures, so a face that never moves scores
         high as well: look at the row "copy of the source" before reading much into it.
 
     Raises:

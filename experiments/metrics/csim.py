@@ -15,7 +15,7 @@ def csim(prediction: Label, target: Label) -> float:
         target: (D,) that of a true picture of the person.
 
     Returns:
-        a value in [-1, 1]; higher is better. Codes whose mean is far from 0, such as dlib's, give high values for
+        in [-1, 1], without unit; higher is better. Codes whose mean is far from 0, such as dlib's, give high values for
         strangers too: compare only within one backend.
 
     Raises:

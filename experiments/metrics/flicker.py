@@ -16,7 +16,7 @@ def flicker(prediction: torch.Tensor, target: torch.Tensor) -> float:
         target: (T, C, H, W) the true video.
 
     Returns:
-        a value in [0, 2]; lower is better.
+        in units of the pixels' range, in [0, 2]; lower is better.
 
     Raises:
         ValueError: shapes differ, fewer than 2 frames, or a value is not finite.

@@ -1,4 +1,4 @@
-"""L1: mean absolute difference."""
+"""L1: mean absolute difference, as the reconstruction metric of FOMM (Siarohin et al., NeurIPS 2019)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def l1(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None
         mask: (1, H, W) bool, the pixels that count; None = all.
 
     Returns:
-        a value in [0, 1]; lower is better.
+        in units of the pixels' range, in [0, 1]; lower is better.
 
     Raises:
         ValueError: shapes differ, a value is not finite, or the mask is empty.

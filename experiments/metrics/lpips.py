@@ -61,7 +61,7 @@ def lpips(network: LPIPS, prediction: Tensor, target: Tensor, *, centred: bool) 
             variant gave it [0, 1].
 
     Returns:
-        a value of 0 or more, seldom above 1; lower is better.
+        0 or more, seldom above 1, without unit; lower is better.
 
     Raises:
         ValueError: shapes differ or are not (3, H, W), or a value is not finite.

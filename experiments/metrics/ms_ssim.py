@@ -25,7 +25,7 @@ def ms_ssim(prediction: torch.Tensor, target: torch.Tensor, *, data_range: float
         data_range: 1 for images in [0, 1].
 
     Returns:
-        a value in [0, 1]; higher is better.
+        in [0, 1], without unit; higher is better.
 
     Raises:
         ValueError: shapes differ, a side is under 176 pixels, or a value is not finite.

@@ -1,4 +1,4 @@
-"""PSNR: peak signal-to-noise ratio."""
+"""PSNR: peak signal-to-noise ratio, as scikit-image computes it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def psnr(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | No
         peak: the largest possible value. It is 1 for images in [0, 1]; a peak of 2 adds 6.02 dB to every value.
 
     Returns:
-        decibels, higher is better; infinity for identical images.
+        decibels, from 20 log10(peak) up for images in [0, 1] (infinity for identical ones); higher is better.
 
     Raises:
         ValueError: shapes differ, a value is not finite, or the mask is empty.

@@ -27,7 +27,7 @@ def ssim(
         data_range: 1 for images in [0, 1]. A range of 2 makes the constants four times as large and the value higher.
 
     Returns:
-        a value in [-1, 1]; higher is better.
+        in [-1, 1], without unit; higher is better.
 
     Raises:
         ValueError: shapes differ, a side is under 7, a value is not finite, or no masked pixel is 3 pixels inside.

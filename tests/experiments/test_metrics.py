@@ -1,6 +1,9 @@
 """L1, PSNR, SSIM against formulas written out here and against scikit-image."""
 
+import inspect
 import math
+import re
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -8,10 +11,13 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from memcomp.experiments.metrics.aggregate import mean, paired_difference
+from memcomp.experiments.metrics.flicker import flicker
+from memcomp.experiments.metrics.jitter import landmark_jitter
 from memcomp.experiments.metrics.l1 import l1
-from memcomp.experiments.metrics.protocols import MINIMUM_PIXELS, measure
+from memcomp.experiments.metrics.protocols import METRICS, MINIMUM_PIXELS, measure
 from memcomp.experiments.metrics.psnr import psnr
 from memcomp.experiments.metrics.ssim import ssim
+from memcomp.experiments.published import published
 
 
 @pytest.fixture
@@ -146,3 +152,23 @@ def test_bad_masks_are_refused(pair, mask):
         l1(*pair, mask[:, 1:])
     with pytest.raises(ValueError, match="at least 7"):
         ssim(torch.rand(3, 6, 9), torch.rand(3, 6, 9), data_range=1.0)
+
+
+def test_every_metric_says_which_way_is_better_as_its_column_does():
+    formulas = {getattr(f, "func", f): m.higher_is_better for m in METRICS.values() for f in m.formulas.values()}
+    assert len(formulas) == 10
+    for formula, higher in (formulas | {flicker: False, landmark_jitter: False}).items():
+        said = re.findall(r"\b(higher|lower) is better", inspect.getdoc(formula).lower())
+        assert said == ["higher" if higher else "lower"], formula.__name__
+
+
+def test_the_page_s_arithmetic_on_published_psnr_is_that_of_the_published_rows():
+    page = resources.files("memcomp.experiments.metrics").joinpath("README.md").read_text("utf-8")
+    lines = re.findall(r"^\| ([\w-]+) \| (0\.\d+) \| (\d+\.\d+) \| (.+) \| (.+) \| (.+) \|$", page, re.MULTILINE)
+    rows = published()["tables"][0]["rows"]
+    known = {name.lower().replace("tpsn", "tpsm"): row for name, row in rows.items() if row["l1"]}
+    assert {name.lower() for name, *_ in lines} == known.keys()
+    for name, l1_text, psnr_text, *stated in lines:
+        assert (l1_text, psnr_text) == (known[name.lower()]["l1"], known[name.lower()]["psnr"])
+        ratio = 10 ** (-float(psnr_text) / 20) / float(l1_text)
+        assert stated == [f"{value:.2f}" for value in (-20 * math.log10(float(l1_text)), ratio, 2 * ratio)], name

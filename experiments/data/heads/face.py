@@ -33,7 +33,6 @@ SEAM = 9
 STEPS = [2, 3, 3, 4, 6, 7, 7, 8, 8, 8, 6, 5, 4, 2, 2]
 COLUMNS = 92
 MOUTH_ROWS = 4  # rows of the pocket between the lips
-EXPRESSIONS = ("jaw", "smile", "brows")
 
 
 @dataclass(frozen=True)
