@@ -16,7 +16,7 @@ from memcomp.experiments.metrics.aggregate import Difference
 from memcomp.experiments.metrics.protocols import MINIMUM_PIXELS, PROTOCOLS
 from memcomp.experiments.published import MARK, published
 from memcomp.experiments.recipe import Recipe
-from memcomp.experiments.report import versions, write_json, write_pairs
+from memcomp.experiments.report import versions, versions_line, write_json, write_pairs
 from memcomp.experiments.scoring import Scores
 
 
@@ -85,7 +85,7 @@ def notes(benchmark: Benchmark, recipe: Recipe, args: argparse.Namespace) -> lis
             f"“{MARK}”: copied from {about['source']}; other data, pictures of 256×256; "
             f"{about['protocol']} (here: a share)."
         )
-    lines += benchmark.panel.about
+    lines += [*benchmark.panel.about, versions_line()]
     if missing := pairs_left_out(benchmark):
         lines.append(
             "n: pairs with a value, where some have none; a difference is over the pairs that both rows have, so it "

@@ -118,6 +118,7 @@ def summary(
         results_json,
         score_table,
         versions,
+        versions_line,
     )
 
     first, second = jobs
@@ -135,6 +136,7 @@ def summary(
         difference_table(deltas, f"{second} minus {first}"),
         markdown(["loss on held-out pairs", "before step 1", f"mean of the last {LAST} steps"], rows),
         "Each loss is its recipe's own sum of terms: to be compared within a row only.",
+        versions_line(),
     ]
     content = {
         "format": "memcomp-comparison-1",

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.metrics.panel import Panel
     from memcomp.experiments.metrics.protocols import DEFAULT
     from memcomp.experiments.recipe import load_recipe
-    from memcomp.experiments.report import difference_table, differences, score_table, write_pairs
+    from memcomp.experiments.report import difference_table, differences, score_table, versions_line, write_pairs
     from memcomp.experiments.scoring import copy_source, host_predictor, score
     from memcomp.experiments.shipped import shipped_host
     from memcomp.experiments.side_by_side import train_side_by_side
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
         write_pairs(folder / "pairs.csv", results)
         write_pictures(folder, recipe, {"host": alone, "host + memory": memory}, jobs, deltas)
     text = [score_table(results, "standard"), score_table(results, "paper")]
-    text += [difference_table(deltas, "host + memory minus host alone"), *panel.about]
+    text += [difference_table(deltas, "host + memory minus host alone"), *panel.about, versions_line()]
     print("\n" + "\n\n".join(text))
     write_summary(folder, args, origin, results, deltas, clock, text)
     print(f"\n{clock}\n\nin {folder}: " + ", ".join(OUTPUTS))

@@ -141,11 +141,11 @@ def whole_clips(recipe: Recipe, models: Mapping[str, Predict], args: argparse.Na
 
 
 def tables(results: Results, about: Mapping[str, Any]) -> str:
-    """Both protocols' tables, and a line that says what the numbers rest on."""
-    from memcomp.experiments.report import score_table
+    """Both protocols' tables, and what the numbers rest on."""
+    from memcomp.experiments.report import score_table, versions_line
 
-    text = [*(score_table(results, protocol) for protocol in ("standard", "paper")), about["note"], *about["backends"]]
-    return "\n\n".join(text)
+    text = [score_table(results, protocol) for protocol in ("standard", "paper")]
+    return "\n\n".join([*text, about["note"], *about["backends"], versions_line()])
 
 
 def description(

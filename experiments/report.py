@@ -12,7 +12,7 @@ from typing import Any
 
 from memcomp.experiments.files import atomic_write
 from memcomp.experiments.metrics.aggregate import Difference, Mean, paired_difference
-from memcomp.experiments.metrics.protocols import HIGHER_IS_BETTER, MASKED, METRICS, PROTOCOLS
+from memcomp.experiments.metrics.protocols import HIGHER_IS_BETTER, MASKED, METRICS, MINIMUM_PIXELS, PROTOCOLS
 from memcomp.experiments.scoring import Results, Scores
 
 TITLES = {name: metric.title for name, metric in METRICS.items()}
@@ -33,8 +33,8 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def score_table(results: Results, protocol: str) -> str:
     """The table of one protocol: a row for each kind of pairs and model, a column for each metric that was asked for.
 
-    Columns marked (d) are means over disoccluded pixels. Cells that could not be measured say what is missing; below
-    the table stands how many pairs were left out of a mean and why.
+    Columns marked (d) are means over disoccluded pixels. Cells that could not be measured say what is missing, those
+    that lack pairs how many are in the mean; below the table stands why.
     """
     everything = [scores for models in results.values() for scores in models.values()]
     measured = {column for scores in everything for column in scores.columns}
@@ -42,7 +42,8 @@ def score_table(results: Results, protocol: str) -> str:
     header = [f"{protocol} protocol", "pairs"]
     header += [f"{TITLES[n]}{' (d)' if s else ''} {'↑' if HIGHER_IS_BETTER[n] else '↓'}" for n, s in names]
     rows = []
-    notes = ["(d): on disoccluded pixels, those that the source hides"] if any(s for _, s in names) else []
+    masked = f"(d): on disoccluded pixels, those that the source hides; pairs with fewer than {MINIMUM_PIXELS} left out"
+    notes = [masked] if any(s for _, s in names) else []
     for kind, models in results.items():
         for model, scores in models.items():
             means, reasons = scores.means(), scores.reasons()
@@ -60,7 +61,7 @@ def score_table(results: Results, protocol: str) -> str:
 def _cell(value: Mean | None, digits: int, reasons: Mapping[str, int] | None) -> str:
     if value is None or value.value is None:
         return f"n/a ({', '.join(reasons)})" if reasons else ""
-    return f"{value.value:.{digits}f}"
+    return f"{value.value:.{digits}f}" + (f" (n {value.pairs})" if value.left_out else "")
 
 
 def differences(results: Results, first: str, second: str) -> dict[str, dict[str, Difference]]:
@@ -151,3 +152,8 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def versions_line() -> str:
+    """The same, for below a table."""
+    return f"Versions: {', '.join(f'{name} {number}' for name, number in versions().items())}"

@@ -104,7 +104,7 @@ def test_the_report_says_what_it_rests_on(finished, runs):
     assert "2 runs left out:" in text and f"- {runs.root}/empty: expected" in text
     assert "damaged.safetensors: expected a checkpoint" in text
     assert set(finished.content["left_out"]) == {str(runs.root / "empty"), str(runs.root / "damaged.safetensors")}
-    assert "pairs and seeds" in text and "are not counted" in text
+    assert "pairs and seeds" in text and "are not counted" in text and "scikit-image " in text
     standard, paper = text.split("| paper protocol, same identity")
     assert f"MCNet, VoxCeleb1 ({MARK})" in paper and "VoxCeleb1" not in standard
     row = next(line for line in paper.splitlines() if line.startswith("| MCNet, VoxCeleb1"))

@@ -105,6 +105,7 @@ def test_the_demo_from_the_shipped_host(quick, ready, tmp_path, capsys):
             assert all(metrics["results"][kind][row][f"standard.{metric}"]["pairs"] == 3 for row in rows)
     assert printed.count("regressor of procedural heads") == 2  # its error, of landmarks and of pose
     assert "standard protocol" in printed and "paper protocol" in printed and "s in all" in printed
+    assert "Versions: python" in printed
     assert (folder / "report.md").read_text().split("\n\n")[1] in printed
 
     with (folder / "pairs.csv").open() as file:
@@ -205,7 +206,7 @@ def test_compare_measures_both_recipes_on_the_same_pairs(quick, tmp_path, capsys
     command = ["compare", "demo/fomm", "demo/fomm_mcnet", *words, "init=null", "optim.steps=2", "--pairs", "3"]
     assert main([*command, "--output", str(folder)]) == 0
     report = (folder / "report.md").read_text()
-    assert report.strip() in capsys.readouterr().out
+    assert report.strip() in capsys.readouterr().out and "Versions: python" in report
     metrics = json.loads((folder / "metrics.json").read_text())
     assert list(metrics["results"]["same identity"]) == ["copy of the source", "fomm", "fomm + memory"]
     for label, run in (("fomm", "fomm"), ("fomm + memory", "fomm_memory")):
