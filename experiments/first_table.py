@@ -33,7 +33,7 @@ VARIANTS = {  # folder → name of the row after the host's, changes to the reci
     "mcm": (" + MCM", ("memory.identity_conditioning=false",)),
     "iicm_mcm": (" + IICM + MCM", ()),
 }
-METRICS = "l1,psnr,ssim,akd,prmse"  # those that heads have without extra packages
+METRICS = "l1,psnr,psnr_peak2,ssim,akd,prmse"  # those that heads have without extra packages
 FULL = (  # the published widths, on heads of 128 px; the perceptual loss whose weights a package ships
     "size=128",
     "data.kind=heads",

@@ -73,6 +73,7 @@ def test_every_row_starts_from_the_same_host_and_is_measured(tiny, tmp_path, cap
     before, alone, wide, *_, both = [row["host_parameters"] + row["memory_parameters"] for row in content["rows"]]
     assert before == alone < both <= wide
     assert content["baseline"] == "fomm"
+    assert {"paper.psnr_peak2", "standard.akd"} <= content["results"]["cross identity"]["fomm"].keys()
     assert (tmp_path / "fomm" / "inspect" / "inspect.json").is_file()
     recipes = [load_run(tmp_path / "fomm" / name).recipe for name in runs]
     assert {recipe.init for recipe in recipes} == {str(tmp_path / "fomm" / "host")}
