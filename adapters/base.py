@@ -1,81 +1,18 @@
-"""What a host generator is to the rest of the project: keypoints, outputs, the host contract, the registry."""
+"""What a host generator is to the rest of the project: its sections, motion, training and weights."""
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import entry_points
-from typing import Any, ClassVar, TypeVar, get_origin, get_type_hints
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from memcomp import KeypointTap, MemoryCompensation, Tap
+from memcomp.adapters.outputs import HostOutput, Keypoints
 from memcomp.handle import CHILD
-
-ENTRY_POINTS = "memcomp.hosts"  # other packages register their hosts in this entry-point group
-
-
-@dataclass(frozen=True)
-class Keypoints:
-    """Keypoints of an image, with the local affine motion around each if the host estimates one.
-
-    Attributes:
-        value: (B, K, 2), (x, y) in [-1, 1]; ±1 are the centres of the border pixels.
-        jacobian: (B, K, 2, 2) or None; rows are the output's x and y.
-
-    ``kp["value"]`` and ``"jacobian" in kp`` work as well, so modules written for dicts of keypoints accept these.
-    """
-
-    value: Tensor
-    jacobian: Tensor | None = None
-
-    @classmethod
-    def of(cls, keypoints: Keypoints | Mapping[str, Tensor]) -> Keypoints:
-        """The same keypoints as `Keypoints`, from a dict with "value" and perhaps "jacobian"."""
-        if isinstance(keypoints, Keypoints):
-            return keypoints
-        return cls(keypoints["value"], keypoints.get("jacobian"))
-
-    def detach(self) -> Keypoints:
-        """The same numbers without their history."""
-        return Keypoints(self.value.detach(), None if self.jacobian is None else self.jacobian.detach())
-
-    def __getitem__(self, key: str) -> Tensor:
-        if key not in self:
-            raise KeyError(key)
-        return getattr(self, key)
-
-    def __contains__(self, key: object) -> bool:
-        return key == "value" or (key == "jacobian" and self.jacobian is not None)
-
-
-@dataclass(frozen=True)
-class HostOutput:
-    """What a host makes of one source image and one driving pose. h, w: size of its dense-motion network.
-
-    Attributes:
-        prediction: (B, 3, H, W) in [0, 1].
-        deformed: (B, 3, H, W), the source image warped by the flow alone.
-        deformation: (B, h, w, 2), for every output place the (x, y) in [-1, 1] of the source to look at.
-        occlusion_map: (B, 1, h, w) in [0, 1], 1 = visible in the source; None if the host estimates none.
-        mask: (B, K + 1, h, w), weights of the K local motions and of the still background (first); sums to 1.
-        sparse_deformed: (B, K + 1, 3, h, w), the source warped by each of these motions.
-        kp_source, kp_driving: the keypoints the host was given.
-    """
-
-    prediction: Tensor
-    deformed: Tensor
-    deformation: Tensor
-    occlusion_map: Tensor | None
-    mask: Tensor
-    sparse_deformed: Tensor
-    kp_source: Keypoints
-    kp_driving: Keypoints
 
 
 class Host(nn.Module, ABC):
@@ -314,104 +251,3 @@ def _match_state(section: str, module: nn.Module, state: Mapping[str, Tensor]) -
         if not value.isfinite().all()
     ]
     return given, problems
-
-
-def checked_params(
-    where: str, given: Any, constructor: Callable[..., Any], *, supplied: Iterable[str] = ()
-) -> dict[str, Any]:
-    """`given` as keyword arguments of `constructor`, checked against its signature.
-
-    Args:
-        where: name of this section in error messages.
-        given: the mapping to check.
-        constructor: whose parameters are the known keys; those without default are required.
-        supplied: parameters that the caller adds, unknown here.
-
-    Raises:
-        ValueError: not a mapping; a key is unknown (the nearest right one is named) or missing; a number, truth value
-            or list is expected and something else given.
-    """
-    if not isinstance(given, Mapping):
-        raise ValueError(f"{where}: expected a mapping of parameters, got {given!r}")
-    parameters = {
-        name: parameter
-        for name, parameter in inspect.signature(constructor).parameters.items()
-        if name not in set(supplied) and name != "self"
-    }
-    known = list(parameters)
-    hints = get_type_hints(vars(constructor).get("__init__", constructor))
-    for key in given:
-        if key not in known:
-            raise ValueError(f"{where}.{key}: unknown key{_nearest(str(key), known)}; known: {', '.join(known)}")
-        _check_kind(f"{where}.{key}", given[key], hints.get(key))
-    for name, parameter in parameters.items():
-        if parameter.default is parameter.empty and name not in given:
-            raise ValueError(f"{where}.{name}: this key is missing; given: {', '.join(map(str, given)) or 'nothing'}")
-    return dict(given)
-
-
-def _check_kind(name: str, value: Any, kind: Any) -> None:
-    """Numbers, truth values and lists are checked; bool is no number here."""
-    kinds: dict[Any, tuple[str, tuple[type, ...]]] = {
-        int: ("an integer", (int,)),
-        float: ("a number", (int, float)),
-        bool: ("true or false", (bool,)),
-        Sequence: ("a list", (list, tuple)),
-    }
-    words, accepted = kinds.get(get_origin(kind) or kind, ("", (object, bool)))
-    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
-        raise ValueError(f"{name}: expected {words}, got {value!r}")
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f", did you mean {close[0]}?" if close else ""
-
-
-_HOSTS: dict[str, type[Host]] = {}
-H = TypeVar("H", bound=type[Host])
-
-
-def register_host(host: H) -> H:
-    """Make a `Host` subclass known to `create_host` under its `name`; usable as a class decorator."""
-    _HOSTS[host.name] = host
-    return host
-
-
-def list_hosts() -> list[str]:
-    """Names of all hosts: ours and those that installed packages register in the group ``memcomp.hosts``."""
-    return sorted({*_HOSTS, *(point.name for point in entry_points(group=ENTRY_POINTS))})
-
-
-def host_class(name: str) -> type[Host]:
-    """The class of a host, one of `list_hosts()`.
-
-    Raises:
-        ValueError: unknown host; the known ones are named.
-    """
-    if name not in _HOSTS:
-        for point in entry_points(group=ENTRY_POINTS, name=name):
-            host = point.load()
-            if not (isinstance(host, type) and issubclass(host, Host)):
-                raise ValueError(f"entry point {name!r} of {ENTRY_POINTS} must name a subclass of Host, not {host!r}")
-            _HOSTS[name] = host
-    if name not in _HOSTS:
-        known = list_hosts()
-        raise ValueError(f"unknown host {name!r}{_nearest(name, known)}; known hosts: {', '.join(known)}")
-    return _HOSTS[name]
-
-
-def create_host(name: str, model: Mapping[str, Any]) -> Host:
-    """A host with fresh weights.
-
-    Args:
-        name: one of `list_hosts()`.
-        model: the `model_params` of an upstream YAML file.
-
-    Raises:
-        ValueError: unknown host, or an unknown or missing key in `model`.
-    """
-    host = host_class(name)
-    if not isinstance(model, Mapping):
-        raise ValueError(f"model: expected a mapping of parameters, got {model!r}")
-    return host(model)

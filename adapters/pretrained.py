@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from memcomp.adapters.attach import attach
-from memcomp.adapters.base import Host, create_host
+from memcomp.adapters.base import Host
+from memcomp.adapters.registry import create_host
 from memcomp.checkpoint import fill, refuse_non_finite, take_dtypes, write_whole
 from memcomp.compensation import CompensationConfig, MemoryCompensation
 from memcomp.handle import Handle

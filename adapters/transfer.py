@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from memcomp.adapters.base import Keypoints
 from memcomp.adapters.blocks import inverse_2x2, matmul_2x2
+from memcomp.adapters.outputs import Keypoints
 
 
 def hull_area(points: Tensor) -> float:

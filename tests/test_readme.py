@@ -78,7 +78,7 @@ def test_a_host_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     import torch
 
     from memcomp import CompensationConfig
-    from memcomp.adapters import attach, base, create_host, from_pretrained, list_hosts
+    from memcomp.adapters import attach, create_host, from_pretrained, list_hosts, registry
     from memcomp.experiments import cli
 
     (code,) = [c for c in PYTHON if "(Host)" in c]
@@ -90,7 +90,7 @@ def test_a_host_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "my_hosts.py").write_text(code)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-hosts\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[{group}]\n" + line.replace('"', "") + "\n")
-    monkeypatch.setattr(base, "_HOSTS", dict(base._HOSTS))
+    monkeypatch.setattr(registry, "_HOSTS", dict(registry._HOSTS))
     assert "shift" not in list_hosts()
     monkeypatch.syspath_prepend(tmp_path)
     try:

@@ -12,12 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memcomp import KeypointTap, Tap
-from memcomp.adapters.base import HostOutput, Keypoints, checked_params, register_host
 from memcomp.adapters.dagan import taps
 from memcomp.adapters.dagan.depth import NOT_WEIGHTS, SECTIONS, DepthDecoder, DepthEncoder, num_layers, read_depth
 from memcomp.adapters.dagan.generator import DepthAwareGenerator, SPADEDepthAwareGenerator
 from memcomp.adapters.fomm.discriminator import Judgement
 from memcomp.adapters.fomm.host import FOMM
+from memcomp.adapters.outputs import HostOutput, Keypoints
+from memcomp.adapters.params import checked_params
+from memcomp.adapters.registry import register_host
 
 GENERATORS = {kind.__name__: kind for kind in (DepthAwareGenerator, SPADEDepthAwareGenerator)}
 

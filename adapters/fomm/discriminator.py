@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memcomp.adapters.base import Keypoints
 from memcomp.adapters.blocks import AntiAliasDown, SpectralConv2d, gaussians
+from memcomp.adapters.outputs import Keypoints
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memcomp.adapters.base import HostOutput, Keypoints
 from memcomp.adapters.blocks import DownBlock, ResBlock, SameBlock, UpBlock, warp
 from memcomp.adapters.fomm.motion import DenseMotion, DenseMotionNetwork
+from memcomp.adapters.outputs import HostOutput, Keypoints
 
 
 class OcclusionAwareGenerator(nn.Module):

@@ -10,12 +10,15 @@ from torch import Tensor, nn
 
 from memcomp import KeypointTap, Tap
 from memcomp.adapters import losses
-from memcomp.adapters.base import Host, HostOutput, Keypoints, checked_params, register_host
+from memcomp.adapters.base import Host
 from memcomp.adapters.fomm import taps
 from memcomp.adapters.fomm.discriminator import Judgement, MultiScaleDiscriminator
 from memcomp.adapters.fomm.generator import OcclusionAwareGenerator
 from memcomp.adapters.fomm.keypoints import KeypointDetector
 from memcomp.adapters.fomm.motion import DenseMotionNetwork
+from memcomp.adapters.outputs import HostOutput, Keypoints
+from memcomp.adapters.params import checked_params
+from memcomp.adapters.registry import register_host
 from memcomp.adapters.transfer import transfer_motion
 
 

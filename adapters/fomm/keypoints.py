@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memcomp.adapters.base import Keypoints
 from memcomp.adapters.blocks import AntiAliasDown, Hourglass, axis, joint_conv
+from memcomp.adapters.outputs import Keypoints
 
 
 class KeypointDetector(nn.Module):

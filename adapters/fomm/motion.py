@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memcomp.adapters.base import Keypoints
 from memcomp.adapters.blocks import AntiAliasDown, Hourglass, axis, gaussians, inverse_2x2, joint_conv, matmul_2x2, warp
+from memcomp.adapters.outputs import Keypoints
 
 
 @dataclass(frozen=True)
 class DenseMotion:
-    """The flow and what it was made of; shapes as in `memcomp.adapters.base.HostOutput`."""
+    """The flow and what it was made of; shapes as in `memcomp.adapters.outputs.HostOutput`."""
 
     deformation: Tensor
     occlusion_map: Tensor | None

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from memcomp.adapters.base import HostOutput, Keypoints
 from memcomp.adapters.fomm.motion import DenseMotionNetwork
+from memcomp.adapters.outputs import HostOutput, Keypoints
 from memcomp.adapters.warped_skip import WarpedSkipGenerator
 
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from memcomp import KeypointTap, Tap, inject
-from memcomp.adapters.base import HostOutput, Keypoints, register_host
 from memcomp.adapters.fomm.host import FOMM
 from memcomp.adapters.mcnet import release, taps
 from memcomp.adapters.mcnet.generator import UNetGenerator
+from memcomp.adapters.outputs import HostOutput, Keypoints
+from memcomp.adapters.registry import register_host
 from memcomp.handle import Handle
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from memcomp.adapters.base import Keypoints
+from memcomp.adapters.outputs import Keypoints
 from memcomp.adapters.tpsm.keypoints import POINTS, points
 
 

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from memcomp import KeypointTap, Tap
-from memcomp.adapters.base import Host, HostOutput, Keypoints, checked_params, register_host
+from memcomp.adapters.base import Host
 from memcomp.adapters.losses import equivariance_value
+from memcomp.adapters.outputs import HostOutput, Keypoints
+from memcomp.adapters.params import checked_params
+from memcomp.adapters.registry import register_host
 from memcomp.adapters.tpsm import losses, taps
 from memcomp.adapters.tpsm.avd import AVDNetwork
 from memcomp.adapters.tpsm.inpainting import InpaintingNetwork, TPSMOutput

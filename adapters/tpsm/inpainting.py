@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from memcomp.adapters.base import HostOutput
 from memcomp.adapters.blocks import instance_norm
+from memcomp.adapters.outputs import HostOutput
 from memcomp.adapters.tpsm.motion import RESOLUTIONS, DenseMotion
 from memcomp.adapters.warped_skip import WarpedSkipGenerator
 

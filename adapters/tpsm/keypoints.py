@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memcomp.adapters.base import Keypoints
+from memcomp.adapters.outputs import Keypoints
 from memcomp.adapters.resnet import ResNet
 
 POINTS = 5  # keypoints of one thin-plate spline

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memcomp.adapters.base import Keypoints
 from memcomp.adapters.blocks import (
     AntiAliasDown,
     Hourglass,
@@ -20,6 +19,7 @@ from memcomp.adapters.blocks import (
     instance_norm,
     warp,
 )
+from memcomp.adapters.outputs import Keypoints
 from memcomp.adapters.tpsm.keypoints import POINTS, points
 from memcomp.adapters.tpsm.splines import spline_motions
 

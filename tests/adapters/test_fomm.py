@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from memcomp import CompensationConfig, MemoryCompensation
-from memcomp.adapters import attach, base, create_host, list_hosts
+from memcomp.adapters import attach, create_host, list_hosts, registry
 from memcomp.adapters.blocks import AntiAliasDown, Hourglass, SpectralConv2d, UpBlock
 
 MODEL = {
@@ -180,7 +180,7 @@ def test_an_installed_package_registers_its_host(tmp_path, monkeypatch):
         "[memcomp.hosts]\nguest = guest_hosts:Guest\nno_host = collections:Counter\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(base, "_HOSTS", dict(base._HOSTS))
+    monkeypatch.setattr(registry, "_HOSTS", dict(registry._HOSTS))
     assert {"fomm", "guest"} <= set(list_hosts())
     assert create_host("guest", MODEL).name == "guest"
     with pytest.raises(ValueError, match=r"entry point 'no_host' of memcomp\.hosts must name a subclass of Host"):

@@ -18,8 +18,8 @@ import pytest
 import torch
 
 from memcomp import CompensationConfig
-from memcomp.adapters import attach, base, create_host
-from memcomp.adapters.base import host_class
+from memcomp.adapters import attach, create_host, registry
+from memcomp.adapters.registry import host_class
 from memcomp.adapters.upstream import Checkpoint, build, read_checkpoint, recognise
 
 NARROW = {"block_expansion": 4, "max_features": 16, "num_blocks": 3, "scale_factor": 0.5}
@@ -269,7 +269,7 @@ def test_a_host_of_ones_own_needs_its_model(monkeypatch):
             self.model = dict(model)
 
     Mine.published = {}
-    monkeypatch.setitem(base._HOSTS, "mine", Mine)
+    monkeypatch.setitem(registry._HOSTS, "mine", Mine)
     sections = make("fomm", FOMM).upstream_sections()
     checkpoint = Checkpoint(sections, {}, None)
     with pytest.raises(ValueError, match=r"the host 'mine' cannot be made of \{\}: KeyError\('fomm'\)"):

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from memcomp import CompensationConfig
-from memcomp.adapters.base import host_class
+from memcomp.adapters.registry import host_class
 from memcomp.experiments.cli import main
 from memcomp.experiments.losses import HOST_TERMS
 from memcomp.experiments.recipe import load_recipe, recipe_names, recipe_text

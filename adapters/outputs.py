@@ -1,0 +1,66 @@
+"""What hosts take and give: keypoints, and the pictures made with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Keypoints:
+    """Keypoints of an image, with the local affine motion around each if the host estimates one.
+
+    Attributes:
+        value: (B, K, 2), (x, y) in [-1, 1]; ±1 are the centres of the border pixels.
+        jacobian: (B, K, 2, 2) or None; rows are the output's x and y.
+
+    ``kp["value"]`` and ``"jacobian" in kp`` work as well, so modules written for dicts of keypoints accept these.
+    """
+
+    value: Tensor
+    jacobian: Tensor | None = None
+
+    @classmethod
+    def of(cls, keypoints: Keypoints | Mapping[str, Tensor]) -> Keypoints:
+        """The same keypoints as `Keypoints`, from a dict with "value" and perhaps "jacobian"."""
+        if isinstance(keypoints, Keypoints):
+            return keypoints
+        return cls(keypoints["value"], keypoints.get("jacobian"))
+
+    def detach(self) -> Keypoints:
+        """The same numbers without their history."""
+        return Keypoints(self.value.detach(), None if self.jacobian is None else self.jacobian.detach())
+
+    def __getitem__(self, key: str) -> Tensor:
+        if key not in self:
+            raise KeyError(key)
+        return getattr(self, key)
+
+    def __contains__(self, key: object) -> bool:
+        return key == "value" or (key == "jacobian" and self.jacobian is not None)
+
+
+@dataclass(frozen=True)
+class HostOutput:
+    """What a host makes of one source image and one driving pose. h, w: size of its dense-motion network.
+
+    Attributes:
+        prediction: (B, 3, H, W) in [0, 1].
+        deformed: (B, 3, H, W), the source image warped by the flow alone.
+        deformation: (B, h, w, 2), for every output place the (x, y) in [-1, 1] of the source to look at.
+        occlusion_map: (B, 1, h, w) in [0, 1], 1 = visible in the source; None if the host estimates none.
+        mask: (B, K + 1, h, w), weights of the K local motions and of the still background (first); sums to 1.
+        sparse_deformed: (B, K + 1, 3, h, w), the source warped by each of these motions.
+        kp_source, kp_driving: the keypoints the host was given.
+    """
+
+    prediction: Tensor
+    deformed: Tensor
+    deformation: Tensor
+    occlusion_map: Tensor | None
+    mask: Tensor
+    sparse_deformed: Tensor
+    kp_source: Keypoints
+    kp_driving: Keypoints
