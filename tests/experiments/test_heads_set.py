@@ -9,9 +9,10 @@ import imageio.v3 as imageio
 import pytest
 import torch
 
-from memcomp.experiments.data import heads_set
+from memcomp.experiments.data import heads_command, heads_set
 from memcomp.experiments.data.heads import Poses, disocclusion, render
-from memcomp.experiments.data.heads_set import HeadsSet, write_clips
+from memcomp.experiments.data.heads_command import write_clips
+from memcomp.experiments.data.heads_set import HeadsSet
 from memcomp.experiments.errors import UserError
 
 
@@ -171,12 +172,12 @@ def test_clips_are_ordinary_videos_with_a_table(tmp_path: Path) -> None:
 
 def test_the_command_writes_a_sheet_or_clips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()
-    heads_set.add_arguments(parser)
+    heads_command.add_arguments(parser)
     common = ["--identities", "2", "--size", "32", "--frames", "2"]
-    heads_set.run(parser.parse_args(["--output", str(tmp_path / "sheet.png"), *common]))
+    heads_command.run(parser.parse_args(["--output", str(tmp_path / "sheet.png"), *common]))
     assert imageio.imread(tmp_path / "sheet.png").shape == (64, 256, 3)
-    heads_set.run(parser.parse_args(["--output", str(tmp_path / "clips"), *common]))
+    heads_command.run(parser.parse_args(["--output", str(tmp_path / "clips"), *common]))
     assert len(list((tmp_path / "clips" / "test").glob("*.mp4"))) == 2
     assert "2 clips of 2 frames" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"\.png"):
-        heads_set.run(parser.parse_args(["--output", str(tmp_path / "sheet.jpg"), *common]))
+        heads_command.run(parser.parse_args(["--output", str(tmp_path / "sheet.jpg"), *common]))
