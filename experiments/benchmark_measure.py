@@ -168,7 +168,7 @@ def costs_of(rows: Sequence[Row], device: torch.device, repeats: int) -> Costs:
     for row in rows:
         run = row.runs[0]
         host, recipe = load_host(run.path, device)
-        channels = 4 if recipe.data.depth else 3
+        channels = recipe.data.channels
         counted[row.name] = cost(host, recipe.size, channels)
         calls[row.name] = frame(host, recipe.size, channels)
     return Costs(counted, milliseconds(calls, device, repeats) if repeats else {}, device_name(device), repeats)

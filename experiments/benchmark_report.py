@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from memcomp.experiments.benchmark_runs import reasons
-from memcomp.experiments.benchmark_table import BETTER, WORSE, Benchmark, column_title, cost_table, table
+from memcomp.experiments.benchmark_table import Benchmark, cost_table, table
 from memcomp.experiments.cost import NOT_COUNTED
 from memcomp.experiments.evaluate import COPY
 from memcomp.experiments.files import atomic_write
 from memcomp.experiments.metrics.aggregate import Difference
-from memcomp.experiments.metrics.protocols import MINIMUM_PIXELS, PROTOCOLS
+from memcomp.experiments.metrics.protocols import MINIMUM_PIXELS, PROTOCOLS, column_title
 from memcomp.experiments.published import MARK, published
 from memcomp.experiments.recipe import Recipe
 from memcomp.experiments.report import versions, versions_line, write_json, write_pairs
@@ -68,7 +68,7 @@ def notes(benchmark: Benchmark, recipe: Recipe, args: argparse.Namespace) -> lis
     changed = f" with {' '.join(args.set)}" if args.set else ""
     lines = [
         f"Baseline: {benchmark.baseline}. A difference stands with its 95 % interval, a bootstrap over {over}. "
-        f"**{BETTER}** or **{WORSE}**: the interval leaves out 0; of many columns one in twenty does so by chance.",
+        "**better** or **worse**: the interval leaves out 0; of many columns one in twenty does so by chance.",
         f"{recipe.size}×{recipe.size}, absolute motion, pairs of the baseline's data{changed}, seed {args.seed}. "
         "(d): on disoccluded pixels, those that the source hides; "
         f"a pair with fewer than {MINIMUM_PIXELS} of them is left out there.",
@@ -110,9 +110,8 @@ def pairs_left_out(benchmark: Benchmark) -> list[str]:
             means = [benchmark.mean(name, kind, column) for name in benchmark.scores(kind)]
             most, why = max(m["left_out"] for m in means), dict.fromkeys(r for m in means for r in m["skipped"])
             if 0 < most < total:
-                columns.setdefault(f"{most} of {total}{' (' + ', '.join(why) + ')' if why else ''}", {})[
-                    column_title(column)[:-2]
-                ] = None
+                count = f"{most} of {total}{' (' + ', '.join(why) + ')' if why else ''}"
+                columns.setdefault(count, {})[column_title(column)] = None
         found += [f"{kind}, {count}: {', '.join(names)}" for count, names in columns.items()]
     return found
 

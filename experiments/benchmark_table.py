@@ -16,13 +16,11 @@ from memcomp.experiments.data.pair_lists import ListReport
 from memcomp.experiments.evaluate import COPY
 from memcomp.experiments.metrics.aggregate import Difference, mean
 from memcomp.experiments.metrics.panel import Panel
-from memcomp.experiments.metrics.protocols import MASKED, METRICS, Metric
+from memcomp.experiments.metrics.protocols import MASKED, metric_of, titled
 from memcomp.experiments.metrics.seeds import seeds_difference
 from memcomp.experiments.published import published_rows
 from memcomp.experiments.report import markdown
 from memcomp.experiments.scoring import Scores
-
-BETTER, WORSE = "better", "worse"
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ def table(
             lines.append(["… less the baseline", "", "", *cells])
     for name, values in copied:
         lines.append([name, "", "", *(values.get(column.removeprefix(f"{protocol}."), "") for column in columns)])
-    header = [f"{protocol} protocol, {kind}", "seeds", "pairs", *map(column_title, columns)]
+    header = [f"{protocol} protocol, {kind}", "seeds", "pairs", *map(titled, columns)]
     return markdown(header, lines)
 
 
@@ -128,21 +126,10 @@ def cost_table(benchmark: Benchmark) -> str:
     return markdown([*header, *(["ms"] if costs.milliseconds else [])], lines)
 
 
-def _metric(column: str) -> Metric:
-    """Of a column such as "standard.l1.disoccluded"."""
-    return METRICS[column.split(".")[1]]
-
-
-def column_title(column: str) -> str:
-    """ "standard.l1.disoccluded" → "L1 (d) ↓"."""
-    metric = _metric(column)
-    return f"{metric.title}{' (d)' if column.endswith(MASKED) else ''} {'↑' if metric.higher_is_better else '↓'}"
-
-
 def _mean_cell(found: Mapping[str, Any], column: str, count: int) -> str:
     if found["value"] is None:
         return f"n/a ({', '.join(found['skipped'])})" if found["skipped"] else ""
-    digits, apart = _metric(column).digits, found["deviation_of_seeds"]
+    digits, apart = metric_of(column).digits, found["deviation_of_seeds"]
     text = f"{found['value']:.{digits}f}" + ("" if apart is None else f" ± {apart:.{digits}f}")
     return text if found["pairs"] == count else f"{text} (n {found['pairs']})"
 
@@ -150,9 +137,8 @@ def _mean_cell(found: Mapping[str, Any], column: str, count: int) -> str:
 def _difference_cell(delta: Difference | None, column: str, count: int) -> str:
     if delta is None:
         return ""
-    metric = _metric(column)
+    metric = metric_of(column)
     text = f"{delta.value:+.{metric.digits}f} [{delta.low:+.{metric.digits}f}, {delta.high:+.{metric.digits}f}]"
     text += "" if delta.pairs == count else f" (n {delta.pairs})"
-    if delta.low <= 0 <= delta.high:
-        return text
-    return f"{text} **{BETTER if (delta.value > 0) == metric.higher_is_better else WORSE}**"
+    verdict = delta.verdict(higher_is_better=metric.higher_is_better)
+    return text if verdict == "unclear" else f"{text} **{verdict}**"

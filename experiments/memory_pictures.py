@@ -49,7 +49,7 @@ def memory_picture(path: str | Path, memory: Tensor, title: str, channels: int =
     axes[0].set(xticks=[], yticks=[])
     axes[0].set_title("strength at each place\n(root mean square over channels)", fontsize=10)
     figure.colorbar(drawn, ax=axes[0], shrink=0.7, location="left")
-    limit = _limit(memory)
+    limit = colour_limit(memory)
     for axis, (name, chosen) in zip(axes[1:], _choices(memory, channels).items(), strict=True):
         image = draw_channels(axis, memory, chosen, limit)
         axis.set_title(f"{len(chosen)} of {len(memory)} channels:\n{name}", fontsize=10, pad=12)
@@ -65,7 +65,7 @@ def two_memories_picture(path: str | Path, memories: Mapping[str, Tensor], chann
     for row, (label, memory) in zip(rows[:, 0], memories.items(), strict=True):
         axes = row.subplots(1, 2)
         for axis, (name, chosen) in zip(axes, _choices(memory, channels).items(), strict=True):
-            image = draw_channels(axis, memory, chosen, _limit(memory))
+            image = draw_channels(axis, memory, chosen, colour_limit(memory))
             axis.set_title(f"{len(chosen)} of {len(memory)} channels: {name}", fontsize=10, pad=12)
         row.colorbar(image, ax=list(axes), shrink=0.8, extend="both")
         row.suptitle(f"{label}\n{described(memory)}", fontsize=11)
@@ -97,14 +97,14 @@ def identities_picture(
     count, shown = len(sources), memories[:, list(channels)].double().cpu()
     apart = shown - shown.mean(0)
     figure = Figure(figsize=(1.3 * len(channels) + 2.4, 0.66 * count + 1.7), layout="constrained")
-    thumbs = _grid(np.stack([_resize_picture(source) for source in sources]), 1, 255)
+    thumbs = mosaic(np.stack([_resize_picture(source) for source in sources]), 1, GAP, 255)
     heads = {"$M_s$, the memory for this source": shown, "less its mean over the sources": apart}
     for axis, (name, values) in zip(figure.subplots(1, 2), heads.items(), strict=True):
-        limit = _limit(values)
-        mosaic = _mosaic(values.flatten(0, 1).numpy(), len(channels))
-        image = axis.imshow(mosaic, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        limit = colour_limit(values)
+        drawn = mosaic(_enlarged(values.flatten(0, 1).numpy()), len(channels), GAP)
+        image = axis.imshow(drawn, cmap="RdBu_r", vmin=-limit, vmax=limit)
         axis.imshow(thumbs, extent=(-TILE - 3 * GAP, -3 * GAP, len(thumbs) - 0.5, -0.5))
-        axis.set(xlim=(-TILE - 3 * GAP, mosaic.shape[1]), ylim=(len(mosaic), -1))
+        axis.set(xlim=(-TILE - 3 * GAP, drawn.shape[1]), ylim=(len(drawn), -1))
         axis.set_title(name, fontsize=10, pad=16)
         _number_columns(axis, channels)
         bar = figure.colorbar(image, ax=axis, location="bottom", shrink=0.6, aspect=30, extend="both")
@@ -136,12 +136,30 @@ def draw_channels(axis: Any, memory: Tensor, channels: Sequence[int], limit: flo
     """Channels of (C_m, H_m, W_m) as numbered tiles of one image, ±limit from blue to red; returns the image."""
     columns = math.ceil(math.sqrt(len(channels)))
     tiles = memory[list(channels)].double().cpu().numpy()
-    image = axis.imshow(_mosaic(tiles, columns), cmap="RdBu_r", vmin=-limit, vmax=limit)
+    image = axis.imshow(mosaic(_enlarged(tiles), columns, GAP), cmap="RdBu_r", vmin=-limit, vmax=limit)
     axis.set_axis_off()
     for i, channel in enumerate(channels):
         x, y = (i % columns) * (TILE + GAP) + TILE / 2, (i // columns) * (TILE + GAP) - 0.5
         axis.text(x, y, str(channel), ha="center", va="bottom", fontsize=5.5, color="0.35")
     return image
+
+
+def colour_limit(values: Tensor) -> float:
+    """The end of a colour scale around 0: few outliers may leave it, or they would make all else pale."""
+    ordered = values.double().abs().flatten().sort().values
+    return float(ordered[int(0.995 * (len(ordered) - 1))]) or float(ordered[-1]) or 1.0
+
+
+def mosaic(tiles: np.ndarray, columns: int, gap: int, empty: float = math.nan) -> np.ndarray:
+    """(n, h, w) or (n, h, w, 3) → one array with `columns` tiles in a line and `gap` places of `empty` between them."""
+    count, height, width = tiles.shape[:3]
+    lines = math.ceil(count / columns)
+    shape = (lines * (height + gap) - gap, columns * (width + gap) - gap, *tiles.shape[3:])
+    grid = np.full(shape, empty, tiles.dtype)
+    for i, tile in enumerate(tiles):
+        y, x = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        grid[y : y + height, x : x + width] = tile
+    return grid
 
 
 def _choices(memory: Tensor, count: int) -> dict[str, list[int]]:
@@ -151,27 +169,10 @@ def _choices(memory: Tensor, count: int) -> dict[str, list[int]]:
     }
 
 
-def _limit(values: Tensor) -> float:
-    """The colour scale's end: few outliers may leave it, or they would make all else pale."""
-    ordered = values.double().abs().flatten().sort().values
-    return float(ordered[int(0.995 * (len(ordered) - 1))]) or float(ordered[-1]) or 1.0
-
-
-def _mosaic(tiles: np.ndarray, columns: int) -> np.ndarray:
-    """(n, h, w) → one array with TILE pixels for each tile (nearest neighbour) and empty gaps between."""
-    height, width = tiles.shape[1:]
-    rows, places = (np.arange(TILE) * height) // TILE, (np.arange(TILE) * width) // TILE
-    return _grid(tiles[:, rows][:, :, places], columns, np.nan)
-
-
-def _grid(tiles: np.ndarray, columns: int, empty: float) -> np.ndarray:
-    lines = math.ceil(len(tiles) / columns)
-    shape = (lines * (TILE + GAP) - GAP, columns * (TILE + GAP) - GAP, *tiles.shape[3:])
-    grid = np.full(shape, empty, tiles.dtype)
-    for i, tile in enumerate(tiles):
-        y, x = (i // columns) * (TILE + GAP), (i % columns) * (TILE + GAP)
-        grid[y : y + TILE, x : x + TILE] = tile
-    return grid
+def _enlarged(tiles: np.ndarray) -> np.ndarray:
+    """(n, h, w) → (n, TILE, TILE), nearest neighbour."""
+    rows, places = ((np.arange(TILE) * size) // TILE for size in tiles.shape[1:])
+    return tiles[:, rows][:, :, places]
 
 
 def _number_columns(axis: Any, channels: Sequence[int]) -> None:

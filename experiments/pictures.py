@@ -91,6 +91,12 @@ def evenly_spaced(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np
     return steps[even], values[even]
 
 
+def running_mean(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means over a twentieth of the rows, each at the last step of its rows; fewer than 40 rows stay as they are."""
+    window = max(1, len(values) // 20)
+    return steps[window - 1 :], np.convolve(values, np.ones(window) / window, "valid")
+
+
 def _number(cell: str | None) -> float:
     try:
         return float(cell or "nan")
@@ -108,11 +114,11 @@ def loss_curves(path: str | Path, logs: Mapping[str, Path], columns: Sequence[st
             if not kept.any():
                 continue
             steps, values = evenly_spaced(table["step"][kept], table[column][kept])
-            window = max(1, len(values) // 20)
-            if window > 1:
+            later, smooth = running_mean(steps, values)
+            few = len(later) == len(steps)
+            if not few:
                 axis.plot(steps, values, color=colour, alpha=0.25, linewidth=0.7)
-            smooth = np.convolve(values, np.ones(window) / window, "valid")
-            axis.plot(steps[window - 1 :], smooth, color=colour, linewidth=1.6, label=label, marker="." * (window == 1))
+            axis.plot(later, smooth, color=colour, linewidth=1.6, label=label, marker="." * few)
         axis.set(xlabel="step", title=column.replace("_", " "))
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)

@@ -83,8 +83,8 @@ def difference_table(deltas: Mapping[str, Mapping[str, Difference]], title: str)
     for kind, columns in deltas.items():
         for column, delta in columns.items():
             name, masked = column.split(".")[1], column.endswith(MASKED)
-            better = (delta.value > 0) == HIGHER_IS_BETTER[name]
-            verdict = "no clear difference" if delta.low <= 0 <= delta.high else ("better" if better else "worse")
+            found = delta.verdict(higher_is_better=HIGHER_IS_BETTER[name])
+            verdict = "no clear difference" if found == "unclear" else found
             label = f"{kind}: {TITLES[name]}{' ' + MASKED if masked else ''}"
             interval = f"[{delta.low:+.4f}, {delta.high:+.4f}]"
             rows.append([label, f"{delta.value:+.4f}", interval, str(delta.pairs), verdict])

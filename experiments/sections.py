@@ -65,6 +65,11 @@ class DataSection:
     cache_gb: float = 4.0  # clips: decoded frames kept on disk at most
     augment: AugmentSection = field(default_factory=AugmentSection)
 
+    @property
+    def channels(self) -> int:
+        """Of a picture: colours, and the disparity where it is given."""
+        return 4 if self.depth else 3
+
 
 @dataclass(frozen=True)
 class PerceptualSection:

@@ -20,7 +20,7 @@ from memcomp.experiments.html.curves import curves
 from memcomp.experiments.html.media import save_clip, save_picture
 from memcomp.experiments.html.memory import memory_shown
 from memcomp.experiments.measured_pairs import SAME
-from memcomp.experiments.metrics.protocols import METRICS
+from memcomp.experiments.metrics.protocols import metric_of
 from memcomp.experiments.pictures import error_picture
 from memcomp.experiments.recipe import Recipe
 from memcomp.experiments.report import write_json
@@ -93,7 +93,7 @@ def ranked(benchmark: Benchmark, row: Row, kind: str) -> list[tuple[str, int, st
     for column in benchmark.columns(kind):
         known = [(value, i) for i, value in enumerate(scores.column(column)) if value is not None]
         if known:
-            higher = METRICS[column.split(".")[1]].higher_is_better
+            higher = metric_of(column).higher_is_better
             order = [i for _, i in sorted(known, reverse=not higher)]
             chosen = {order[0]: "worst", order[-1]: "best", order[len(order) // 2]: "median"}
             found = [(which, i, column) for i, which in chosen.items()]
@@ -117,12 +117,9 @@ def columns(
         add("truth", truth)
     predictions = {}
     for label, (host, recipe) in hosts.items():
-        channels = 4 if recipe.data.depth else 3
         predict = host_predictor(host, same=kind == SAME)
-        parts = [
-            predict(clip.source[None, :channels].expand(len(part), -1, -1, -1), part[:, :channels])
-            for part in clip.driving.split(8)
-        ]
+        source, driving = clip.source[None, : recipe.data.channels], clip.driving[:, : recipe.data.channels]
+        parts = [predict(source.expand(len(part), -1, -1, -1), part) for part in driving.split(8)]
         predictions[label] = frames(torch.cat(parts))
         add(label, predictions[label])
     for label, pictures in predictions.items() if truth is not None else ():

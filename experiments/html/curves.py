@@ -8,7 +8,7 @@ import numpy as np
 
 from memcomp.experiments.benchmark_runs import Row
 from memcomp.experiments.checkpoint import checkpoint_path
-from memcomp.experiments.pictures import evenly_spaced, read_log
+from memcomp.experiments.pictures import evenly_spaced, read_log, running_mean
 
 POINTS = 160  # of a drawn curve
 # columns of a log that are no loss
@@ -35,10 +35,7 @@ def loss_curves(log: Path) -> dict[str, Curve]:
         kept = np.isfinite(column)
         if name in OTHER or not column[kept].any():
             continue
-        steps, values = evenly_spaced(table["step"][kept], column[kept])
-        window = max(1, len(values) // 20)
-        smooth = np.convolve(values, np.ones(window) / window, "valid")
-        steps = steps[window - 1 :]
+        steps, smooth = running_mean(*evenly_spaced(table["step"][kept], column[kept]))
         every = np.unique(np.linspace(0, len(smooth) - 1, min(POINTS, len(smooth))).round().astype(int))
         found[name] = [[float(steps[i]), float(f"{smooth[i]:.5g}")] for i in every]
     return found

@@ -9,7 +9,6 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from memcomp.experiments.files import atomic_write
 from memcomp.experiments.video import Frame, write_video
@@ -50,23 +49,6 @@ def save_heat(path: Path, values: np.ndarray, colours: str, low: float, high: fl
     with atomic_write(path) as temporary:
         image.save(temporary, format="PNG", optimize=True, transparency=0)
     return path.name
-
-
-def mosaic(tiles: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
-    """(n, h, w) → one array with `columns` tiles in a line, NaN in the gaps between."""
-    count, height, width = tiles.shape
-    lines = -(-count // columns)
-    grid = np.full((lines * (height + gap) - gap, columns * (width + gap) - gap), np.nan)
-    for i, tile in enumerate(tiles):
-        y, x = (i // columns) * (height + gap), (i % columns) * (width + gap)
-        grid[y : y + height, x : x + width] = tile
-    return grid
-
-
-def colour_limit(values: np.ndarray | Tensor) -> float:
-    """The end of a colour scale around 0: few outliers may leave it, or they would make all else pale."""
-    strengths = np.abs(np.asarray(values, dtype=float))
-    return float(np.quantile(strengths, 0.995)) or float(strengths.max()) or 1.0
 
 
 def save_clip(path: Path, frames: Iterable[Frame] | Sequence[Frame], rate: float) -> str:

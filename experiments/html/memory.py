@@ -12,10 +12,10 @@ from torch import Tensor
 
 from memcomp.adapters import Host
 from memcomp.experiments.attention_pictures import EVEN
-from memcomp.experiments.html.media import colour_limit, mosaic, save_heat, save_picture
+from memcomp.experiments.html.media import save_heat, save_picture
 from memcomp.experiments.inspect import numbers, scale_numbers
 from memcomp.experiments.inspect_faces import Seen, look, most_hidden, usual_places
-from memcomp.experiments.memory_pictures import varying_channels
+from memcomp.experiments.memory_pictures import colour_limit, mosaic, varying_channels
 from memcomp.experiments.memory_view import ScaleView, observe
 from memcomp.experiments.recipe import Recipe
 from memcomp.experiments.scoring import Pair
@@ -23,6 +23,7 @@ from memcomp.experiments.video import to_frame
 
 IDENTITIES, CHANNELS, COLUMNS = 5, 36, 6
 DRAWN = 8  # channels of M_s
+GAP = 1  # values between two channels of a picture
 GRID = 16  # places to pick from, in a line and in a column
 
 
@@ -42,7 +43,7 @@ def memory_shown(
     value = host.memory.memory.value.detach().cpu().double()
     channels, strength = varying_channels(value, CHANNELS), value.square().mean(0).sqrt().numpy()
     limit = colour_limit(value)
-    tiles = mosaic(value[channels].numpy(), COLUMNS)
+    tiles = mosaic(value[channels].numpy(), COLUMNS, GAP)
     most = float(strength.max())
     return {
         "numbers": numbers(host.memory),
@@ -74,10 +75,9 @@ def scale_shown(folder: Path, seen: Seen, number: int) -> dict[str, Any]:
     for name, values in (("memories", shown), ("apart", apart)):
         limit = colour_limit(values)
         entry[f"{name}_limit"] = limit
-        entry[name] = [
-            save_heat(folder / f"{name}{number}_{i}.png", mosaic(one.numpy(), len(channels)), "RdBu_r", -limit, limit)
-            for i, one in enumerate(values)
-        ]
+        drawn = [mosaic(one.numpy(), len(channels), GAP) for one in values]
+        files = [folder / f"{name}{number}_{i}.png" for i in range(len(drawn))]
+        entry[name] = [save_heat(*one, "RdBu_r", -limit, limit) for one in zip(files, drawn, strict=True)]
     entry["change"] = save_heat(
         folder / f"change{number}.png", change.cpu().numpy(), "viridis", 0, float(change.max()) or 1.0
     )
@@ -94,7 +94,7 @@ def attention_shown(path: Path, view: ScaleView) -> dict[str, Any]:
     maps = torch.stack([view.attention_at(x, y) for y in centres for x in centres]).double().cpu()
     ends = maps.flatten(1).amax(1).clamp(min=EVEN / maps[0].numel())
     entropies = torch.special.entr(maps).sum((1, 2))
-    tiles = mosaic((maps / ends[:, None, None]).numpy(), GRID, gap=0)
+    tiles = mosaic((maps / ends[:, None, None]).numpy(), GRID, 0)
     return {
         "memory_size": list(maps.shape[1:]),
         "attention": save_heat(path, tiles, "magma", 0, 1),
@@ -112,7 +112,7 @@ def from_pairs(host: Host, recipe: Recipe, pairs: Mapping[str, Sequence[Pair]]) 
             if len(chosen) == IDENTITIES:
                 break
     people = list(chosen.values())[:IDENTITIES]
-    channels = 4 if recipe.data.depth else 3
+    channels = recipe.data.channels
     faces: Tensor = torch.stack([pair.source[:channels] for pair in people])
     driving = people[0].driving[None, :channels]
     device = next(host.parameters()).device

@@ -13,14 +13,13 @@ from typing import Any
 
 import jinja2
 
-from memcomp.experiments.benchmark_table import column_title
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write, existing_file
 from memcomp.experiments.html.charts import panel
 from memcomp.experiments.html.collect import FOLDER, FORMAT
 from memcomp.experiments.html.media import data_uri
 from memcomp.experiments.html.tables import cost_rows, outcomes, read_values, row_values, scatters, tables
-from memcomp.experiments.metrics.protocols import METRICS
+from memcomp.experiments.metrics.protocols import metric_of, titled
 
 NAME = "report.html"
 
@@ -103,9 +102,9 @@ def video_values(
                 for row in content["rows"]
                 if (column_values := row_values(content, values, kind, row["name"], column)[1])
             }
-            digits = METRICS[column.split(".")[1]].digits
+            digits = metric_of(column).digits
             texts = {name: "–" if value is None else f"{value:.{digits}f}" for name, value in cells.items()}
-            found.append({"title": column_title(column), "texts": texts, "ranked": column == video["ranked_by"]})
+            found.append({"title": titled(column), "texts": texts, "ranked": column == video["ranked_by"]})
     return found
 
 

@@ -9,27 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from memcomp.experiments.benchmark_runs import run_labels
-from memcomp.experiments.benchmark_table import BETTER, WORSE, column_title
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.html.charts import interval, scatter
-from memcomp.experiments.metrics.protocols import MASKED, METRICS, PROTOCOLS, Metric
+from memcomp.experiments.metrics.aggregate import Difference, Verdict
+from memcomp.experiments.metrics.protocols import MASKED, PROTOCOLS, column_title, metric_of
 from memcomp.experiments.published import published_rows
 
-UNCLEAR = "unclear"
 EMPTY = {"mean": "", "apart": "", "pairs": None, "interval": None}  # a cell of a row without this column
 Content = Mapping[str, Any]
 
 
-def metric_of(column: str) -> Metric:
-    """Of a column such as "standard.l1.disoccluded"."""
-    return METRICS[column.split(".")[1]]
-
-
-def verdict(delta: Mapping[str, float], column: str) -> str:
+def verdict(delta: Mapping[str, Any], column: str) -> Verdict:
     """Whether a difference's interval leaves out 0, and on which side."""
-    if delta["low"] <= 0 <= delta["high"]:
-        return UNCLEAR
-    return BETTER if (delta["value"] > 0) == metric_of(column).higher_is_better else WORSE
+    return Difference(**delta).verdict(higher_is_better=metric_of(column).higher_is_better)
 
 
 def tables(content: Content) -> list[dict[str, Any]]:
@@ -65,7 +57,7 @@ def table(content: Content, protocol: str, kind: str) -> dict[str, Any]:
     for name, texts in copied:
         cells = [EMPTY | {"mean": texts.get(c.removeprefix(f"{protocol}."), "")} for c in columns]
         rows.append({"name": name, "copied": True, "seeds": None, "baseline": False, "cells": cells})
-    titles = [{"title": column_title(c)[:-2], "higher": metric_of(c).higher_is_better} for c in columns]
+    titles = [{"title": column_title(c), "higher": metric_of(c).higher_is_better} for c in columns]
     return {"protocol": protocol, "kind": kind, "pairs": content["pairs"][kind], "columns": titles, "rows": rows}
 
 
@@ -101,10 +93,10 @@ def outcomes(content: Content) -> list[dict[str, Any]]:
     found = []
     for kind, rows in content["differences"].items():
         for name, deltas in rows.items():
-            said: dict[str, list[str]] = {BETTER: [], WORSE: [], UNCLEAR: []}
+            said: dict[Verdict, list[str]] = {"better": [], "worse": [], "unclear": []}
             for column in columns_of(content, kind, "standard"):
                 if column in deltas:
-                    said[verdict(deltas[column], column)].append(column_title(column)[:-2])
+                    said[verdict(deltas[column], column)].append(column_title(column))
             if any(said.values()):
                 found.append({"kind": kind, "name": name, "said": said})
     return found
@@ -158,7 +150,7 @@ def scatters(content: Content, values: Mapping[str, Any]) -> list[dict[str, Any]
                     continue
                 plot = scatter(base, other, names, digits=metric.digits, higher_is_better=metric.higher_is_better)
                 if plot is not None:
-                    plots.append({"title": column_title(column)[:-2], "higher": metric.higher_is_better, "plot": plot})
+                    plots.append({"title": column_title(column), "higher": metric.higher_is_better, "plot": plot})
             if plots:
                 found.append({"name": name, "kind": kind, "plots": plots})
     return found

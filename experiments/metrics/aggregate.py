@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -21,6 +22,9 @@ class Mean:
     """How many are not: nothing to measure under the mask, or an infinite PSNR (identical images)."""
 
 
+Verdict = Literal["better", "worse", "unclear"]
+
+
 @dataclass(frozen=True)
 class Difference:
     """Mean over pairs of (first - second), with a 95 % interval."""
@@ -30,6 +34,12 @@ class Difference:
     high: float
     pairs: int
     """Pairs that both models have."""
+
+    def verdict(self, *, higher_is_better: bool) -> Verdict:
+        """Whether the first is better or worse than the second; "unclear" where the interval holds 0."""
+        if self.low <= 0 <= self.high:
+            return "unclear"
+        return "better" if (self.value > 0) == higher_is_better else "worse"
 
     def __str__(self) -> str:
         return f"{self.value:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"

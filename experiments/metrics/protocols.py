@@ -93,6 +93,21 @@ MINIMUM_PIXELS = 32  # a smaller mask is an edge of a few pixels: its SSIM says 
 MASKED = "disoccluded"
 
 
+def metric_of(column: str) -> Metric:
+    """Of a column such as "standard.l1.disoccluded"."""
+    return METRICS[column.split(".")[1]]
+
+
+def column_title(column: str) -> str:
+    """ "standard.l1.disoccluded" → "L1 (d)"."""
+    return f"{metric_of(column).title}{' (d)' if column.endswith(MASKED) else ''}"
+
+
+def titled(column: str) -> str:
+    """ "standard.l1.disoccluded" → "L1 (d) ↓"."""
+    return f"{column_title(column)} {'↑' if metric_of(column).higher_is_better else '↓'}"
+
+
 def measure(
     prediction: torch.Tensor,
     target: torch.Tensor,
