@@ -18,7 +18,7 @@ from memcomp.experiments.metrics.aggregate import Difference, mean
 from memcomp.experiments.metrics.panel import Panel
 from memcomp.experiments.metrics.protocols import MASKED, metric_of, titled
 from memcomp.experiments.metrics.seeds import seeds_difference
-from memcomp.experiments.published import published_rows
+from memcomp.experiments.published import add_published
 from memcomp.experiments.report import markdown
 from memcomp.experiments.scoring import Scores
 
@@ -92,9 +92,7 @@ def table(
 ) -> str:
     """One kind of pairs under one protocol: per row a line of means, and below it the difference to the baseline."""
     columns = benchmark.columns(kind, protocol + ".")
-    copied = list(published_rows(kind)) if with_published and protocol == "paper" else []
-    columns = list(dict.fromkeys([*columns, *(f"{protocol}.{name}" for _, cells in copied for name in cells)]))
-    columns.sort(key=lambda name: name.endswith(MASKED))
+    columns, copied = add_published(columns, kind, protocol) if with_published else (columns, [])
     lines = []
     for name, scores in benchmark.scores(kind).items():
         row = benchmark.row(name)
@@ -105,7 +103,7 @@ def table(
             cells = [_difference_cell(differences[name].get(column), column, count) for column in columns]
             lines.append(["… less the baseline", "", "", *cells])
     for name, values in copied:
-        lines.append([name, "", "", *(values.get(column.removeprefix(f"{protocol}."), "") for column in columns)])
+        lines.append([name, "", "", *(values.get(column, "") for column in columns)])
     header = [f"{protocol} protocol, {kind}", "seeds", "pairs", *map(titled, columns)]
     return markdown(header, lines)
 

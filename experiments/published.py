@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import resources
 from typing import Any
 
+from memcomp.experiments.metrics.protocols import MASKED
+
 MARK = "published, not measured here"
+PublishedRow = tuple[str, dict[str, str]]  # its label, and texts as printed
 COLUMNS = {"lpips": "lpips_alex"}  # where a metric of the paper stands in a table of ours
 
 
@@ -17,7 +20,7 @@ def published() -> dict[str, Any]:
     return json.loads(text)
 
 
-def published_rows(kind: str) -> Iterator[tuple[str, dict[str, str]]]:
+def published_rows(kind: str) -> Iterator[PublishedRow]:
     """Label, and metric → text as printed (SSIM as a share, as everywhere here) of every row on a kind of pairs.
 
     A row that stands in both tables comes once.
@@ -33,6 +36,17 @@ def published_rows(kind: str) -> Iterator[tuple[str, dict[str, str]]]:
             if key not in seen:
                 seen.add(key)
                 yield f"{name}, {table['data']} ({MARK})", cells
+
+
+def add_published(columns: Iterable[str], kind: str, protocol: str) -> tuple[list[str], list[PublishedRow]]:
+    """Columns such as "paper.l1" with those that the published rows have besides, and these rows: label, column → text.
+
+    Only the protocol `paper` has such rows. Columns under a mask come last.
+    """
+    rows = list(published_rows(kind)) if protocol == "paper" else []
+    named = [(name, {f"{protocol}.{metric}": text for metric, text in cells.items()}) for name, cells in rows]
+    every = dict.fromkeys([*columns, *(column for _, cells in named for column in cells)])
+    return sorted(every, key=lambda column: column.endswith(MASKED)), named
 
 
 def _share(percent: str) -> str:

@@ -13,7 +13,7 @@ from memcomp.experiments.errors import UserError
 from memcomp.experiments.html.charts import interval, scatter
 from memcomp.experiments.metrics.aggregate import Difference, Verdict
 from memcomp.experiments.metrics.protocols import MASKED, PROTOCOLS, column_title, metric_of
-from memcomp.experiments.published import published_rows
+from memcomp.experiments.published import add_published
 
 EMPTY = {"mean": "", "apart": "", "pairs": None, "interval": None}  # a cell of a row without this column
 Content = Mapping[str, Any]
@@ -39,9 +39,7 @@ def table(content: Content, protocol: str, kind: str) -> dict[str, Any]:
     """Rows of cells: a mean, and the difference to the baseline with its interval drawn."""
     found, differences = content["results"][kind], content["differences"].get(kind, {})
     columns = columns_of(content, kind, protocol)
-    copied = list(published_rows(kind)) if content["published"] and protocol == "paper" else []
-    columns = list(dict.fromkeys([*columns, *(f"{protocol}.{name}" for _, cells in copied for name in cells)]))
-    columns.sort(key=lambda name: name.endswith(MASKED))
+    columns, copied = add_published(columns, kind, protocol) if content["published"] else (columns, [])
     seeds = {row["name"]: len(row["runs"]) for row in content["rows"]}
     limits = {column: limit_of(differences, column) for column in columns}
     rows = [
@@ -55,7 +53,7 @@ def table(content: Content, protocol: str, kind: str) -> dict[str, Any]:
         for name in found
     ]
     for name, texts in copied:
-        cells = [EMPTY | {"mean": texts.get(c.removeprefix(f"{protocol}."), "")} for c in columns]
+        cells = [EMPTY | {"mean": texts.get(c, "")} for c in columns]
         rows.append({"name": name, "copied": True, "seeds": None, "baseline": False, "cells": cells})
     titles = [{"title": column_title(c), "higher": metric_of(c).higher_is_better} for c in columns]
     return {"protocol": protocol, "kind": kind, "pairs": content["pairs"][kind], "columns": titles, "rows": rows}
