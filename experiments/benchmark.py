@@ -68,6 +68,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"benchmark: expected a run that can be measured: {'; '.join(reasons(left_out))}")
     rows = rows_of(runs)
     baseline = find_baseline(args.baseline, rows, args.runs, runs)
+    if args.baseline is None and args.runs[0] in left_out:
+        left_out[args.runs[0]] += f"; the baseline is {baseline.name!r} instead"
     recipe = with_overrides(baseline.runs[0].recipe, args.set, baseline.runs[0].path)
     depth = any(run.recipe.data.depth for run in runs)  # each host takes the channels that it knows
     recipe = at_root(dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, depth=depth)), args.root)

@@ -126,6 +126,7 @@ def summary(
     held_out = {label: held_out_losses(job.log) for label, job in jobs.items()}
     rows = [[label, *(f"{value:.4f}" for value in losses)] for label, losses in held_out.items()]
     recipe, command = recipes[first], _command(args)
+    last = min(LAST, recipe.optim.steps or LAST)
     backbone = load_run(jobs[first].output).info.get("backbone") or "none"
     text = [
         f"`{command}`",
@@ -134,7 +135,7 @@ def summary(
         score_table(results, "standard"),
         score_table(results, "paper"),
         difference_table(deltas, f"{second} minus {first}"),
-        markdown(["loss on held-out pairs", "before step 1", f"mean of the last {LAST} steps"], rows),
+        markdown(["loss on held-out pairs", "before step 1", f"mean of the last {last} steps"], rows),
         "Each loss is its recipe's own sum of terms: to be compared within a row only.",
         versions_line(),
     ]

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", metavar="FILE", help="recipe or upstream YAML with what the weights do not tell (default: published)"
     )
     parser.add_argument("--host", metavar="NAME", help="the host that it is of (default: recognised)")
-    parser.add_argument("--size", type=int, help="size of the pictures (default 256; a run of ours knows it)")
+    parser.add_argument("--size", type=int, help="size of the pictures (default 256; a run and --model know theirs)")
     parser.add_argument("--without-memory", action="store_true", help="write the host alone")
 
 
@@ -106,6 +106,7 @@ def _check_size(host: Host, size: int) -> None:
 def _to_upstream(args: argparse.Namespace) -> None:
     import torch
 
+    from memcomp.experiments.checkpoint import DEFAULT_SIZE
     from memcomp.experiments.errors import UserError
     from memcomp.experiments.files import atomic_write
 
@@ -126,12 +127,15 @@ def _to_upstream(args: argparse.Namespace) -> None:
             raise UserError(f"{file}: is to hold the depth network; expected a new name, it exists already")
     epoch = (made.source or {}).get("epoch") or 0  # upstream's code wants one to go on from
     for file, content in {args.output: states | {"epoch": epoch}, **apart}.items():
-        with atomic_write(file) as temporary:
-            torch.save(content, temporary)
+        # through a handle: torch makes a path's stem a name inside the file, and refuses some
+        with atomic_write(file) as temporary, temporary.open("wb") as opened:
+            torch.save(content, opened)
     print("\n".join(made.lines))
     for name, state in sections.items():
         print(f"section      {name}: {len(state)} keys{', in ' + APART[name] if name in APART else ''}")
     print(f"memory       {_memory(host)}")
+    if made.size != DEFAULT_SIZE:
+        print(f"size         {made.size}×{made.size} has no place in it: to convert it back say --size {made.size}")
     print(f"written      {', '.join(map(str, (args.output, *apart)))}, for upstream's own code")
 
 
@@ -162,32 +166,23 @@ def _ours(args: argparse.Namespace) -> _Made:
 
 
 def _theirs(args: argparse.Namespace) -> _Made:
-    from memcomp.adapters.upstream import build, read_checkpoint
+    from memcomp.adapters.upstream import build, read_checkpoint, recognise
     from memcomp.experiments.checkpoint import DEFAULT_SIZE
     from memcomp.experiments.files import existing_file
     from memcomp.experiments.shipped import sha256
 
     files = [existing_file(file, "checkpoint") for file in args.files]
     checkpoint = read_checkpoint(*files)
-    recognised = _recognise(checkpoint, args.host, args.model)
+    name, model, size = (None, None, None) if args.model is None else _model(args.model)
+    recognised = recognise(checkpoint.sections, args.host or name, model)
     host = build(checkpoint, recognised)
     _without_memory(host, args)
     source = {"files": {file.name: sha256(file) for file in files}, "epoch": checkpoint.epoch}
-    return _Made(host, args.size or DEFAULT_SIZE, source, _report(host, checkpoint, recognised, args.model))
+    return _Made(host, args.size or size or DEFAULT_SIZE, source, _report(host, checkpoint, recognised, args.model))
 
 
-def _recognise(checkpoint: Checkpoint, host: str | None, model: str | None) -> Recognised:
-    """Whose checkpoint it is, by its weights and what the user says."""
-    from memcomp.adapters.upstream import recognise
-
-    if model is None:
-        return recognise(checkpoint.sections, host)
-    name, params = _model(model)
-    return recognise(checkpoint.sections, host or name, params)
-
-
-def _model(file: str) -> tuple[str | None, dict[str, Any]]:
-    """The `model` in a recipe, with its host, or in upstream's YAML."""
+def _model(file: str) -> tuple[str | None, dict[str, Any], int | None]:
+    """The `model` in a recipe, with its host and the size of its pictures, or in upstream's YAML."""
     import yaml
 
     from memcomp.experiments.errors import UserError
@@ -201,9 +196,9 @@ def _model(file: str) -> tuple[str | None, dict[str, Any]]:
         if isinstance(raw, dict) and "model_params" in raw:
             if not isinstance(raw["model_params"], dict):
                 raise UserError(f"{file}: model_params: expected a mapping, got {raw['model_params']!r}")
-            return None, raw["model_params"]
+            return None, raw["model_params"], None
     recipe = load_recipe(file)
-    return recipe.host.name, recipe.host.model
+    return recipe.host.name, recipe.host.model, recipe.size
 
 
 def _without_memory(host: Host, args: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from memcomp.experiments.measured_pairs import (
     CROSS,
     LIST,
+    NO_TRUTH,
     SAME,
     add_pair_arguments,
     at_root,
@@ -110,6 +111,8 @@ def run(args: argparse.Namespace) -> None:
         drawn = {kind: result[name] for kind, result in results.items() if truth[kind] and "l1" in panel.metrics}
         if drawn:
             worst_median_best(folder / "pairs.png", drawn, measured)
+    if unmeasured := [kind for kind in pairs if kind not in measured]:
+        print(f"\n{' and '.join(unmeasured)}: not measured, {NO_TRUTH}")
     if recipe.data.kind == "clips" and CROSS in pairs:
         about["videos"] = write_videos(folder / "videos", host, pairs[CROSS][: args.videos], args)  # type: ignore[arg-type]
     if args.clips:

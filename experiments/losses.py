@@ -93,7 +93,7 @@ class Objective(nn.Module):
             asked = [name for name in asked if name != "feature_matching"]
         unknown = [name for name in asked if name not in host.loss_names]
         if unknown:
-            known = ", ".join(host.loss_names)
+            known = ", ".join(host.loss_names) or "none of its own"
             raise UserError(f"loss.{unknown[0]}: the host {host.name!r} has no such term; expected 0 (it has {known})")
         transform = {name: getattr(weights.transform, name) for name in ("sigma_affine", "sigma_tps", "points_tps")}
         try:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SAME, CROSS = "same identity", "cross identity"
 PEOPLE = 50  # identities of the test split of procedural heads
 DRAWN = 100  # pairs of each kind, if nothing else is said
+NO_TRUTH = "pairs of two real people have no truth: name metrics that need none with --metrics"
 LIST = "pair_list.csv"  # what was measured, for --pairs-file
 
 
@@ -94,8 +95,7 @@ def evaluation_pairs(
     if not any(listed[kind] for kind in kinds):
         found = ", ".join(f"{len(chosen)} of {kind}" for kind, chosen in listed.items())
         raise UserError(
-            f"{', '.join(map(str, files))}: expected pairs of {' or '.join(kinds)}, found {found}; "
-            "pairs of two real people have no truth: name metrics that need none with --metrics"
+            f"{', '.join(map(str, files))}: expected pairs of {' or '.join(kinds)}, found {found}; {NO_TRUTH}"
         )
     return {kind: listed[kind] for kind in kinds if listed[kind]}
 

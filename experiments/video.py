@@ -71,7 +71,8 @@ class Frames:
                     yield np.rot90(frame.to_ndarray(format="rgb24"), round(getattr(frame, "rotation", 0) / 90))
                     count += 1
             except av.error.FFmpegError as error:
-                raise UserError(f"{self.path}: damaged after frame {count - 1} ({error.strerror})") from None
+                where = f"after frame {count - 1}" if count else "from its first frame on"
+                raise UserError(f"{self.path}: damaged {where} ({error.strerror})") from None
         if count == 0:
             raise UserError(f"{self.path}: expected a video, it holds no frame")
 

@@ -9,6 +9,11 @@ from pathlib import Path
 
 import pytest
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
 PYTHON = [code for language, code in BLOCKS if language == "python"]
@@ -28,7 +33,7 @@ def test_the_first_two_lines_are_the_demo_and_the_tests() -> None:
     assert SHELL[:2] == ["bash setup.sh && .venv/bin/memcomp demo", "bash tests/run.sh"]
     assert (ROOT / "setup.sh").is_file() and (ROOT / "tests" / "run.sh").is_file()
     assert "bash tests/run.sh" in (ROOT / ".ci" / "run").read_text()  # so CI runs the second line, as printed
-    assert {language for language, _ in BLOCKS} == {"bash", "python", "toml", "bibtex"}
+    assert {language for language, _ in BLOCKS} == {"bash", "python", "toml", "yaml", "bibtex"}
     assert SHELL[2:] == COMMANDS  # nothing in a shell block escapes the test below
 
 
@@ -82,14 +87,16 @@ def test_a_host_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     from memcomp.experiments import cli
 
     (code,) = [c for c in PYTHON if "(Host)" in c]
-    (entry,) = [c for language, c in BLOCKS if language == "toml"]
+    (project,) = [c for language, c in BLOCKS if language == "toml"]
+    (recipe,) = [c for language, c in BLOCKS if language == "yaml"]
     assert len(code.splitlines()) < 40
-    group, line = re.fullmatch(r'\[project\.entry-points\."(.*)"\]\n(.*)\n', entry).groups()  # type: ignore[union-attr]
+    project = tomllib.loads(project)["project"]
+    ((group, points),) = project["entry-points"].items()
     info = tmp_path / "my_hosts-1.0.dist-info"
     info.mkdir()
     (tmp_path / "my_hosts.py").write_text(code)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-hosts\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[{group}]\n" + line.replace('"', "") + "\n")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".format(**project))
+    (info / "entry_points.txt").write_text("\n".join([f"[{group}]", *(f"{k} = {v}" for k, v in points.items())]))
     monkeypatch.setattr(registry, "_HOSTS", dict(registry._HOSTS))
     assert "shift" not in list_hosts()
     monkeypatch.syspath_prepend(tmp_path)
@@ -110,17 +117,15 @@ def test_a_host_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         host.save_pretrained(tmp_path / "shift")
         again = from_pretrained(tmp_path / "shift")
         assert torch.equal(again(source, driving).prediction, host.eval()(source, driving).prediction)
-        words = [*SHORTER["train"].split(), "size=32", "host.name=shift", "host.model={width: 8, num_kp: 3}"]
-        words += [
-            "loss.equivariance_value=0",
-            "loss.equivariance_jacobian=0",
-            "init=null",
-            f"init={tmp_path / 'shift'}",
-        ]
-        words += ["memory.memory_channels=8", "memory.memory_size=[4, 4]", "memory.identity_hidden=128", "device=cpu"]
         monkeypatch.setenv("MEMCOMP_CACHE", str(tmp_path / "cache"))
-        assert cli.main(["train", "demo/fomm_mcnet", "--output", str(tmp_path / "run"), *words]) == 0
-        assert cli.main(["evaluate", str(tmp_path / "run"), "--pairs", "2", "device=cpu"]) == 0
+        monkeypatch.chdir(tmp_path)
+        Path("shift.yaml").write_text(recipe)
+        words = [*SHORTER["train"].split(), "size=32", "host.model.width=8", "host.model.num_kp=3", "device=cpu"]
+        assert cli.main(["train", "shift.yaml", "--output", "runs/shift", *words]) == 0
+        (more,) = re.findall(r"`('memory=.*?)` besides", (ROOT / "README.md").read_text())
+        words += [*shlex.split(more), "memory.memory_channels=8", "memory.memory_size=[4, 4]"]
+        assert cli.main(["train", "shift.yaml", "--output", "runs/more", *words]) == 0
+        assert cli.main(["evaluate", "runs/more", "--pairs", "2", "device=cpu"]) == 0
     finally:
         sys.modules.pop("my_hosts", None)
 

@@ -113,16 +113,21 @@ def read_depth(place: str | Path) -> dict[str, dict[str, Tensor]]:
             ``depth_encoder.`` and ``depth_decoder.`` (others are ignored).
 
     Raises:
-        FileNotFoundError, ValueError: there is no such file or folder, it cannot be read or lacks one of the two.
+        ValueError: there is no such file or folder, it cannot be read or lacks one of the two.
     """
     place = Path(place)
     if place.is_dir():
+        for name in (part for part in ("encoder.pth", "depth.pth") if not (place / part).is_file()):
+            raise ValueError(f"model.depth: {place}: expected upstream's encoder.pth and depth.pth in it; no {name}")
         sections = read_checkpoint(place / "encoder.pth", place / "depth.pth").sections
     elif place.is_file():
         try:
             weights = load_file(place)
         except SafetensorError as error:
-            raise ValueError(f"model.depth: {place} is no sound safetensors file ({error})") from None
+            raise ValueError(
+                f"model.depth: {place} is no sound safetensors file ({error}); expected one, "
+                "or the folder that holds upstream's encoder.pth and depth.pth"
+            ) from None
         sections = {
             name: {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
             for name in SECTIONS

@@ -44,7 +44,7 @@ class ListReport:
     unreadable: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        text = f"Lists of pairs: {self.pairs} of {self.rows} rows measured"
+        text = f"Lists of pairs: {self.pairs} of {self.rows} rows are pairs"
         kinds = ((self.missing, "missing on disk"), (self.unreadable, "unreadable"))
         for lines, kind in kinds:
             more = "; …" if len(lines) > SHOWN else ""
@@ -65,7 +65,6 @@ def read_list(path: Path, pair: Callable[[Row], T], count: int | None, report: L
         UserError: no such file, a column is missing, or no row is usable.
     """
     pairs: list[T] = []
-    before = len(report.missing) + len(report.unreadable)
     with existing_file(path, "CSV file of pairs").open(encoding="utf-8-sig", errors="replace") as file:
         try:
             columns = _cells(next(file, ""))
@@ -89,9 +88,8 @@ def read_list(path: Path, pair: Callable[[Row], T], count: int | None, report: L
             except OSError as error:  # such as a name that the file system does not take
                 report.unreadable.append(f"{path.name}, line {number}: {error.strerror or error}")
     if not pairs:
-        unusable = len(report.missing) + len(report.unreadable) - before
-        first = (report.unreadable + report.missing)[-1:] if unusable else []
-        raise UserError(f"{path}: expected pairs, found none{'; ' + first[0] if first else ''}")
+        unusable = (report.missing + report.unreadable)[-SHOWN:] if report.rows else []
+        raise UserError(f"{path}: expected pairs, found none{''.join('; ' + line for line in unusable)}")
     pairs = pairs[:count]
     report.pairs += len(pairs)
     return pairs
@@ -142,21 +140,24 @@ class ListedClips:
         value = row.get(column, "").replace("\\", "/")
         told = f"{column} {row.get(column, '')!r}"
         expected = f"{told}: expected <clip>#<frame> or <clip>/<picture> of a clip below {self.clips.folder}"
+        absent = f"{told}: no such clip below {self.clips.folder}"
         folder, _, picture = value.rpartition("/")
         if Path(picture).suffix.lower() in PICTURES:
             clip = self._clip(folder)
             if clip is None:
-                raise Missing(expected)
+                raise Missing(absent)
             return clip, self._frame(clip, picture, told)
         clip = self._clip(value)
         if clip is not None:
             return clip, None
         name, _, number = value.rpartition("#")
+        if Path(picture).suffix.lower() in VIDEOS:
+            raise Missing(absent)
         if not name or not number.isdecimal():
-            raise (Missing if Path(picture).suffix.lower() in VIDEOS else UserError)(expected)
+            raise UserError(expected)
         clip = self._clip(name)
         if clip is None:
-            raise Missing(expected)
+            raise Missing(absent)
         return clip, self._frame(clip, number, told)
 
     def _clip(self, name: str) -> int | None:

@@ -241,7 +241,7 @@ def test_a_file_of_weights_makes_a_host_that_needs_it_no_more(tmp_path, depth_we
 
 def test_a_file_that_is_no_depth_network_is_refused(tmp_path, depth_weights):
     torch.save(depth_weights[0]["depth_encoder"], tmp_path / "encoder.pth")
-    with pytest.raises(FileNotFoundError, match=r"depth\.pth"):
+    with pytest.raises(ValueError, match=r"model.depth: .*no depth\.pth"):
         made(str(tmp_path))
     (tmp_path / "text").write_text("no weights")
     with pytest.raises(ValueError, match="text is no sound safetensors file"):

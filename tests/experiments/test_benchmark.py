@@ -155,6 +155,8 @@ def test_runs_that_predict_nonsense_are_named_and_the_rest_is_reported(
     assert [row["name"] for row in content["rows"]] == ["fomm + memory"]
     assert "predicts values that are not finite" in content["left_out"][str(tmp_path / "broken")]
     words = ["--pairs", "2", "--output", str(tmp_path / "out")]
+    content = benchmark(tmp_path / "out", tmp_path / "nothing", runs.memory[0], "--pairs", 2)
+    assert content["left_out"][str(tmp_path / "nothing")].endswith("the baseline is 'fomm + memory' instead")
     assert main(["benchmark", str(tmp_path / "broken"), str(runs.memory[0]), *words]) == 2
     assert "the baseline cannot be measured" in capsys.readouterr().err
 

@@ -73,8 +73,9 @@ def test_there_and_back(place, host, capsys):
     about = json.loads((place / "vox" / "config.json").read_text())
     assert list(about["source"]["files"]) == ["vox.pth.tar"] and about["source"]["epoch"] == 99
 
-    assert command("convert vox --to upstream --output again.pth.tar") == 0
-    again = torch.load("again.pth.tar", weights_only=True)
+    assert command("convert vox --to upstream --output again") == 0  # a name without a dot is one too
+    assert "32×32 has no place in it: to convert it back say --size 32" in capsys.readouterr().out
+    again = torch.load("again", weights_only=True)
     assert again.pop("epoch") == 99
     expected = host.upstream_sections()
     assert {name: list(state) for name, state in again.items()} == {n: list(s) for n, s in expected.items()}
@@ -194,6 +195,9 @@ def test_a_model_is_taken_from_a_file(place, capsys):
     assert "common_params.num_kp: read off the weights, not as vox.yaml says" in said
     assert command("convert vox.pth.tar --output vox2 --model fomm") == 0  # a recipe's name
     assert from_pretrained("vox2").kp_detector.temperature == 0.1
+    (place / "small.yaml").write_text(yaml.safe_dump({"base": "fomm", "size": 64}))
+    assert command("convert vox.pth.tar --output vox3 --model small.yaml") == 0
+    assert json.loads((place / "vox3" / "config.json").read_text())["size"] == 64
 
 
 BAD = {
