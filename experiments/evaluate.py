@@ -188,7 +188,7 @@ def write_videos(folder: Path, host: Host, pairs: Sequence[ClipPair], args: argp
     from memcomp.experiments.video import FOLDER_RATE, to_frame, write_video
 
     names = []
-    for pair in tqdm(pairs, unit="video", desc="cross identity"):
+    for pair in tqdm(pairs, unit="video", desc="cross identity", disable=not pairs):
         names.append(f"{pair.name.replace('#', '-')}.mp4")
         source = pair.source
         with write_video(folder / names[-1], FOLDER_RATE) as append:

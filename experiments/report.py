@@ -52,8 +52,10 @@ def score_table(results: Results, protocol: str) -> str:
             left_out: dict[str, list[str]] = {}
             for name, counts in reasons.items():
                 if (name, "") in names and counts.total() < len(scores.names):
-                    why = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
-                    left_out.setdefault(f"{counts.total()} pairs left out: {why}", []).append(TITLES[name])
+                    why = ", ".join(f"{reason} ({count})" for reason, count in sorted(counts.items()))
+                    left_out.setdefault(f"left out {counts.total()} of {len(scores.names)}: {why}", []).append(
+                        TITLES[name]
+                    )
             notes += [f"{kind}: {model}: {', '.join(titles)}: {text}" for text, titles in left_out.items()]
     return "\n\n".join([markdown(header, rows), *notes])
 

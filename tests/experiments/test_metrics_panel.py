@@ -108,8 +108,8 @@ def test_pairs_without_a_face_are_named_counted_and_the_rest_reported(grey, tmp_
     assert [len(row) for row in scores["blank"].skipped] == [2, 2, 2]
     assert all(value is not None for value in scores["blank"].column("standard.l1"))
     table = score_table({"same identity": scores}, "standard")
-    assert "same identity: good: AKD: 1 pairs left out: 1 2 faces in the reference" in table
-    assert "same identity: good: PRMSE: 1 pairs left out: 1 no face in the reference" in table
+    assert "same identity: good: AKD: left out 1 of 3: 2 faces in the reference (1)" in table
+    assert "same identity: good: PRMSE: left out 1 of 3: no face in the reference (1)" in table
     blank = next(line for line in table.splitlines() if "blank" in line)
     assert blank.count("n/a (no face in the prediction") == 2
     found = results_json({"same identity": scores})["same identity"]["good"]
