@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from memcomp.experiments.side_by_side import Job
 
 MOTION_RECIPE, HOST_RECIPE, MEMORY_RECIPE = "demo/fomm", "demo/fomm_detail", "demo/fomm_mcnet"
-STEPS = 400  # of both trainings together with the rest under five minutes on two cores
+STEPS = 350  # of both trainings together with the rest under five minutes on two cores
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
