@@ -20,4 +20,5 @@ files=$(git ls-files 'memcomp/*.py' 'adapters/*.py' 'experiments/*.py' 'recipes/
 [[ $report == *"no issues found in $((files)) source files"* ]] || { echo "mypy did not check all $((files)) files of the rooms"; exit 1; }
 
 echo "== tests"
-"$python" -m pytest -q "$@"
+# two processes of one thread each: the networks of the tests are too small to share among threads
+OMP_NUM_THREADS=1 "$python" -m pytest -q -n 2 --dist loadfile "$@"

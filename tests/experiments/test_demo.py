@@ -164,7 +164,7 @@ def test_the_two_recipes_differ_in_the_memory_only():
     alone, memory = (load_recipe(name).to_dict() for name in (demo.HOST_RECIPE, demo.MEMORY_RECIPE))
     memory["memory"], memory["init"] = alone["memory"], alone["init"]
     memory["loss"]["consistency"] = alone["loss"]["consistency"]
-    memory["optim"]["steps"] = alone["optim"]["steps"]  # the demo sets those of both
+    alone["optim"] |= {key: memory["optim"][key] for key in ("steps", "memory_lr")}  # the demo sets the steps of both
     assert memory == alone
 
 
