@@ -113,7 +113,7 @@ class Host(nn.Module, ABC):
 
     def discriminator_loss(self, output: HostOutput, driving: Tensor) -> Tensor:
         """What the discriminator minimises, on the detached prediction; a scalar."""
-        raise NotImplementedError(f"the host {self.name!r} has no discriminator")
+        raise ValueError(f"the host {self.name!r} has no discriminator")
 
     @property
     def memory(self) -> MemoryCompensation | None:

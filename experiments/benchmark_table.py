@@ -16,7 +16,7 @@ from memcomp.experiments.data.pair_lists import ListReport
 from memcomp.experiments.evaluate import COPY
 from memcomp.experiments.metrics.aggregate import Difference, mean
 from memcomp.experiments.metrics.panel import Panel
-from memcomp.experiments.metrics.protocols import MASKED, metric_of, titled
+from memcomp.experiments.metrics.protocols import MASKED, column_heading, metric_of
 from memcomp.experiments.metrics.seeds import seeds_difference
 from memcomp.experiments.published import add_published
 from memcomp.experiments.report import markdown
@@ -104,7 +104,7 @@ def table(
             lines.append(["… less the baseline", "", "", *cells])
     for name, values in copied:
         lines.append([name, "", "", *(values.get(column, "") for column in columns)])
-    header = [f"{protocol} protocol, {kind}", "seeds", "pairs", *map(titled, columns)]
+    header = [f"{protocol} protocol, {kind}", "seeds", "pairs", *map(column_heading, columns)]
     return markdown(header, lines)
 
 

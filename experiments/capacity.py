@@ -44,7 +44,7 @@ def widened(recipe: Recipe, match: str) -> Recipe:
     )
     start = _width(narrow)
     pair = (dataclasses.replace(recipe, capacity=None), narrow)
-    both, alone = (amount(build_host(one).eval(), match, one.size, 3 + one.data.depth) for one in pair)
+    both, alone = (amount(build_host(one).eval(), match, one.size, one.data.channels) for one in pair)
     base = _of_width(narrow, start, match)  # counted as the wider ones are: a device may save some operations
     best = _smallest(lambda width: _of_width(narrow, width, match) - base, both - alone, start)
     host = dataclasses.replace(narrow.host, model=_model(narrow, best), widened=best / start)
@@ -58,7 +58,7 @@ def resolved(recipe: Recipe) -> Recipe:
 
 def _of_width(recipe: Recipe, width: int, match: str) -> float:
     """Parameters or operations of the host at another width; counted without computing where the host allows it."""
-    model, channels = _model(recipe, width), 3 + recipe.data.depth
+    model, channels = _model(recipe, width), recipe.data.channels
     try:
         with torch.device("meta"):
             return amount(create_host(recipe.host.name, model).eval(), match, recipe.size, channels)
@@ -106,7 +106,7 @@ def initialise_widened(host: Host, recipe: Recipe) -> None:
     model = _model(recipe, round(_width(recipe) / recipe.host.widened))
     trained = create_host(recipe.host.name, model)
     initialise(trained, str(recipe.init))
-    transplant(trained, host, recipe.size, 3 + recipe.data.depth)
+    transplant(trained, host, recipe.size, recipe.data.channels)
 
 
 def transplant(trained: Host, wide: Host, size: int, channels: int = 3) -> None:

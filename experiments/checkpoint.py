@@ -181,7 +181,7 @@ def build_host(recipe: Recipe, *, sync_batchnorm: bool = False) -> Host:
             if recipe.memory is not None:
                 scales = None if recipe.memory.scales == "all" else recipe.memory.scales
                 attach(host, recipe.memory.compensation(), mode=recipe.memory.mode, scales=scales)
-            blank = torch.zeros(1, 3 + recipe.data.depth, recipe.size, recipe.size)
+            blank = torch.zeros(1, recipe.data.channels, recipe.size, recipe.size)
             with torch.no_grad():
                 made = host.eval()(blank, blank).prediction  # networks that halve a size refuse some, or lose pixels
             if made.shape[2:] != blank.shape[2:]:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from memcomp.experiments.scoring import Pair, Results, Scores
     from memcomp.experiments.side_by_side import Job
 
-LAST = 20  # the held-out loss is its mean over this many last steps
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `memcomp compare`."""
@@ -120,6 +118,7 @@ def summary(
         versions,
         versions_line,
     )
+    from memcomp.experiments.train import LAST
 
     first, second = jobs
     deltas = differences(results, second, first)
@@ -155,6 +154,7 @@ def summary(
 def held_out_losses(log: Path) -> tuple[float, float]:
     """The held-out loss before the first step, and its mean over the last steps."""
     from memcomp.experiments.pictures import read_log
+    from memcomp.experiments.train import LAST
 
     values = [value for value in read_log(log)["held_out"].tolist() if not math.isnan(value)]
     last = values[-LAST:]

@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 
 from memcomp.experiments.files import atomic_write
 from memcomp.experiments.metrics.aggregate import Difference
-from memcomp.experiments.metrics.protocols import HIGHER_IS_BETTER, MASKED, PROTOCOLS
-from memcomp.experiments.report import TITLES
+from memcomp.experiments.metrics.protocols import MASKED, METRICS, PROTOCOLS
 from memcomp.experiments.scoring import Pair, Scores
 from memcomp.experiments.video import Frame, to_frame
 
@@ -137,7 +136,7 @@ def difference_picture(path: str | Path, deltas: Mapping[str, Mapping[str, Diffe
 
     labels = list(dict.fromkeys(label(kind, column) for kind, columns in deltas.items() for column in columns))
     for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        sign = 1 if HIGHER_IS_BETTER[name] else -1
+        sign = 1 if METRICS[name].higher_is_better else -1
         for kind, columns in deltas.items():
             for column, delta in columns.items():
                 if column.split(".")[1] == name:
@@ -145,7 +144,7 @@ def difference_picture(path: str | Path, deltas: Mapping[str, Mapping[str, Diffe
                     axis.plot([sign * delta.low, sign * delta.high], [at, at], color=COLOURS[0], linewidth=2)
                     axis.plot(sign * delta.value, at, "o", color=COLOURS[0])
         axis.axvline(0, color="black", linewidth=0.8)
-        axis.set(title=f"{TITLES[name]}: better →", ylim=(0.6 - len(labels), 0.6))
+        axis.set(title=f"{METRICS[name].title}: better →", ylim=(0.6 - len(labels), 0.6))
         axis.set_yticks([-i for i in range(len(labels))], labels if axis is figure.axes[0] else [""] * len(labels))
         axis.tick_params(labelsize=8)
         axis.locator_params(axis="x", nbins=4)

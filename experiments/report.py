@@ -12,10 +12,15 @@ from typing import Any
 
 from memcomp.experiments.files import atomic_write
 from memcomp.experiments.metrics.aggregate import Difference, Mean, paired_difference
-from memcomp.experiments.metrics.protocols import HIGHER_IS_BETTER, MASKED, METRICS, MINIMUM_PIXELS, PROTOCOLS
+from memcomp.experiments.metrics.protocols import (
+    MASKED,
+    METRICS,
+    MINIMUM_PIXELS,
+    PROTOCOLS,
+    column_heading,
+    metric_of,
+)
 from memcomp.experiments.scoring import Results, Scores
-
-TITLES = {name: metric.title for name, metric in METRICS.items()}
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -39,8 +44,7 @@ def score_table(results: Results, protocol: str) -> str:
     everything = [scores for models in results.values() for scores in models.values()]
     measured = {column for scores in everything for column in scores.columns}
     names = [(n, s) for s in ("", f".{MASKED}") for n in PROTOCOLS[protocol] if f"{protocol}.{n}{s}" in measured]
-    header = [f"{protocol} protocol", "pairs"]
-    header += [f"{TITLES[n]}{' (d)' if s else ''} {'↑' if HIGHER_IS_BETTER[n] else '↓'}" for n, s in names]
+    header = [f"{protocol} protocol", "pairs", *(column_heading(f"{protocol}.{n}{s}") for n, s in names)]
     rows = []
     masked = f"(d): on disoccluded pixels, those that the source hides; pairs with fewer than {MINIMUM_PIXELS} left out"
     notes = [masked] if any(s for _, s in names) else []
@@ -53,9 +57,8 @@ def score_table(results: Results, protocol: str) -> str:
             for name, counts in reasons.items():
                 if (name, "") in names and counts.total() < len(scores.names):
                     why = ", ".join(f"{reason} ({count})" for reason, count in sorted(counts.items()))
-                    left_out.setdefault(f"left out {counts.total()} of {len(scores.names)}: {why}", []).append(
-                        TITLES[name]
-                    )
+                    text = f"left out {counts.total()} of {len(scores.names)}: {why}"
+                    left_out.setdefault(text, []).append(METRICS[name].title)
             notes += [f"{kind}: {model}: {', '.join(titles)}: {text}" for text, titles in left_out.items()]
     return "\n\n".join([markdown(header, rows), *notes])
 
@@ -84,10 +87,10 @@ def difference_table(deltas: Mapping[str, Mapping[str, Difference]], title: str)
     rows = []
     for kind, columns in deltas.items():
         for column, delta in columns.items():
-            name, masked = column.split(".")[1], column.endswith(MASKED)
-            found = delta.verdict(higher_is_better=HIGHER_IS_BETTER[name])
+            metric, masked = metric_of(column), column.endswith(MASKED)
+            found = delta.verdict(higher_is_better=metric.higher_is_better)
             verdict = "no clear difference" if found == "unclear" else found
-            label = f"{kind}: {TITLES[name]}{' ' + MASKED if masked else ''}"
+            label = f"{kind}: {metric.title}{' ' + MASKED if masked else ''}"
             interval = f"[{delta.low:+.4f}, {delta.high:+.4f}]"
             rows.append([label, f"{delta.value:+.4f}", interval, str(delta.pairs), verdict])
     return markdown([title, "difference", "95 % interval", "pairs", "verdict"], rows)

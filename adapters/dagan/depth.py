@@ -117,9 +117,12 @@ def read_depth(place: str | Path) -> dict[str, dict[str, Tensor]]:
     """
     place = Path(place)
     if place.is_dir():
-        for name in (part for part in ("encoder.pth", "depth.pth") if not (place / part).is_file()):
-            raise ValueError(f"model.depth: {place}: expected upstream's encoder.pth and depth.pth in it; no {name}")
-        sections = read_checkpoint(place / "encoder.pth", place / "depth.pth").sections
+        files = place / "encoder.pth", place / "depth.pth"
+        if absent := [file.name for file in files if not file.is_file()]:
+            raise ValueError(
+                f"model.depth: {place}: expected upstream's encoder.pth and depth.pth, no {absent[0]} there"
+            )
+        sections = read_checkpoint(*files).sections
     elif place.is_file():
         try:
             weights = load_file(place)

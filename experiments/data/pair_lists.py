@@ -44,7 +44,7 @@ class ListReport:
     unreadable: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        text = f"Lists of pairs: {self.pairs} of {self.rows} rows are pairs"
+        text = f"Lists of pairs: {self.pairs} of {self.rows} rows taken"
         kinds = ((self.missing, "missing on disk"), (self.unreadable, "unreadable"))
         for lines, kind in kinds:
             more = "; …" if len(lines) > SHOWN else ""
@@ -65,6 +65,7 @@ def read_list(path: Path, pair: Callable[[Row], T], count: int | None, report: L
         UserError: no such file, a column is missing, or no row is usable.
     """
     pairs: list[T] = []
+    unusable: list[str] = []
     with existing_file(path, "CSV file of pairs").open(encoding="utf-8-sig", errors="replace") as file:
         try:
             columns = _cells(next(file, ""))
@@ -84,12 +85,13 @@ def read_list(path: Path, pair: Callable[[Row], T], count: int | None, report: L
                 pairs.append(pair(dict(zip(columns, cells, strict=False))))
             except UserError as error:
                 kind = report.missing if isinstance(error, Missing) else report.unreadable
-                kind.append(f"{path.name}, line {number}: {error}")
+                unusable.append(f"{path.name}, line {number}: {error}")
+                kind.append(unusable[-1])
             except OSError as error:  # such as a name that the file system does not take
-                report.unreadable.append(f"{path.name}, line {number}: {error.strerror or error}")
+                unusable.append(f"{path.name}, line {number}: {error.strerror or error}")
+                report.unreadable.append(unusable[-1])
     if not pairs:
-        unusable = (report.missing + report.unreadable)[-SHOWN:] if report.rows else []
-        raise UserError(f"{path}: expected pairs, found none{''.join('; ' + line for line in unusable)}")
+        raise UserError(f"{path}: expected pairs, found none{''.join('; ' + line for line in unusable[:SHOWN])}")
     pairs = pairs[:count]
     report.pairs += len(pairs)
     return pairs

@@ -19,7 +19,7 @@ from memcomp.experiments.html.charts import panel
 from memcomp.experiments.html.collect import FOLDER, FORMAT
 from memcomp.experiments.html.media import data_uri
 from memcomp.experiments.html.tables import cost_rows, outcomes, read_values, row_values, scatters, tables
-from memcomp.experiments.metrics.protocols import metric_of, titled
+from memcomp.experiments.metrics.protocols import column_heading, metric_of
 
 NAME = "report.html"
 
@@ -104,7 +104,7 @@ def video_values(
             }
             digits = metric_of(column).digits
             texts = {name: "–" if value is None else f"{value:.{digits}f}" for name, value in cells.items()}
-            found.append({"title": titled(column), "texts": texts, "ranked": column == video["ranked_by"]})
+            found.append({"title": column_heading(column), "texts": texts, "ranked": column == video["ranked_by"]})
     return found
 
 

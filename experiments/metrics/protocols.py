@@ -88,7 +88,6 @@ PROTOCOLS: Mapping[str, Mapping[str, Formula]] = {
     protocol: {name: metric.formulas[protocol] for name, metric in METRICS.items() if protocol in metric.formulas}
     for protocol in ("standard", "paper")
 }
-HIGHER_IS_BETTER = {name: metric.higher_is_better for name, metric in METRICS.items()}
 MINIMUM_PIXELS = 32  # a smaller mask is an edge of a few pixels: its SSIM says nothing
 MASKED = "disoccluded"
 
@@ -103,7 +102,7 @@ def column_title(column: str) -> str:
     return f"{metric_of(column).title}{' (d)' if column.endswith(MASKED) else ''}"
 
 
-def titled(column: str) -> str:
+def column_heading(column: str) -> str:
     """ "standard.l1.disoccluded" → "L1 (d) ↓"."""
     return f"{column_title(column)} {'↑' if metric_of(column).higher_is_better else '↓'}"
 

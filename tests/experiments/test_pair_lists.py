@@ -103,13 +103,16 @@ def test_rows_that_cannot_be_used_are_named_and_the_others_stay(voxceleb, tmp_pa
     assert numbers == [3, 4, 5, 6, 7, 8, 9, 10, 11, 13]
     assert "source" in report.missing[0] and "driving ''" in report.unreadable[0]
     assert "expected a frame of the driving clip" in report.unreadable[2] and "UTF-8" in report.unreadable[6]
-    assert "3 of 13 rows are pairs; 3 missing on disk" in str(report)
+    assert "3 of 13 rows taken; 3 missing on disk" in str(report)
     report = ListReport()
     assert len(read(path, voxceleb, 1, report)) == 1 and report.rows == 13  # what is missing is counted all the same
     with pytest.raises(UserError, match=r"found none; none.csv, line 2.*id9.*no such clip below .*; none.csv, line 3"):
         read(listed(tmp_path / "none.csv", *missing[:2]), voxceleb)
-    with pytest.raises(UserError, match=r"source 'nobody.mp4': no such clip below"):
-        read(listed(tmp_path / "whole.csv", "nobody.mp4,nobody.mp4,"), voxceleb)
+    with pytest.raises(
+        UserError, match=r"found none; whole.csv, line 2: source 'nobody.mp4': no such clip below"
+    ) as told:
+        read(listed(tmp_path / "whole.csv", "nobody.mp4,nobody.mp4,"), voxceleb, report=report)
+    assert "a.csv" not in str(told.value)  # whose rows stand in the same report
     with pytest.raises(UserError, match="driving is missing"):
         read(listed(tmp_path / "other.csv", header="source,target"), voxceleb)
 
@@ -141,7 +144,7 @@ def test_evaluate_and_benchmark_report_what_was_left_out(small_run, voxceleb, tm
     assert main(["evaluate", str(small_run), *words, "--output", str(tmp_path / "one")]) == 0
     metrics = json.loads((tmp_path / "one" / "metrics.json").read_text())
     assert metrics["pairs"] == {"same identity": 2} and len(metrics["lists"]["missing"]) == 1
-    assert "2 of 3 rows are pairs; 1 missing on disk" in capsys.readouterr().out
+    assert "2 of 3 rows taken; 1 missing on disk" in capsys.readouterr().out
     words += ["--repeats", "0", "--no-report"]
     assert main(["benchmark", str(small_run), *words, "--output", str(tmp_path / "two")]) == 0
     content = json.loads((tmp_path / "two" / "benchmark.json").read_text())
