@@ -1,4 +1,4 @@
-"""Every code block of the README runs."""
+"""Every code block of the README runs, and so does every one of an earlier README: what was typed once keeps working."""
 
 import os
 import re
@@ -15,10 +15,26 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
-PYTHON = [code for language, code in BLOCKS if language == "python"]
-SHELL = [line for language, code in BLOCKS if language == "bash" for line in code.splitlines()]
-COMMANDS = [line for line in SHELL if line.startswith("memcomp ")]
+README = (ROOT / "README.md").read_text()
+EARLIER = (ROOT / "tests" / "data" / "round1" / "README.md").read_text()
+
+
+def blocks(text: str, language: str = r"\w+") -> list[tuple[str, str]]:
+    """(language, code) of each block."""
+    return re.findall(rf"^```({language})\n(.*?)^```", text, re.M | re.S)
+
+
+def python(text: str) -> list[str]:
+    return [code for _, code in blocks(text, "python")]
+
+
+def shell(text: str) -> list[str]:
+    return [line for _, code in blocks(text, "bash") for line in code.splitlines()]
+
+
+def commands(text: str) -> list[str]:
+    return [line for line in shell(text) if line.startswith("memcomp ")]
+
 
 # What makes a command of the README short enough for a test; the command itself stays as printed.
 SHORTER = {
@@ -30,22 +46,25 @@ SHORTER = {
 
 
 def test_the_first_two_lines_are_the_demo_and_the_tests() -> None:
-    assert SHELL[:2] == ["bash setup.sh && .venv/bin/memcomp demo", "bash tests/run.sh"]
+    assert shell(README)[:2] == ["bash setup.sh && .venv/bin/memcomp demo", "bash tests/run.sh"]
     assert (ROOT / "setup.sh").is_file() and (ROOT / "tests" / "run.sh").is_file()
     assert "bash tests/run.sh" in (ROOT / ".ci" / "run").read_text()  # so CI runs the second line, as printed
-    assert {language for language, _ in BLOCKS} == {"bash", "python", "toml", "yaml", "bibtex"}
-    assert SHELL[2:] == COMMANDS  # nothing in a shell block escapes the test below
+    assert {language for language, _ in blocks(README)} == {"bash", "python", "toml", "yaml", "bibtex"}
+    assert shell(README)[2:] == commands(README)  # nothing in a shell block escapes the test below
 
 
-@pytest.mark.parametrize("code", [c for c in PYTHON if "first-order-model" not in c])
+CODE = dict.fromkeys(python(README) + python(EARLIER))
+
+
+@pytest.mark.parametrize("code", [code for code in CODE if "first-order-model" not in code])
 def test_python_block(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
 
 
-def test_upstream_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("code", [code for code in CODE if "first-order-model" in code])
+def test_upstream_block(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On an upstream checkout where one is given, else on a folder of the same layout that holds our own generator."""
-    (code,) = [c for c in PYTHON if "first-order-model" in c]
     checkouts = os.environ.get("MEMCOMP_UPSTREAM")
     checkout = tmp_path / "first-order-model"
     if checkouts:
@@ -78,7 +97,8 @@ def test_upstream_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
                 del sys.modules[module]
 
 
-def test_a_host_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("text", [README, EARLIER], ids=["today", "earlier"])
+def test_a_host_of_ones_own(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The host of the README as an installed package: known by its entry point, with a memory, trained, animated."""
     import torch
 
@@ -86,16 +106,16 @@ def test_a_host_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     from memcomp.adapters import attach, create_host, from_pretrained, list_hosts, registry
     from memcomp.experiments import cli
 
-    (code,) = [c for c in PYTHON if "(Host)" in c]
-    (project,) = [c for language, c in BLOCKS if language == "toml"]
-    (recipe,) = [c for language, c in BLOCKS if language == "yaml"]
+    (code,) = [c for c in python(text) if "(Host)" in c]
+    ((_, project),) = blocks(text, "toml")
+    ((_, recipe),) = blocks(text, "yaml")
     assert len(code.splitlines()) < 40
-    project = tomllib.loads(project)["project"]
-    ((group, points),) = project["entry-points"].items()
+    about = tomllib.loads(project)["project"]
+    ((group, points),) = about["entry-points"].items()
     info = tmp_path / "my_hosts-1.0.dist-info"
     info.mkdir()
     (tmp_path / "my_hosts.py").write_text(code)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".format(**project))
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".format(**about))
     (info / "entry_points.txt").write_text("\n".join([f"[{group}]", *(f"{k} = {v}" for k, v in points.items())]))
     monkeypatch.setattr(registry, "_HOSTS", dict(registry._HOSTS))
     assert "shift" not in list_hosts()
@@ -122,7 +142,7 @@ def test_a_host_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         Path("shift.yaml").write_text(recipe)
         words = [*SHORTER["train"].split(), "size=32", "host.model.width=8", "host.model.num_kp=3", "device=cpu"]
         assert cli.main(["train", "shift.yaml", "--output", "runs/shift", *words]) == 0
-        (more,) = re.findall(r"`('memory=.*?)` besides", (ROOT / "README.md").read_text())
+        (more,) = re.findall(r"`('memory=.*?)` besides", text)
         words += [*shlex.split(more), "memory.memory_channels=8", "memory.memory_size=[4, 4]"]
         assert cli.main(["train", "shift.yaml", "--output", "runs/more", *words]) == 0
         assert cli.main(["evaluate", "runs/more", "--pairs", "2", "device=cpu"]) == 0
@@ -143,7 +163,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.mark.parametrize("line", COMMANDS)
+@pytest.mark.parametrize("line", dict.fromkeys(commands(README) + commands(EARLIER)))
 def test_command(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from memcomp.experiments import cli
 
