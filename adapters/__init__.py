@@ -3,7 +3,7 @@
 if __name__ != "memcomp.adapters":  # a top-level `adapters` would collide with other people's packages
     raise ImportError(f"import memcomp.adapters, not {__name__}: install the project with `pip install -e .` first")
 
-from memcomp.adapters.attach import attach
+from memcomp.adapters.attachment.attach import attach
 from memcomp.adapters.base import Host
 from memcomp.adapters.dagan import DaGAN
 from memcomp.adapters.fomm import FOMM

@@ -99,7 +99,7 @@ class Host(nn.Module, ABC):
         """The host's own loss terms, unweighted, one scalar for each of `names` (see `loss_names`).
 
         All random draws come from `generator`, a CPU generator. `transform_params` describes the random warp
-        of the equivariance terms (see `memcomp.adapters.losses.RandomTransform.draw`).
+        of the equivariance terms (see `memcomp.adapters.shared.losses.RandomTransform.draw`).
         """
         for name in names:
             raise ValueError(

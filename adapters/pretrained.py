@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memcomp.adapters.attach import attach
+from memcomp.adapters.attachment.attach import attach
 from memcomp.adapters.base import Host
 from memcomp.adapters.registry import create_host
 from memcomp.checkpoint import fill, refuse_non_finite, take_dtypes, write_whole

@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from memcomp.adapters.base import Host
-from memcomp.adapters.params import nearest
+from memcomp.adapters.shared.params import nearest
 
 ENTRY_POINTS = "memcomp.hosts"  # other packages register their hosts in this entry-point group
 _HOSTS: dict[str, type[Host]] = {}

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from memcomp.adapters import Host, attach, create_host, pretrained
-from memcomp.adapters.upstream import read_checkpoint
+from memcomp.adapters.upstream.checkpoint import read_checkpoint
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write, existing_file
 from memcomp.experiments.recipe import Recipe, recipe_from_dict

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from memcomp.adapters import Host
-    from memcomp.adapters.upstream import Checkpoint, Recognised
+    from memcomp.adapters.upstream.checkpoint import Checkpoint, Recognised
 
 APART = {"depth_encoder": "encoder.pth", "depth_decoder": "depth.pth"}  # upstream keeps these sections in own files
 
@@ -166,7 +166,7 @@ def _ours(args: argparse.Namespace) -> _Made:
 
 
 def _theirs(args: argparse.Namespace) -> _Made:
-    from memcomp.adapters.upstream import build, read_checkpoint, recognise
+    from memcomp.adapters.upstream.checkpoint import build, read_checkpoint, recognise
     from memcomp.experiments.checkpoint import DEFAULT_SIZE
     from memcomp.experiments.files import existing_file
     from memcomp.experiments.shipped import sha256

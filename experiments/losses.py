@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memcomp.adapters import Host
-from memcomp.adapters.blocks import AntiAliasDown
 from memcomp.adapters.outputs import HostOutput
+from memcomp.adapters.shared.blocks import AntiAliasDown
 from memcomp.experiments.backbone import Features, load_backbone
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.recipe import LossSection, PerceptualSection

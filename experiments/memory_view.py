@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from memcomp import MemoryCompensation
 from memcomp.adapters import Host, HostOutput
-from memcomp.adapters.skip import SkipCompensation
+from memcomp.adapters.attachment.skip import SkipCompensation
 from memcomp.compensation import Scale
 from memcomp.mcm import MCM, compose, split
 from memcomp.release import ReleaseMCM

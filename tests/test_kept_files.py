@@ -6,14 +6,15 @@ import math
 import shutil
 from pathlib import Path
 
-import memcomp
 import pytest
 import torch
+from safetensors.torch import load_file
+
+import memcomp
 from memcomp import Handle, KeypointTap, MemoryCompensation, Tap
 from memcomp.adapters import Keypoints, from_pretrained
 from memcomp.checkpoint import from_file
 from memcomp.experiments import cli
-from safetensors.torch import load_file
 
 KEPT = Path(__file__).parent / "data" / "round1"
 EXPECTED = load_file(KEPT / "expected.safetensors")

@@ -1,4 +1,4 @@
-"""Every code block of the README runs, and so does every one of an earlier README: what was typed once keeps working."""
+"""Every code block of the README runs, and so does every one of an earlier README: what was typed keeps working."""
 
 import os
 import re

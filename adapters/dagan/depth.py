@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from memcomp.adapters.resnet import ResNet
-from memcomp.adapters.upstream import read_checkpoint
+from memcomp.adapters.shared.resnet import ResNet
+from memcomp.adapters.upstream.checkpoint import read_checkpoint
 
 WIDTHS = (16, 32, 64, 128, 256)  # of the decoder at 1, 1/2, 1/4, 1/8 and 1/16 of the picture's size
 SCALES = 4  # disparities are predicted at the finest four

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from memcomp.adapters.blocks import DownBlock, SameBlock
 from memcomp.adapters.dagan.attention import DepthAttention
 from memcomp.adapters.dagan.spade import CHANNELS, SpadeDecoder
 from memcomp.adapters.fomm.generator import OcclusionAwareGenerator
 from memcomp.adapters.fomm.motion import DenseMotion
 from memcomp.adapters.outputs import HostOutput, Keypoints
+from memcomp.adapters.shared.blocks import DownBlock, SameBlock
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from memcomp.adapters.dagan.generator import DepthAwareGenerator, SPADEDepthAwar
 from memcomp.adapters.fomm.discriminator import Judgement
 from memcomp.adapters.fomm.host import FOMM
 from memcomp.adapters.outputs import HostOutput, Keypoints
-from memcomp.adapters.params import checked_params
 from memcomp.adapters.registry import register_host
+from memcomp.adapters.shared.params import checked_params
 
 GENERATORS = {kind.__name__: kind for kind in (DepthAwareGenerator, SPADEDepthAwareGenerator)}
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memcomp.adapters.blocks import SpectralConv2d
+from memcomp.adapters.shared.blocks import SpectralConv2d
 
 CHANNELS, COMPRESSED, FINEST, HIDDEN = 256, 4, 64, 128  # upstream's widths, which no parameter changes
 

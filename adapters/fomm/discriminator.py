@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memcomp.adapters.blocks import AntiAliasDown, SpectralConv2d, gaussians
 from memcomp.adapters.outputs import Keypoints
+from memcomp.adapters.shared.blocks import AntiAliasDown, SpectralConv2d, gaussians
 
 
 @dataclass(frozen=True)

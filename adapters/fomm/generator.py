@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memcomp.adapters.blocks import DownBlock, ResBlock, SameBlock, UpBlock, warp
 from memcomp.adapters.fomm.motion import DenseMotion, DenseMotionNetwork
 from memcomp.adapters.outputs import HostOutput, Keypoints
+from memcomp.adapters.shared.blocks import DownBlock, ResBlock, SameBlock, UpBlock, warp
 
 
 class OcclusionAwareGenerator(nn.Module):

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from memcomp import KeypointTap, Tap
-from memcomp.adapters import losses
 from memcomp.adapters.base import Host
 from memcomp.adapters.fomm import taps
 from memcomp.adapters.fomm.discriminator import Judgement, MultiScaleDiscriminator
@@ -17,9 +16,10 @@ from memcomp.adapters.fomm.generator import OcclusionAwareGenerator
 from memcomp.adapters.fomm.keypoints import KeypointDetector
 from memcomp.adapters.fomm.motion import DenseMotionNetwork
 from memcomp.adapters.outputs import HostOutput, Keypoints
-from memcomp.adapters.params import checked_params
 from memcomp.adapters.registry import register_host
-from memcomp.adapters.transfer import transfer_motion
+from memcomp.adapters.shared import losses
+from memcomp.adapters.shared.params import checked_params
+from memcomp.adapters.shared.transfer import transfer_motion
 
 
 def _common(num_kp: int, num_channels: int = 3, estimate_jacobian: bool = False) -> None:
@@ -152,7 +152,7 @@ class FOMM(Host):
         relative: bool = True,
         adapt_scale: bool = True,
     ) -> Keypoints:
-        """See `memcomp.adapters.transfer.transfer_motion`."""
+        """See `memcomp.adapters.shared.transfer.transfer_motion`."""
         return transfer_motion(kp_source, kp_driving, kp_driving_initial, relative=relative, adapt_scale=adapt_scale)
 
     def loss_terms(

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memcomp.adapters.blocks import AntiAliasDown, Hourglass, axis, joint_conv
 from memcomp.adapters.outputs import Keypoints
+from memcomp.adapters.shared.blocks import AntiAliasDown, Hourglass, axis, joint_conv
 
 
 class KeypointDetector(nn.Module):

@@ -9,8 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memcomp.adapters.blocks import AntiAliasDown, Hourglass, axis, gaussians, inverse_2x2, joint_conv, matmul_2x2, warp
 from memcomp.adapters.outputs import Keypoints
+from memcomp.adapters.shared.blocks import (
+    AntiAliasDown,
+    Hourglass,
+    axis,
+    gaussians,
+    inverse_2x2,
+    joint_conv,
+    matmul_2x2,
+    warp,
+)
 
 
 @dataclass(frozen=True)

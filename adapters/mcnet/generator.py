@@ -9,7 +9,7 @@ from torch import Tensor
 
 from memcomp.adapters.fomm.motion import DenseMotionNetwork
 from memcomp.adapters.outputs import HostOutput, Keypoints
-from memcomp.adapters.warped_skip import WarpedSkipGenerator
+from memcomp.adapters.shared.warped_skip import WarpedSkipGenerator
 
 
 class UNetGenerator(WarpedSkipGenerator):

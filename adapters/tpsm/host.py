@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from memcomp import KeypointTap, Tap
 from memcomp.adapters.base import Host
-from memcomp.adapters.losses import equivariance_value
 from memcomp.adapters.outputs import HostOutput, Keypoints
-from memcomp.adapters.params import checked_params
 from memcomp.adapters.registry import register_host
+from memcomp.adapters.shared.losses import equivariance_value
+from memcomp.adapters.shared.params import checked_params
+from memcomp.adapters.shared.transfer import transfer_motion
 from memcomp.adapters.tpsm import losses, taps
 from memcomp.adapters.tpsm.avd import AVDNetwork
 from memcomp.adapters.tpsm.inpainting import InpaintingNetwork, TPSMOutput
@@ -22,7 +23,6 @@ from memcomp.adapters.tpsm.keypoints import BackgroundPredictor, KeypointDetecto
 from memcomp.adapters.tpsm.motion import DenseMotionNetwork
 from memcomp.adapters.tpsm.schedule import Schedule
 from memcomp.adapters.tpsm.splines import RandomSpline
-from memcomp.adapters.transfer import transfer_motion
 
 
 def _common(num_tps: int, num_channels: int = 3, bg: bool = True, multi_mask: bool = True) -> None:
@@ -175,7 +175,7 @@ class TPSM(Host):
         adapt_scale: bool = True,
         mode: str | None = None,
     ) -> Keypoints:
-        """See `memcomp.adapters.transfer.transfer_motion`; with `mode` "avd" the network takes pose and identity apart.
+        """Move the source's keypoints: see `shared.transfer`; with `mode` "avd" a network splits pose and identity.
 
         Raises:
             ValueError: an unknown mode, or "avd" in a host without `avd_network`.

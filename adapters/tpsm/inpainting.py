@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from memcomp.adapters.blocks import instance_norm
 from memcomp.adapters.outputs import HostOutput
+from memcomp.adapters.shared.blocks import instance_norm
+from memcomp.adapters.shared.warped_skip import WarpedSkipGenerator
 from memcomp.adapters.tpsm.motion import RESOLUTIONS, DenseMotion
-from memcomp.adapters.warped_skip import WarpedSkipGenerator
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memcomp.adapters.outputs import Keypoints
-from memcomp.adapters.resnet import ResNet
+from memcomp.adapters.shared.resnet import ResNet
 
 POINTS = 5  # keypoints of one thin-plate spline
 

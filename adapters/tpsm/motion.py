@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memcomp.adapters.blocks import (
+from memcomp.adapters.outputs import Keypoints
+from memcomp.adapters.shared.blocks import (
     AntiAliasDown,
     Hourglass,
     UpBlock,
@@ -19,7 +20,6 @@ from memcomp.adapters.blocks import (
     instance_norm,
     warp,
 )
-from memcomp.adapters.outputs import Keypoints
 from memcomp.adapters.tpsm.keypoints import POINTS, points
 from memcomp.adapters.tpsm.splines import spline_motions
 

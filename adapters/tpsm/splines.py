@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from memcomp.adapters.blocks import axis
-from memcomp.adapters.losses import RandomTransform
+from memcomp.adapters.shared.blocks import axis
+from memcomp.adapters.shared.losses import RandomTransform
 
 EPSILON = 1e-9  # inside the logarithm of the radial term
 RIDGE = 0.01  # on the diagonal of the system, so that a spline passes near its control points, not through them

@@ -1,6 +1,6 @@
 """Where the memory taps TPSM, ours or upstream's: in the inpainting network, the keypoints in the one beside it."""
 
-from memcomp.adapters.warped_skip import inplace_taps
+from memcomp.adapters.shared.warped_skip import inplace_taps
 from memcomp.taps import KeypointTap
 
 __all__ = ["KEYPOINTS", "UPSTREAM_KEYPOINTS", "inplace_taps"]

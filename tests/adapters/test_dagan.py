@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from memcomp import CompensationConfig
-from memcomp.adapters import DaGAN, attach, create_host, losses
+from memcomp.adapters import DaGAN, attach, create_host
 from memcomp.adapters.dagan.attention import DepthAttention
 from memcomp.adapters.dagan.depth import DepthEncoder
 from memcomp.adapters.fomm.motion import DenseMotion
-from memcomp.adapters.resnet import ResNet
+from memcomp.adapters.shared import losses
+from memcomp.adapters.shared.resnet import ResNet
 from memcomp.taps import tap_channels
 
 MODEL = {

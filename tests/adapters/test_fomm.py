@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from memcomp import CompensationConfig, MemoryCompensation
 from memcomp.adapters import attach, create_host, list_hosts, registry
-from memcomp.adapters.blocks import AntiAliasDown, Hourglass, SpectralConv2d, UpBlock
+from memcomp.adapters.shared.blocks import AntiAliasDown, Hourglass, SpectralConv2d, UpBlock
 
 MODEL = {
     "common_params": {"num_kp": 3, "num_channels": 3, "estimate_jacobian": True},

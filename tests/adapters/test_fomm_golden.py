@@ -15,8 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from memcomp.adapters import create_host, losses
+from memcomp.adapters import create_host
 from memcomp.adapters.fomm.motion import local_motions
+from memcomp.adapters.shared import losses
 
 DATA = Path(__file__).parents[1] / "data"
 SEED = 5

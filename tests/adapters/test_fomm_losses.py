@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from memcomp.adapters import Keypoints, losses
-from memcomp.adapters.blocks import inverse_2x2, matmul_2x2
-from memcomp.adapters.losses import RandomTransform
-from memcomp.adapters.transfer import hull_area, transfer_motion
+from memcomp.adapters import Keypoints
+from memcomp.adapters.shared import losses
+from memcomp.adapters.shared.blocks import inverse_2x2, matmul_2x2
+from memcomp.adapters.shared.losses import RandomTransform
+from memcomp.adapters.shared.transfer import hull_area, transfer_motion
 
 TRANSFORM = {"sigma_affine": 0.05, "sigma_tps": 0.005, "points_tps": 5}
 

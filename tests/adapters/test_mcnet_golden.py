@@ -21,8 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from memcomp import CompensationConfig
-from memcomp.adapters import attach, create_host, losses
+from memcomp.adapters import attach, create_host
 from memcomp.adapters.fomm.motion import local_motions
+from memcomp.adapters.shared import losses
 from memcomp.release import KEYS
 
 DATA = Path(__file__).parents[1] / "data"

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 import memcomp
 from memcomp import CompensationConfig, Handle
 from memcomp.adapters import Keypoints, attach, create_host
-from memcomp.adapters.skip import SkipCompensation, SkipControl
+from memcomp.adapters.attachment.skip import SkipCompensation, SkipControl
 from memcomp.checkpoint import from_file
 
 K = 3

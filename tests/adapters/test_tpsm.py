@@ -9,7 +9,7 @@ import torch
 
 from memcomp import CompensationConfig
 from memcomp.adapters import TPSM, Keypoints, attach, create_host
-from memcomp.adapters.losses import equivariance_value
+from memcomp.adapters.shared.losses import equivariance_value
 from memcomp.adapters.tpsm import motion, splines
 from memcomp.adapters.tpsm.schedule import Schedule
 

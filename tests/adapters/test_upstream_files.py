@@ -20,7 +20,7 @@ import torch
 from memcomp import CompensationConfig
 from memcomp.adapters import attach, create_host, registry
 from memcomp.adapters.registry import host_class
-from memcomp.adapters.upstream import Checkpoint, build, read_checkpoint, recognise
+from memcomp.adapters.upstream.checkpoint import Checkpoint, build, read_checkpoint, recognise
 
 NARROW = {"block_expansion": 4, "max_features": 16, "num_blocks": 3, "scale_factor": 0.5}
 FOMM = {

@@ -8,9 +8,9 @@ from typing import cast
 
 from torch import nn
 
+from memcomp.adapters.attachment.layouts import LAYOUTS, Layout, layout_of
+from memcomp.adapters.attachment.skip import SkipCompensation, SkipControl, encoder_channels, encoder_taps
 from memcomp.adapters.base import Host
-from memcomp.adapters.layouts import LAYOUTS, Layout, layout_of
-from memcomp.adapters.skip import SkipCompensation, SkipControl, encoder_channels, encoder_taps
 from memcomp.compensation import CompensationConfig, MemoryCompensation
 from memcomp.taps import Handle, KeypointTap, Tap, check_attachable, inject, tap_channels
 
@@ -63,8 +63,8 @@ def attach(
             own output until the memory is trained.
         mode: "inplace": the tapped tensors themselves are compensated. "skip", for FOMM and DaGAN, which warp only
             the coarsest feature: that is compensated in place; of each finer size the encoder's feature is warped
-            too, compensated and added to the decoder's (see `memcomp.adapters.skip`). "skip_control": the same
-            without a memory (`config` has no effect then).
+            too, compensated and added to the decoder's (see `memcomp.adapters.attachment.skip`). "skip_control": the
+            same without a memory (`config` has no effect then).
         scales: which of the host's taps to use, by index, coarse to fine; None = all.
         keypoints: K; None = read off the motion network (its `num_kp`, or five for each of its `num_tps`).
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from memcomp.adapters.blocks import coordinate_grid, inverse_2x2, matmul_2x2, warp
 from memcomp.adapters.outputs import Keypoints
+from memcomp.adapters.shared.blocks import coordinate_grid, inverse_2x2, matmul_2x2, warp
 
 RADIUS_EPSILON = 1e-6  # inside the logarithm of the thin-plate term
 

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memcomp.adapters import shapes
 from memcomp.adapters.base import Host
 from memcomp.adapters.registry import create_host, host_class
+from memcomp.adapters.upstream import shapes
 
 RESAVE = (
     "if you trust it, run in upstream's own environment: python -c \"import torch; c = torch.load('{name}', 'cpu'); "

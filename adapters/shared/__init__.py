@@ -1,0 +1,1 @@
+"""What several hosts are made of: blocks, encoders, loss terms, motion transfer, checked parameters."""

@@ -1,0 +1,1 @@
+"""Upstream's checkpoints: read without running their pickles, recognised, and what their shapes tell."""
