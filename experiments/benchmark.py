@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from memcomp.experiments.benchmark_runs import Row, Run
     from memcomp.experiments.benchmark_table import Benchmark
-    from memcomp.experiments.recipe import Recipe
+    from memcomp.experiments.recipe.load import Recipe
     from memcomp.experiments.scoring import Pair
 
 
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.metrics.panel import Panel
     from memcomp.experiments.metrics.protocols import DEFAULT
     from memcomp.experiments.optim import resolve_device
-    from memcomp.experiments.recipe import with_overrides
+    from memcomp.experiments.recipe.load import with_overrides
 
     for name, least in (("pairs", 1), ("batch", 1), ("seed", 0), ("repeats", 0)):
         value = getattr(args, name)

@@ -24,7 +24,7 @@ from memcomp.experiments.evaluate import COPY
 from memcomp.experiments.files import atomic_write
 from memcomp.experiments.measured_pairs import SAME, has_truth
 from memcomp.experiments.metrics.panel import Panel
-from memcomp.experiments.recipe import Recipe
+from memcomp.experiments.recipe.load import Recipe
 from memcomp.experiments.report import versions
 from memcomp.experiments.scoring import Pair, Predict, Scores, copy_source, host_predictor, score
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from memcomp.experiments.checkpoint import checkpoint_path, load_run
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.recipe import Recipe
+from memcomp.experiments.recipe.load import Recipe
 from memcomp.experiments.shipped import sha256
 
 # keys of a recipe that do not decide what is trained

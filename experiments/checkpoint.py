@@ -21,7 +21,7 @@ from memcomp.adapters import Host, attach, create_host, pretrained
 from memcomp.adapters.upstream.checkpoint import read_checkpoint
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write, existing_file
-from memcomp.experiments.recipe import Recipe, recipe_from_dict
+from memcomp.experiments.recipe.load import Recipe, recipe_from_dict
 from memcomp.handle import Handle
 
 FORMAT = "memcomp-run-1"

@@ -15,7 +15,7 @@ from memcomp.experiments.measured_pairs import LIST, add_pair_arguments
 
 if TYPE_CHECKING:
     from memcomp.experiments.data.pair_lists import ListReport
-    from memcomp.experiments.recipe import Recipe
+    from memcomp.experiments.recipe.load import Recipe
     from memcomp.experiments.scoring import Pair, Results, Scores
     from memcomp.experiments.side_by_side import Job
 
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.errors import UserError
     from memcomp.experiments.files import atomic_write, writable_folder
     from memcomp.experiments.pictures import loss_curves
-    from memcomp.experiments.recipe import load_recipe
+    from memcomp.experiments.recipe.load import load_recipe
     from memcomp.experiments.report import write_json, write_pairs
     from memcomp.experiments.side_by_side import Job, train_side_by_side
 

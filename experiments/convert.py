@@ -186,7 +186,7 @@ def _model(file: str) -> tuple[str | None, dict[str, Any], int | None]:
     import yaml
 
     from memcomp.experiments.errors import UserError
-    from memcomp.experiments.recipe import load_recipe
+    from memcomp.experiments.recipe.load import load_recipe
 
     if Path(file).is_file():
         try:

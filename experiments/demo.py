@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.measured_pairs import CROSS, SAME, evaluation_pairs, heads_size
     from memcomp.experiments.metrics.panel import Panel
     from memcomp.experiments.metrics.protocols import DEFAULT
-    from memcomp.experiments.recipe import load_recipe
+    from memcomp.experiments.recipe.load import load_recipe
     from memcomp.experiments.report import difference_table, differences, score_table, versions_line, write_pairs
     from memcomp.experiments.scoring import copy_source, host_predictor, score
     from memcomp.experiments.shipped import shipped_host
@@ -133,7 +133,7 @@ def remember_settings(path: Path, args: argparse.Namespace) -> None:
 def render_heads(overrides: Sequence[str]) -> None:
     """Draw the training's people before the two trainings start, which would otherwise both draw them."""
     from memcomp.experiments.data.sources import held_out_pairs, training_pairs
-    from memcomp.experiments.recipe import load_recipe
+    from memcomp.experiments.recipe.load import load_recipe
 
     recipe = load_recipe(HOST_RECIPE, [*overrides, f"data.workers={os.cpu_count() or 1}"])
     training_pairs(recipe)
@@ -142,7 +142,7 @@ def render_heads(overrides: Sequence[str]) -> None:
 
 def find_host(args: argparse.Namespace, folder: Path) -> tuple[Path, str]:
     """The checkpoint to start from, and what to call it: the shipped host, or one trained here."""
-    from memcomp.experiments.recipe import load_recipe
+    from memcomp.experiments.recipe.load import load_recipe
     from memcomp.experiments.shipped import shipped_host
     from memcomp.experiments.side_by_side import Job, train_side_by_side
 

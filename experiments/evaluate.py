@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from memcomp.experiments.checkpoint import RunState
     from memcomp.experiments.data.eval_pairs import ClipPair
     from memcomp.experiments.metrics.panel import Panel
-    from memcomp.experiments.recipe import Recipe
+    from memcomp.experiments.recipe.load import Recipe
     from memcomp.experiments.scoring import Predict, Results
 
 COPY = "copy of the source"
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.metrics.protocols import DEFAULT
     from memcomp.experiments.optim import Processes
     from memcomp.experiments.pictures import worst_median_best
-    from memcomp.experiments.recipe import with_overrides
+    from memcomp.experiments.recipe.load import with_overrides
     from memcomp.experiments.report import results_json, write_json, write_pairs
     from memcomp.experiments.scoring import copy_source, host_predictor, score
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from memcomp import MemoryCompensation
     from memcomp.adapters import Host
     from memcomp.experiments.inspect_faces import Seen
-    from memcomp.experiments.recipe import Recipe
+    from memcomp.experiments.recipe.load import Recipe
 
 CHANNELS = 10  # of M_s that are drawn
 

@@ -12,7 +12,7 @@ from memcomp.adapters.outputs import HostOutput
 from memcomp.adapters.shared.blocks import AntiAliasDown
 from memcomp.experiments.backbone import Features, load_backbone
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.recipe import LossSection, PerceptualSection
+from memcomp.experiments.recipe.load import LossSection, PerceptualSection
 
 HOST_TERMS = (
     "equivariance_value",

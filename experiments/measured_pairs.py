@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from memcomp.experiments.data.clips import Clips
     from memcomp.experiments.data.heads_set import HeadsSet
     from memcomp.experiments.data.pair_lists import ListReport
-    from memcomp.experiments.recipe import Recipe
+    from memcomp.experiments.recipe.load import Recipe
     from memcomp.experiments.scoring import Pair
 
 SAME, CROSS = "same identity", "cross identity"

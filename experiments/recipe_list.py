@@ -4,7 +4,7 @@ import argparse
 import re
 
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.recipe import load_recipe, recipe_names, recipe_text
+from memcomp.experiments.recipe.load import load_recipe, recipe_names, recipe_text
 
 SMALL = "demo/"
 

@@ -18,7 +18,7 @@ from memcomp.experiments.data.pairs import PairSet, collate, seeded
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write
 from memcomp.experiments.losses import Objective
-from memcomp.experiments.recipe import Recipe
+from memcomp.experiments.recipe.load import Recipe
 
 COLUMNS = (
     "step",

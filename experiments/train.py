@@ -27,7 +27,7 @@ from memcomp.experiments.files import atomic_write, writable_folder
 from memcomp.experiments.interruption import ignore_interrupts, interruption
 from memcomp.experiments.losses import Objective
 from memcomp.experiments.optim import DISCRIMINATOR, Optimisers, Processes, rate_factor
-from memcomp.experiments.recipe import LogSection, Recipe, load_recipe
+from memcomp.experiments.recipe.load import LogSection, Recipe, load_recipe
 from memcomp.experiments.runlog import Clock, HeldOut, RunLog, save_picture
 
 LAST = 20  # the held-out loss is measured after each of this many last steps

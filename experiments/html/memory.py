@@ -17,7 +17,7 @@ from memcomp.experiments.inspect import numbers, scale_numbers
 from memcomp.experiments.inspect_faces import Seen, look, most_hidden, usual_places
 from memcomp.experiments.memory_pictures import colour_limit, mosaic, varying_channels
 from memcomp.experiments.memory_view import ScaleView, observe
-from memcomp.experiments.recipe import Recipe
+from memcomp.experiments.recipe.load import Recipe
 from memcomp.experiments.scoring import Pair
 from memcomp.experiments.video import to_frame
 

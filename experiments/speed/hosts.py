@@ -26,7 +26,7 @@ from memcomp.experiments.checkpoint import build_host
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write, writable_folder
 from memcomp.experiments.optim import resolve_device
-from memcomp.experiments.recipe import Recipe, load_recipe, recipe_names
+from memcomp.experiments.recipe.load import Recipe, load_recipe, recipe_names
 from memcomp.experiments.train import train
 
 WAYS = ("float32", "bf16", "fp16", "channels_last")

@@ -39,7 +39,7 @@ def narrow():
 @pytest.fixture(scope="session")
 def small_recipe(head_cache):
     """The demo's recipe, narrow, at 32 px, with a small memory."""
-    from memcomp.experiments.recipe import load_recipe
+    from memcomp.experiments.recipe.load import load_recipe
 
     return load_recipe("demo/fomm", [*SMALL, f"data.cache={head_cache}"])
 

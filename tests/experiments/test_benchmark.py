@@ -24,7 +24,7 @@ from memcomp.experiments.measured_pairs import CROSS, SAME
 from memcomp.experiments.metrics.aggregate import mean, paired_difference
 from memcomp.experiments.metrics.seeds import seeds_difference
 from memcomp.experiments.published import MARK, published, published_rows
-from memcomp.experiments.recipe import with_overrides
+from memcomp.experiments.recipe.load import with_overrides
 
 
 def write_run(folder, recipe, seed, *, memory=True, step=3, words=()):

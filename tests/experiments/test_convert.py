@@ -15,7 +15,7 @@ from memcomp.adapters import attach, create_host, from_pretrained
 from memcomp.experiments.checkpoint import build_host, initialise, load_host, load_run
 from memcomp.experiments.cli import main
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.recipe import with_overrides
+from memcomp.experiments.recipe.load import with_overrides
 
 NARROW = {"block_expansion": 4, "max_features": 8, "num_blocks": 2}
 MODEL = {

@@ -146,7 +146,7 @@ def test_with_the_identity_start_both_trainings_begin_as_the_host(quick, ready, 
     import torch
 
     from memcomp.experiments.checkpoint import build_host, initialise, load_host
-    from memcomp.experiments.recipe import load_recipe
+    from memcomp.experiments.recipe.load import load_recipe
 
     words, _ = quick
     recipe = load_recipe(demo.MEMORY_RECIPE, words)
@@ -159,7 +159,7 @@ def test_with_the_identity_start_both_trainings_begin_as_the_host(quick, ready, 
 
 
 def test_the_two_recipes_differ_in_the_memory_only():
-    from memcomp.experiments.recipe import load_recipe
+    from memcomp.experiments.recipe.load import load_recipe
 
     alone, memory = (load_recipe(name).to_dict() for name in (demo.HOST_RECIPE, demo.MEMORY_RECIPE))
     memory["memory"], memory["init"] = alone["memory"], alone["init"]
@@ -266,7 +266,7 @@ def test_the_package_has_a_shipped_host_that_fits_its_recipe():
     path, about = shipped.shipped_host()
     assert path.parent == folder and path.stat().st_size <= 5e6
     from memcomp.experiments.checkpoint import load_host
-    from memcomp.experiments.recipe import load_recipe, recipe_from_dict
+    from memcomp.experiments.recipe.load import load_recipe, recipe_from_dict
 
     _, recipe = load_host(path)
     assert recipe.host == load_recipe(demo.HOST_RECIPE).host and recipe.size == load_recipe(demo.HOST_RECIPE).size

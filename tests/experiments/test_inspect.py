@@ -19,7 +19,7 @@ from memcomp.experiments.inspect import by_visibility
 from memcomp.experiments.inspect_faces import deepest
 from memcomp.experiments.memory_pictures import memory_picture, random_channels, varying_channels
 from memcomp.experiments.memory_view import distinct_patterns, gates, observe, roughness, skip_weights, spread, view
-from memcomp.experiments.recipe import with_overrides
+from memcomp.experiments.recipe.load import with_overrides
 
 SIZE = {"memory_channels": 8, "memory_size": (3, 4), "identity_hidden": 6, "identity_code": 7}
 

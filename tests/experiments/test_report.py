@@ -22,7 +22,7 @@ from memcomp.experiments.html.curves import loss_curves
 from memcomp.experiments.html.memory import memory_shown
 from memcomp.experiments.html.page import write_page
 from memcomp.experiments.measured_pairs import CROSS, SAME, evaluation_pairs
-from memcomp.experiments.recipe import with_overrides
+from memcomp.experiments.recipe.load import with_overrides
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 LOG = "step,lr,loss,held_out\n0,,,2.0\n10,0.1,1.5,\n20,0.1,1.25,\n30,0.1,1.0,1.5\n"

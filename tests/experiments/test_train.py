@@ -20,7 +20,7 @@ from memcomp.experiments.checkpoint import build_host, load_host, load_run, save
 from memcomp.experiments.data.sources import held_out_pairs, training_pairs
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.optim import Processes
-from memcomp.experiments.recipe import load_recipe, with_overrides
+from memcomp.experiments.recipe.load import load_recipe, with_overrides
 from memcomp.experiments.train import train
 
 TIMES = ("images_per_second", "waiting")
@@ -313,7 +313,7 @@ import torch
 from safetensors.torch import save_file
 from memcomp.experiments import train as training
 from memcomp.experiments.optim import Processes
-from memcomp.experiments.recipe import load_recipe
+from memcomp.experiments.recipe.load import load_recipe
 
 processes = Processes.start("cpu")
 tensors = [torch.full((2, 2), float(processes.rank)), torch.arange(3.0) * (1 + processes.rank)]

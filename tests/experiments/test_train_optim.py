@@ -6,7 +6,7 @@ import torch
 from memcomp.experiments.checkpoint import build_host
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.optim import Optimisers, rate_factor
-from memcomp.experiments.recipe import OptimSection
+from memcomp.experiments.recipe.load import OptimSection
 
 
 def test_a_memory_may_have_a_rate_of_its_own_and_parts_are_clipped_apart(small_recipe):

@@ -1,4 +1,4 @@
-"""The sections of a recipe: every key, its type and its default. `memcomp.experiments.recipe` reads them from YAML."""
+"""The sections of a recipe: every key, its type and its default. `recipe.load` reads them from YAML."""
 
 import dataclasses
 import json

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.schema import Reader, Schema, join
-from memcomp.experiments.sections import MemorySection, Recipe
+from memcomp.experiments.recipe.reader import Reader, Schema, join
+from memcomp.experiments.recipe.sections import MemorySection, Recipe
 
 
 def _memory(value: Any, key: str, reader: Reader) -> MemorySection:

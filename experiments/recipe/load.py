@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.rules import SCHEMA, check
-from memcomp.experiments.schema import nearest
-from memcomp.experiments.sections import (
+from memcomp.experiments.recipe.checks import SCHEMA, check
+from memcomp.experiments.recipe.reader import nearest
+from memcomp.experiments.recipe.sections import (
     AugmentSection,
     LogSection,
     LossSection,

@@ -15,7 +15,7 @@ from memcomp.experiments.checkpoint import build_host, load_run
 from memcomp.experiments.cli import main
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.losses import HOST_TERMS, Objective
-from memcomp.experiments.recipe import load_recipe, recipe_names, with_overrides
+from memcomp.experiments.recipe.load import load_recipe, recipe_names, with_overrides
 from memcomp.experiments.train import train
 from memcomp.experiments.video import Frames
 

@@ -10,7 +10,7 @@ import yaml
 
 from memcomp import CompensationConfig
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.recipe import (
+from memcomp.experiments.recipe.load import (
     MemorySection,
     Recipe,
     load_recipe,

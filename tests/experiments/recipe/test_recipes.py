@@ -11,7 +11,7 @@ from memcomp import CompensationConfig
 from memcomp.adapters.registry import host_class
 from memcomp.experiments.cli import main
 from memcomp.experiments.losses import HOST_TERMS
-from memcomp.experiments.recipe import load_recipe, recipe_names, recipe_text
+from memcomp.experiments.recipe.load import load_recipe, recipe_names, recipe_text
 
 NAMES = recipe_names()
 PUBLISHED = {"fomm": "fomm", "fomm_adv": "fomm", "tpsm": "tpsm", "dagan": "dagan", "mcnet_baseline": "mcnet"}
@@ -175,7 +175,7 @@ def test_recipes_are_listed_by_host_with_their_row_and_printed_with_every_key(ca
 
 
 def test_the_readme_names_no_recipe_that_is_not_there():
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
     table = re.search(r"\| recipes \|.*\n\|[-|]+\n((?:\|.*\n)+)", readme)
     named = {word for row in table[1].splitlines() for word in re.findall(r"`([^`]+)`", row.split("|")[1])}
     assert len(named) > 20 and {name for name in named if name[0] != "_"} <= set(NAMES)  # `_mcnet` is an ending
