@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.measured_pairs import CROSS, LIST, SAME, at_root, evaluation_pairs, has_truth, heads_size
     from memcomp.experiments.metrics.panel import Panel
     from memcomp.experiments.metrics.protocols import DEFAULT
-    from memcomp.experiments.optim import resolve_device
     from memcomp.experiments.recipe.load import with_overrides
+    from memcomp.experiments.training.optimizers import resolve_device
 
     for name, least in (("pairs", 1), ("batch", 1), ("seed", 0), ("repeats", 0)):
         value = getattr(args, name)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from memcomp.experiments.data.pair_lists import ListReport
     from memcomp.experiments.recipe.load import Recipe
     from memcomp.experiments.scoring import Pair, Results, Scores
-    from memcomp.experiments.side_by_side import Job
+    from memcomp.experiments.training.side_by_side import Job
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.pictures import loss_curves
     from memcomp.experiments.recipe.load import load_recipe
     from memcomp.experiments.report import write_json, write_pairs
-    from memcomp.experiments.side_by_side import Job, train_side_by_side
+    from memcomp.experiments.training.side_by_side import Job, train_side_by_side
 
     for name, least in (("pairs", 1), ("seed", 0)):
         value = getattr(args, name)
@@ -118,7 +118,7 @@ def summary(
         versions,
         versions_line,
     )
-    from memcomp.experiments.train import LAST
+    from memcomp.experiments.training.loop import LAST
 
     first, second = jobs
     deltas = differences(results, second, first)
@@ -154,7 +154,7 @@ def summary(
 def held_out_losses(log: Path) -> tuple[float, float]:
     """The held-out loss before the first step, and its mean over the last steps."""
     from memcomp.experiments.pictures import read_log
-    from memcomp.experiments.train import LAST
+    from memcomp.experiments.training.loop import LAST
 
     values = [value for value in read_log(log)["held_out"].tolist() if not math.isnan(value)]
     last = values[-LAST:]

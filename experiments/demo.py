@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from memcomp.experiments.side_by_side import Job
+    from memcomp.experiments.training.side_by_side import Job
 
 MOTION_RECIPE, HOST_RECIPE, MEMORY_RECIPE = "demo/fomm", "demo/fomm_detail", "demo/fomm_mcnet"
 STEPS = 350  # of both trainings together with the rest under five minutes on two cores
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.report import difference_table, differences, score_table, versions_line, write_pairs
     from memcomp.experiments.scoring import copy_source, host_predictor, score
     from memcomp.experiments.shipped import shipped_host
-    from memcomp.experiments.side_by_side import train_side_by_side
+    from memcomp.experiments.training.side_by_side import train_side_by_side
 
     for name in ("steps", "pairs", "host_steps"):
         value = getattr(args, name)
@@ -144,7 +144,7 @@ def find_host(args: argparse.Namespace, folder: Path) -> tuple[Path, str]:
     """The checkpoint to start from, and what to call it: the shipped host, or one trained here."""
     from memcomp.experiments.recipe.load import load_recipe
     from memcomp.experiments.shipped import shipped_host
-    from memcomp.experiments.side_by_side import Job, train_side_by_side
+    from memcomp.experiments.training.side_by_side import Job, train_side_by_side
 
     if not args.from_scratch:
         path, about = shipped_host()
@@ -161,7 +161,7 @@ def find_host(args: argparse.Namespace, folder: Path) -> tuple[Path, str]:
 
 def training_jobs(folder: Path, init: Path, args: argparse.Namespace) -> list[Job]:
     """The two trainings: they differ in the recipe alone, whose only difference is the memory."""
-    from memcomp.experiments.side_by_side import Job
+    from memcomp.experiments.training.side_by_side import Job
 
     common = (*args.overrides, f"init={init}", f"optim.steps={args.steps}", f"seed={args.seed}")
     return [

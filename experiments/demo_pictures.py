@@ -20,7 +20,7 @@ from memcomp.experiments.metrics.aggregate import Difference
 from memcomp.experiments.pictures import caption, difference_picture, loss_curves, strips
 from memcomp.experiments.recipe.load import Recipe
 from memcomp.experiments.scoring import host_predictor
-from memcomp.experiments.side_by_side import Job
+from memcomp.experiments.training.side_by_side import Job
 from memcomp.experiments.video import Frame, to_frame, write_video
 
 TURN = 45.0  # degrees of yaw to either side

@@ -69,11 +69,11 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.files import writable_folder
     from memcomp.experiments.metrics.panel import Panel
     from memcomp.experiments.metrics.protocols import DEFAULT
-    from memcomp.experiments.optim import Processes
     from memcomp.experiments.pictures import worst_median_best
     from memcomp.experiments.recipe.load import with_overrides
     from memcomp.experiments.report import results_json, write_json, write_pairs
     from memcomp.experiments.scoring import copy_source, host_predictor, score
+    from memcomp.experiments.training.optimizers import Processes
 
     for name, least in (("pairs", 1), ("batch", 1), ("video_frames", 1), ("videos", 0), ("clips", 0), ("seed", 0)):
         value = getattr(args, name)

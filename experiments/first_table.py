@@ -25,7 +25,7 @@ from memcomp.experiments.checkpoint import DEMO_HOST
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import writable_folder
 from memcomp.experiments.recipe.load import load_recipe
-from memcomp.experiments.side_by_side import Job, train_side_by_side
+from memcomp.experiments.training.side_by_side import Job, train_side_by_side
 
 VARIANTS = {  # folder → name of the row after the host's, changes to the recipe of host + IICM + MCM
     "host": ("", ("memory=null", "loss.consistency=0")),

@@ -114,7 +114,7 @@ def test_interruption_is_exit_code_130(monkeypatch, capsys):
 
 
 def test_an_interrupted_training_says_how_to_go_on(monkeypatch, capsys, tmp_path):
-    from memcomp.experiments import train as training
+    from memcomp.experiments.training import loop as training
 
     stopped = training.TrainingResult(tmp_path, 7, False, 1.0, 0.5)
     monkeypatch.setattr(training, "train", lambda recipe, folder, resume: stopped)

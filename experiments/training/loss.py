@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from memcomp.adapters import Host
 from memcomp.adapters.outputs import HostOutput
 from memcomp.adapters.shared.blocks import AntiAliasDown
-from memcomp.experiments.backbone import Features, load_backbone
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.recipe.load import LossSection, PerceptualSection
+from memcomp.experiments.training.perceptual import Features, load_backbone
 
 HOST_TERMS = (
     "equivariance_value",

@@ -7,12 +7,12 @@ import torch
 
 from memcomp.adapters import create_host
 from memcomp.experiments.benchmark_runs import label
-from memcomp.experiments.capacity import resolved, transplant, widened
 from memcomp.experiments.checkpoint import build_host, load_run, save_run
 from memcomp.experiments.cli import main
 from memcomp.experiments.cost import amount
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.recipe.load import load_recipe, recipe_from_dict, with_overrides
+from memcomp.experiments.training.capacity import resolved, transplant, widened
 
 MODELS = {
     "fomm": {

@@ -5,8 +5,8 @@ import torch
 
 from memcomp.experiments.checkpoint import build_host
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.optim import Optimisers, rate_factor
 from memcomp.experiments.recipe.load import OptimSection
+from memcomp.experiments.training.optimizers import Optimisers, rate_factor
 
 
 def test_a_memory_may_have_a_rate_of_its_own_and_parts_are_clipped_apart(small_recipe):

@@ -1,0 +1,1 @@
+"""Training: the loop, its loss, optimisers and log, held-out pairs, interruption, trainings side by side."""
