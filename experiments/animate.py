@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
     import torch
     from tqdm import tqdm
 
-    from memcomp.experiments.checkpoint import load_host
+    from memcomp.experiments.checkpoints.run_file import load_host
     from memcomp.experiments.errors import UserError
     from memcomp.experiments.files import writable_folder
     from memcomp.experiments.motion import Motion, animate

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memcomp.experiments.checkpoint import checkpoint_path, load_run
+from memcomp.experiments.checkpoints.run_file import checkpoint_path, load_run
+from memcomp.experiments.checkpoints.shipped import sha256
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.recipe.load import Recipe
-from memcomp.experiments.shipped import sha256
 
 # keys of a recipe that do not decide what is trained
 LOCAL = ("seed", "device", "threads", "log", "data.workers", "data.cache", "data.cache_gb", "data.root")

@@ -20,7 +20,10 @@ COMMANDS = {
     "report": ("memcomp.experiments.html.command", "make the page of a benchmark anew from the files in its folder"),
     "inspect": ("memcomp.experiments.inspect", "look into the memory of a checkpoint: M_o, M_s, attention, gates"),
     "animate": ("memcomp.experiments.animate", "move the face of a picture as a video moves"),
-    "convert": ("memcomp.experiments.convert", "make a checkpoint of upstream ours, or one of ours upstream's"),
+    "convert": (
+        "memcomp.experiments.checkpoints.convert",
+        "make a checkpoint of upstream ours, or one of ours upstream's",
+    ),
     "heads": ("memcomp.experiments.data.heads_command", "draw procedural heads: a contact sheet, or clips to train on"),
     "recipes": ("memcomp.experiments.recipe_list", "list the recipes, or print one"),
     "speed": ("memcomp.experiments.speed.compensation", "time the memory against its plain equations"),

@@ -88,7 +88,7 @@ def measure_runs(jobs: dict[str, Job], pairs: Mapping[str, Sequence[Pair]]) -> R
     """Scores of both runs, and of copying the source."""
     from tqdm import tqdm
 
-    from memcomp.experiments.checkpoint import load_host
+    from memcomp.experiments.checkpoints.run_file import load_host
     from memcomp.experiments.evaluate import COPY
     from memcomp.experiments.measured_pairs import SAME
     from memcomp.experiments.scoring import Predict, copy_source, host_predictor, score
@@ -107,7 +107,7 @@ def summary(
     jobs: dict[str, Job], recipes: dict[str, Recipe], results: Results, args: argparse.Namespace
 ) -> tuple[str, dict[str, Any]]:
     """The report's text and the same numbers for JSON."""
-    from memcomp.experiments.checkpoint import load_run
+    from memcomp.experiments.checkpoints.run_file import load_run
     from memcomp.experiments.report import (
         difference_table,
         differences,

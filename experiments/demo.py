@@ -41,7 +41,8 @@ def run(args: argparse.Namespace) -> None:
     clock = Stopwatch()
     from tqdm import tqdm
 
-    from memcomp.experiments.checkpoint import load_host
+    from memcomp.experiments.checkpoints.run_file import load_host
+    from memcomp.experiments.checkpoints.shipped import shipped_host
     from memcomp.experiments.demo_pictures import write_pictures
     from memcomp.experiments.errors import UserError
     from memcomp.experiments.evaluate import COPY
@@ -52,7 +53,6 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.recipe.load import load_recipe
     from memcomp.experiments.report import difference_table, differences, score_table, versions_line, write_pairs
     from memcomp.experiments.scoring import copy_source, host_predictor, score
-    from memcomp.experiments.shipped import shipped_host
     from memcomp.experiments.training.side_by_side import train_side_by_side
 
     for name in ("steps", "pairs", "host_steps"):
@@ -142,8 +142,8 @@ def render_heads(overrides: Sequence[str]) -> None:
 
 def find_host(args: argparse.Namespace, folder: Path) -> tuple[Path, str]:
     """The checkpoint to start from, and what to call it: the shipped host, or one trained here."""
+    from memcomp.experiments.checkpoints.shipped import shipped_host
     from memcomp.experiments.recipe.load import load_recipe
-    from memcomp.experiments.shipped import shipped_host
     from memcomp.experiments.training.side_by_side import Job, train_side_by_side
 
     if not args.from_scratch:

@@ -22,7 +22,7 @@ from memcomp.experiments.measured_pairs import (
 
 if TYPE_CHECKING:
     from memcomp.adapters import Host
-    from memcomp.experiments.checkpoint import RunState
+    from memcomp.experiments.checkpoints.run_file import RunState
     from memcomp.experiments.data.eval_pairs import ClipPair
     from memcomp.experiments.metrics.panel import Panel
     from memcomp.experiments.recipe.load import Recipe
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     """`memcomp evaluate`."""
     from tqdm import tqdm
 
-    from memcomp.experiments.checkpoint import build_host, load_run, load_weights
+    from memcomp.experiments.checkpoints.run_file import build_host, load_run, load_weights
     from memcomp.experiments.data.pair_lists import ListReport, write_list
     from memcomp.experiments.errors import UserError
     from memcomp.experiments.files import writable_folder

@@ -83,7 +83,7 @@ def load_memory(path: str, device: str) -> tuple[MemoryCompensation, Host | None
         UserError: no such file, or a host without memory.
     """
     from memcomp.checkpoint import from_file
-    from memcomp.experiments.checkpoint import load_host
+    from memcomp.experiments.checkpoints.run_file import load_host
     from memcomp.experiments.errors import UserError
     from memcomp.experiments.training.optimizers import resolve_device
 

@@ -27,13 +27,13 @@ from memcomp.experiments.backends.heads import NAME, HeadsReader
 from memcomp.experiments.backends.heads_network import SIDE, HeadsNetwork
 from memcomp.experiments.backends.heads_samples import Samples, draw_batch, read_heads
 from memcomp.experiments.backends.measure_heads import measure
+from memcomp.experiments.checkpoints.shipped import sha256, weights_folder
 from memcomp.experiments.data.heads import RENDERER_VERSION
 from memcomp.experiments.data.heads_set import HeadsSet
 from memcomp.experiments.data.pairs import seeded
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write, writable_folder
 from memcomp.experiments.report import write_json
-from memcomp.experiments.shipped import sha256, weights_folder
 from memcomp.experiments.training.interruption import interruption
 
 COMMAND = "python -m memcomp.experiments.backends.train_heads"

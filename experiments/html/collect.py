@@ -13,7 +13,7 @@ from torch import Tensor
 from memcomp.adapters import Host
 from memcomp.experiments.benchmark_runs import Row
 from memcomp.experiments.benchmark_table import Benchmark
-from memcomp.experiments.checkpoint import load_host
+from memcomp.experiments.checkpoints.run_file import load_host
 from memcomp.experiments.files import writable_folder
 from memcomp.experiments.html.clips import PairClip, clip_of
 from memcomp.experiments.html.curves import curves

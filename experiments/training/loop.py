@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from memcomp.adapters import Host
-from memcomp.experiments.checkpoint import build_host, initialise, load_run, load_weights, save_run
+from memcomp.experiments.checkpoints.run_file import build_host, initialise, load_run, load_weights, save_run
 from memcomp.experiments.data.pairs import StepBatches, collate, seeded
 from memcomp.experiments.data.sources import held_out_pairs, training_pairs
 from memcomp.experiments.errors import UserError

@@ -47,7 +47,7 @@ def small_recipe(head_cache):
 @pytest.fixture(scope="session")
 def small_run(small_recipe, tmp_path_factory):
     """Folder of a run with the checkpoint of an untrained host whose memory has left the identity start."""
-    from memcomp.experiments.checkpoint import build_host, save_run
+    from memcomp.experiments.checkpoints.run_file import build_host, save_run
 
     host = build_host(small_recipe)
     generator = torch.Generator().manual_seed(1)
@@ -63,7 +63,7 @@ def small_run(small_recipe, tmp_path_factory):
 @pytest.fixture(scope="session")
 def small_host(small_run):
     """Its host, in eval mode."""
-    from memcomp.experiments.checkpoint import load_host
+    from memcomp.experiments.checkpoints.run_file import load_host
 
     return load_host(small_run)[0]
 

@@ -15,7 +15,7 @@ from torch import nn
 from memcomp.experiments import benchmark_measure
 from memcomp.experiments.benchmark_measure import without_depth
 from memcomp.experiments.benchmark_runs import read_runs, rows_of
-from memcomp.experiments.checkpoint import build_host, load_host, save_run
+from memcomp.experiments.checkpoints.run_file import build_host, load_host, save_run
 from memcomp.experiments.cli import main
 from memcomp.experiments.cost import cost, milliseconds
 from memcomp.experiments.errors import UserError

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from memcomp.experiments import demo, demo_pictures, shipped
-from memcomp.experiments.checkpoint import load_run
+from memcomp.experiments import demo, demo_pictures
+from memcomp.experiments.checkpoints import shipped
+from memcomp.experiments.checkpoints.run_file import load_run
 from memcomp.experiments.cli import main
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.training import side_by_side
@@ -146,7 +147,7 @@ def test_the_demo_from_scratch_trains_the_host_first(quick, monkeypatch, tmp_pat
 def test_with_the_identity_start_both_trainings_begin_as_the_host(quick, ready, tmp_path):
     import torch
 
-    from memcomp.experiments.checkpoint import build_host, initialise, load_host
+    from memcomp.experiments.checkpoints.run_file import build_host, initialise, load_host
     from memcomp.experiments.recipe.load import load_recipe
 
     words, _ = quick
@@ -266,7 +267,7 @@ def test_the_package_has_a_shipped_host_that_fits_its_recipe():
     folder = Path(shipped.__file__).parent / "weights"
     path, about = shipped.shipped_host()
     assert path.parent == folder and path.stat().st_size <= 5e6
-    from memcomp.experiments.checkpoint import load_host
+    from memcomp.experiments.checkpoints.run_file import load_host
     from memcomp.experiments.recipe.load import load_recipe, recipe_from_dict
 
     _, recipe = load_host(path)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from memcomp.experiments import first_table
-from memcomp.experiments.checkpoint import load_run
+from memcomp.experiments.checkpoints.run_file import load_run
 from memcomp.experiments.cli import main
 from memcomp.experiments.errors import UserError
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 import memcomp
 from memcomp import CompensationConfig, MemoryCompensation
 from memcomp.experiments import memory_view
-from memcomp.experiments.checkpoint import build_host, load_host, save_run
+from memcomp.experiments.checkpoints.run_file import build_host, load_host, save_run
 from memcomp.experiments.cli import main
 from memcomp.experiments.inspect import by_visibility
 from memcomp.experiments.inspect_faces import deepest

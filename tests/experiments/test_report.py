@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from memcomp.experiments.checkpoint import build_host, save_run
+from memcomp.experiments.checkpoints.run_file import build_host, save_run
 from memcomp.experiments.cli import main
 from memcomp.experiments.data.pair_lists import ListReport
 from memcomp.experiments.html.charts import axis, interval, scatter

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from memcomp.experiments.checkpoint import build_host, load_run
+from memcomp.experiments.checkpoints.run_file import build_host, load_run
 from memcomp.experiments.cli import main
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.recipe.load import load_recipe, recipe_names, with_overrides

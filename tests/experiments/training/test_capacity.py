@@ -7,7 +7,7 @@ import torch
 
 from memcomp.adapters import create_host
 from memcomp.experiments.benchmark_runs import label
-from memcomp.experiments.checkpoint import build_host, load_run, save_run
+from memcomp.experiments.checkpoints.run_file import build_host, load_run, save_run
 from memcomp.experiments.cli import main
 from memcomp.experiments.cost import amount
 from memcomp.experiments.errors import UserError

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from memcomp.experiments.checkpoint import build_host, load_host, load_run, save_run
+from memcomp.experiments.checkpoints.run_file import build_host, load_host, load_run, save_run
 from memcomp.experiments.data.sources import held_out_pairs, training_pairs
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.recipe.load import load_recipe, with_overrides
@@ -294,7 +294,7 @@ def test_a_checkpoint_survives_a_write_that_fails(tiny, straight, tmp_path, monk
     path = tmp_path / "last.safetensors"
     save_run(path, tiny, host, 1)
     before = path.read_bytes()
-    from memcomp.experiments import checkpoint
+    from memcomp.experiments.checkpoints import run_file as checkpoint
 
     def half(tensors, file, metadata):
         file.write_bytes(before[: len(before) // 2])

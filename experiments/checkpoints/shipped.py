@@ -74,7 +74,7 @@ def publish(run: Path, metrics: Path, command: str, folder: Path) -> None:
     Raises:
         UserError: a file is missing or cannot be written, or the run's recipe names a path of this machine.
     """
-    from memcomp.experiments.checkpoint import load_run
+    from memcomp.experiments.checkpoints.run_file import load_run
 
     model = existing_file(run / "model.safetensors", "finished run's weights")
     measured = json.loads(existing_file(metrics, "evaluation").read_text("utf-8"))

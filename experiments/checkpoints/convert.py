@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _to_pretrained(args: argparse.Namespace) -> None:
     from memcomp.adapters.pretrained import save_pretrained
-    from memcomp.experiments.checkpoint import UPSTREAM
+    from memcomp.experiments.checkpoints.run_file import UPSTREAM
     from memcomp.experiments.errors import UserError
     from memcomp.experiments.files import writable_folder
 
@@ -106,7 +106,7 @@ def _check_size(host: Host, size: int) -> None:
 def _to_upstream(args: argparse.Namespace) -> None:
     import torch
 
-    from memcomp.experiments.checkpoint import DEFAULT_SIZE
+    from memcomp.experiments.checkpoints.run_file import DEFAULT_SIZE
     from memcomp.experiments.errors import UserError
     from memcomp.experiments.files import atomic_write
 
@@ -151,7 +151,7 @@ class _Made:
 
 def _ours(args: argparse.Namespace) -> _Made:
     from memcomp.adapters.pretrained import build_pretrained, read_pretrained
-    from memcomp.experiments.checkpoint import DEFAULT_SIZE, checkpoint_path, is_pretrained, load_host
+    from memcomp.experiments.checkpoints.run_file import DEFAULT_SIZE, checkpoint_path, is_pretrained, load_host
 
     file = checkpoint_path(args.files[0])
     source: dict[str, Any] | None = None
@@ -167,9 +167,9 @@ def _ours(args: argparse.Namespace) -> _Made:
 
 def _theirs(args: argparse.Namespace) -> _Made:
     from memcomp.adapters.upstream.checkpoint import build, read_checkpoint, recognise
-    from memcomp.experiments.checkpoint import DEFAULT_SIZE
+    from memcomp.experiments.checkpoints.run_file import DEFAULT_SIZE
+    from memcomp.experiments.checkpoints.shipped import sha256
     from memcomp.experiments.files import existing_file
-    from memcomp.experiments.shipped import sha256
 
     files = [existing_file(file, "checkpoint") for file in args.files]
     checkpoint = read_checkpoint(*files)

@@ -261,7 +261,7 @@ def checkpoint_path(path: str | os.PathLike[str]) -> Path:
         UserError: there is none, or it is upstream's.
     """
     if os.fspath(path) == DEMO_HOST:
-        from memcomp.experiments.shipped import shipped_host
+        from memcomp.experiments.checkpoints.shipped import shipped_host
 
         return shipped_host()[0]
     file = Path(path)

@@ -12,7 +12,7 @@ import yaml
 
 from memcomp import CompensationConfig
 from memcomp.adapters import attach, create_host, from_pretrained
-from memcomp.experiments.checkpoint import build_host, initialise, load_host, load_run
+from memcomp.experiments.checkpoints.run_file import build_host, initialise, load_host, load_run
 from memcomp.experiments.cli import main
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.recipe.load import with_overrides
