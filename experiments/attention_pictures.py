@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from memcomp.experiments.memory_view import uniform_entropy
-from memcomp.experiments.pictures import COLOURS, save_figure
+from memcomp.experiments.output.figures import COLOURS, save_figure
 from memcomp.experiments.video import Frame
 
 EVEN = 4  # attention's colour scale reaches at least so many times the even share: even attention looks dark

@@ -24,8 +24,8 @@ from memcomp.experiments.evaluate import COPY
 from memcomp.experiments.files import atomic_write
 from memcomp.experiments.measured_pairs import SAME, has_truth
 from memcomp.experiments.metrics.panel import Panel
+from memcomp.experiments.output.tables import versions
 from memcomp.experiments.recipe.load import Recipe
-from memcomp.experiments.report import versions
 from memcomp.experiments.scoring import Pair, Predict, Scores, copy_source, host_predictor, score
 
 KEPT = 2**29  # bytes of pairs that are read once and held; more are read again for every run

@@ -14,9 +14,9 @@ from memcomp.experiments.evaluate import COPY
 from memcomp.experiments.files import atomic_write
 from memcomp.experiments.metrics.aggregate import Difference
 from memcomp.experiments.metrics.protocols import MINIMUM_PIXELS, PROTOCOLS, column_title
+from memcomp.experiments.output.tables import versions, versions_line, write_json, write_pairs
 from memcomp.experiments.published import MARK, published
 from memcomp.experiments.recipe.load import Recipe
-from memcomp.experiments.report import versions, versions_line, write_json, write_pairs
 from memcomp.experiments.scoring import Scores
 
 

@@ -18,8 +18,8 @@ from memcomp.experiments.metrics.aggregate import Difference, mean
 from memcomp.experiments.metrics.panel import Panel
 from memcomp.experiments.metrics.protocols import MASKED, column_heading, metric_of
 from memcomp.experiments.metrics.seeds import seeds_difference
+from memcomp.experiments.output.tables import markdown
 from memcomp.experiments.published import add_published
-from memcomp.experiments.report import markdown
 from memcomp.experiments.scoring import Scores
 
 

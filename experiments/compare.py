@@ -33,9 +33,9 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.data.pair_lists import ListReport, write_list
     from memcomp.experiments.errors import UserError
     from memcomp.experiments.files import atomic_write, writable_folder
-    from memcomp.experiments.pictures import loss_curves
+    from memcomp.experiments.output.figures import loss_curves
+    from memcomp.experiments.output.tables import write_json, write_pairs
     from memcomp.experiments.recipe.load import load_recipe
-    from memcomp.experiments.report import write_json, write_pairs
     from memcomp.experiments.training.side_by_side import Job, train_side_by_side
 
     for name, least in (("pairs", 1), ("seed", 0)):
@@ -108,7 +108,7 @@ def summary(
 ) -> tuple[str, dict[str, Any]]:
     """The report's text and the same numbers for JSON."""
     from memcomp.experiments.checkpoints.run_file import load_run
-    from memcomp.experiments.report import (
+    from memcomp.experiments.output.tables import (
         difference_table,
         differences,
         differences_json,
@@ -153,7 +153,7 @@ def summary(
 
 def held_out_losses(log: Path) -> tuple[float, float]:
     """The held-out loss before the first step, and its mean over the last steps."""
-    from memcomp.experiments.pictures import read_log
+    from memcomp.experiments.output.figures import read_log
     from memcomp.experiments.training.loop import LAST
 
     values = [value for value in read_log(log)["held_out"].tolist() if not math.isnan(value)]

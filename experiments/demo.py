@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.measured_pairs import CROSS, SAME, evaluation_pairs, heads_size
     from memcomp.experiments.metrics.panel import Panel
     from memcomp.experiments.metrics.protocols import DEFAULT
+    from memcomp.experiments.output.tables import difference_table, differences, score_table, versions_line, write_pairs
     from memcomp.experiments.recipe.load import load_recipe
-    from memcomp.experiments.report import difference_table, differences, score_table, versions_line, write_pairs
     from memcomp.experiments.scoring import copy_source, host_predictor, score
     from memcomp.experiments.training.side_by_side import train_side_by_side
 
@@ -116,7 +116,7 @@ def remember_settings(path: Path, args: argparse.Namespace) -> None:
         UserError: the folder holds a demo with other settings.
     """
     from memcomp.experiments.errors import UserError
-    from memcomp.experiments.report import write_json
+    from memcomp.experiments.output.tables import write_json
 
     settings = {key: getattr(args, key) for key in ("steps", "seed", "from_scratch", "host_steps", "overrides")}
     if path.is_file():
@@ -181,7 +181,7 @@ def write_summary(
 ) -> None:
     """metrics.json and report.md."""
     from memcomp.experiments.files import atomic_write
-    from memcomp.experiments.report import differences_json, results_json, versions, write_json
+    from memcomp.experiments.output.tables import differences_json, results_json, versions, write_json
 
     content = {
         "format": "memcomp-demo-1",

@@ -69,9 +69,9 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.files import writable_folder
     from memcomp.experiments.metrics.panel import Panel
     from memcomp.experiments.metrics.protocols import DEFAULT
-    from memcomp.experiments.pictures import worst_median_best
+    from memcomp.experiments.output.figures import worst_median_best
+    from memcomp.experiments.output.tables import results_json, write_json, write_pairs
     from memcomp.experiments.recipe.load import with_overrides
-    from memcomp.experiments.report import results_json, write_json, write_pairs
     from memcomp.experiments.scoring import copy_source, host_predictor, score
     from memcomp.experiments.training.optimizers import Processes
 
@@ -145,7 +145,7 @@ def whole_clips(recipe: Recipe, models: Mapping[str, Predict], args: argparse.Na
 
 def tables(results: Results, about: Mapping[str, Any]) -> str:
     """Both protocols' tables, and what the numbers rest on."""
-    from memcomp.experiments.report import score_table, versions_line
+    from memcomp.experiments.output.tables import score_table, versions_line
 
     text = [score_table(results, protocol) for protocol in ("standard", "paper")]
     return "\n\n".join([*text, about["note"], *about["backends"], versions_line()])
@@ -156,7 +156,7 @@ def description(
 ) -> dict[str, Any]:
     """What the numbers rest on, for metrics.json."""
     from memcomp.experiments.metrics.protocols import MINIMUM_PIXELS
-    from memcomp.experiments.report import versions
+    from memcomp.experiments.output.tables import versions
 
     backbone = state.info.get("backbone") or "none"
     return {

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.inspect_faces import look
     from memcomp.experiments.memory_pictures import gates_picture, memory_picture, two_memories_picture
     from memcomp.experiments.memory_view import gates, skip_weights
-    from memcomp.experiments.report import write_json
+    from memcomp.experiments.output.tables import write_json
 
     if args.identities < 1:
         raise UserError(f"--identities: expected 1 or more, got {args.identities}")
@@ -213,7 +213,7 @@ def by_visibility(maps: Mapping[str, Tensor], hidden: Tensor) -> dict[str, float
 
 def summary(content: Mapping[str, Any]) -> str:
     """The main numbers as text."""
-    from memcomp.experiments.report import markdown
+    from memcomp.experiments.output.tables import markdown
 
     memory = content["memory"]
     lines = [

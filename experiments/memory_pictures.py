@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from memcomp.experiments.memory_view import distinct_patterns, roughness
-from memcomp.experiments.pictures import COLOURS, save_figure
+from memcomp.experiments.output.figures import COLOURS, save_figure
 from memcomp.experiments.video import Frame
 
 TILE, GAP = 64, 9  # pixels of a drawn channel, and between two

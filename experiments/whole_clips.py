@@ -15,7 +15,7 @@ from memcomp.experiments.data.heads_set import HeadsSet
 from memcomp.experiments.metrics.flicker import flicker
 from memcomp.experiments.metrics.jitter import landmark_jitter
 from memcomp.experiments.metrics.labels import Label
-from memcomp.experiments.report import markdown
+from memcomp.experiments.output.tables import markdown
 from memcomp.experiments.scoring import Predict
 from memcomp.experiments.video import to_frame
 

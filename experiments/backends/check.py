@@ -29,7 +29,7 @@ from memcomp.experiments.metrics.akd import akd
 from memcomp.experiments.metrics.flicker import flicker
 from memcomp.experiments.metrics.jitter import landmark_jitter
 from memcomp.experiments.metrics.labels import Label
-from memcomp.experiments.report import markdown, write_json
+from memcomp.experiments.output.tables import markdown, write_json
 from memcomp.experiments.video import Frame
 
 SIZE = 256  # pixels

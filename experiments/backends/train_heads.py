@@ -33,7 +33,7 @@ from memcomp.experiments.data.heads_set import HeadsSet
 from memcomp.experiments.data.pairs import seeded
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write, writable_folder
-from memcomp.experiments.report import write_json
+from memcomp.experiments.output.tables import write_json
 from memcomp.experiments.training.interruption import interruption
 
 COMMAND = "python -m memcomp.experiments.backends.train_heads"

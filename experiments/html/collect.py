@@ -21,9 +21,9 @@ from memcomp.experiments.html.media import save_clip, save_picture
 from memcomp.experiments.html.memory import memory_shown
 from memcomp.experiments.measured_pairs import SAME
 from memcomp.experiments.metrics.protocols import metric_of
-from memcomp.experiments.pictures import error_picture
+from memcomp.experiments.output.figures import error_picture
+from memcomp.experiments.output.tables import write_json
 from memcomp.experiments.recipe.load import Recipe
-from memcomp.experiments.report import write_json
 from memcomp.experiments.scoring import Pair, host_predictor
 from memcomp.experiments.video import to_frame
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from memcomp.experiments.benchmark_runs import Row
 from memcomp.experiments.checkpoints.run_file import checkpoint_path
-from memcomp.experiments.pictures import evenly_spaced, read_log, running_mean
+from memcomp.experiments.output.figures import evenly_spaced, read_log, running_mean
 
 POINTS = 160  # of a drawn curve
 # columns of a log that are no loss

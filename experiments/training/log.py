@@ -66,7 +66,7 @@ class RunLog:
 
     def draw(self, path: Path) -> None:
         """Draw loss and held-out loss over the steps."""
-        from memcomp.experiments.pictures import loss_curves
+        from memcomp.experiments.output.figures import loss_curves
 
         loss_curves(path, {self.path.parent.name: self.path}, ["loss", "held_out"])
 

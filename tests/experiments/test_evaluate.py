@@ -15,7 +15,7 @@ from memcomp.experiments.data.clips import Clips
 from memcomp.experiments.data.eval_pairs import draw_pairs, is_cross
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.measured_pairs import CROSS, SAME, at_root, evaluation_pairs
-from memcomp.experiments.report import difference_table, differences, markdown, score_table
+from memcomp.experiments.output.tables import difference_table, differences, markdown, score_table
 from memcomp.experiments.scoring import Scores, copy_source, host_predictor, score
 
 

@@ -16,7 +16,7 @@ from memcomp.experiments.errors import UserError
 from memcomp.experiments.metrics import panel as panel_module
 from memcomp.experiments.metrics.aggregate import mean
 from memcomp.experiments.metrics.panel import Panel
-from memcomp.experiments.report import results_json, score_table, write_pairs
+from memcomp.experiments.output.tables import results_json, score_table, write_pairs
 from memcomp.experiments.scoring import copy_source, score
 
 
