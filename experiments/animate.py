@@ -30,10 +30,10 @@ def run(args: argparse.Namespace) -> None:
     import torch
     from tqdm import tqdm
 
+    from memcomp.experiments.animation import Motion, animate
     from memcomp.experiments.checkpoints.run_file import load_host
     from memcomp.experiments.errors import UserError
     from memcomp.experiments.files import writable_folder
-    from memcomp.experiments.motion import Motion, animate
     from memcomp.experiments.training.optimizers import resolve_device
     from memcomp.experiments.video import Frames, fit, keep_audio, read_picture, to_frame, write_video
 

@@ -13,15 +13,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memcomp.experiments.measured_pairs import add_pair_arguments
+from memcomp.experiments.evaluation.pairs import add_pair_arguments
 
 if TYPE_CHECKING:
     import torch
 
     from memcomp.experiments.benchmark_runs import Row, Run
     from memcomp.experiments.benchmark_table import Benchmark
+    from memcomp.experiments.evaluation.scores import Pair
     from memcomp.experiments.recipe.load import Recipe
-    from memcomp.experiments.scoring import Pair
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,11 +49,11 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.benchmark_report import write
     from memcomp.experiments.benchmark_runs import read_runs, reasons, rows_of
     from memcomp.experiments.benchmark_table import Benchmark
-    from memcomp.experiments.data.pair_lists import ListReport, write_list
     from memcomp.experiments.errors import UserError
+    from memcomp.experiments.evaluation.pair_lists import ListReport, write_list
+    from memcomp.experiments.evaluation.pairs import CROSS, LIST, SAME, at_root, evaluation_pairs, has_truth, heads_size
+    from memcomp.experiments.evaluation.panel import Panel
     from memcomp.experiments.files import writable_folder
-    from memcomp.experiments.measured_pairs import CROSS, LIST, SAME, at_root, evaluation_pairs, has_truth, heads_size
-    from memcomp.experiments.metrics.panel import Panel
     from memcomp.experiments.metrics.protocols import DEFAULT
     from memcomp.experiments.recipe.load import with_overrides
     from memcomp.experiments.training.optimizers import resolve_device

@@ -16,17 +16,17 @@ from memcomp.experiments import metrics
 from memcomp.experiments.benchmark_runs import Row, Run
 from memcomp.experiments.checkpoints.run_file import load_host
 from memcomp.experiments.cost import Cost, cost, device_name, frame, milliseconds
-from memcomp.experiments.data.eval_pairs import ClipPair
 from memcomp.experiments.data.heads import RENDERER_VERSION
 from memcomp.experiments.data.heads_set import EvalPairs
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.evaluate import COPY
+from memcomp.experiments.evaluation.clip_pairs import ClipPair
+from memcomp.experiments.evaluation.evaluate import COPY
+from memcomp.experiments.evaluation.pairs import SAME, has_truth
+from memcomp.experiments.evaluation.panel import Panel
+from memcomp.experiments.evaluation.scores import Pair, Predict, Scores, copy_source, host_predictor, score
 from memcomp.experiments.files import atomic_write
-from memcomp.experiments.measured_pairs import SAME, has_truth
-from memcomp.experiments.metrics.panel import Panel
 from memcomp.experiments.output.tables import versions
 from memcomp.experiments.recipe.load import Recipe
-from memcomp.experiments.scoring import Pair, Predict, Scores, copy_source, host_predictor, score
 
 KEPT = 2**29  # bytes of pairs that are read once and held; more are read again for every run
 Measured = Mapping[str, Mapping[str, Scores]]  # sha256 of a checkpoint, or COPY → kind of pairs → scores

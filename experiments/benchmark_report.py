@@ -10,14 +10,14 @@ from typing import Any
 from memcomp.experiments.benchmark_runs import reasons
 from memcomp.experiments.benchmark_table import Benchmark, cost_table, table
 from memcomp.experiments.cost import NOT_COUNTED
-from memcomp.experiments.evaluate import COPY
+from memcomp.experiments.evaluation.evaluate import COPY
+from memcomp.experiments.evaluation.scores import Scores
 from memcomp.experiments.files import atomic_write
 from memcomp.experiments.metrics.aggregate import Difference
 from memcomp.experiments.metrics.protocols import MINIMUM_PIXELS, PROTOCOLS, column_title
 from memcomp.experiments.output.tables import versions, versions_line, write_json, write_pairs
 from memcomp.experiments.published import MARK, published
 from memcomp.experiments.recipe.load import Recipe
-from memcomp.experiments.scoring import Scores
 
 
 def write(folder: Path, benchmark: Benchmark, recipe: Recipe, args: argparse.Namespace) -> str:

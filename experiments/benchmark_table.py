@@ -12,15 +12,15 @@ from typing import Any
 
 from memcomp.experiments.benchmark_measure import Costs, Measured
 from memcomp.experiments.benchmark_runs import Row
-from memcomp.experiments.data.pair_lists import ListReport
-from memcomp.experiments.evaluate import COPY
+from memcomp.experiments.evaluation.evaluate import COPY
+from memcomp.experiments.evaluation.pair_lists import ListReport
+from memcomp.experiments.evaluation.panel import Panel
+from memcomp.experiments.evaluation.scores import Scores
 from memcomp.experiments.metrics.aggregate import Difference, mean
-from memcomp.experiments.metrics.panel import Panel
 from memcomp.experiments.metrics.protocols import MASKED, column_heading, metric_of
 from memcomp.experiments.metrics.seeds import seeds_difference
 from memcomp.experiments.output.tables import markdown
 from memcomp.experiments.published import add_published
-from memcomp.experiments.scoring import Scores
 
 
 @dataclass(frozen=True)

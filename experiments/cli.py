@@ -14,7 +14,7 @@ from memcomp.experiments.errors import UserError
 COMMANDS = {
     "demo": ("memcomp.experiments.demo", "train a small host with and without the memory and compare the two"),
     "train": ("memcomp.experiments.training.loop", "train what a recipe describes"),
-    "evaluate": ("memcomp.experiments.evaluate", "measure a checkpoint on seeded pairs of unseen people"),
+    "evaluate": ("memcomp.experiments.evaluation.evaluate", "measure a checkpoint on seeded pairs of unseen people"),
     "compare": ("memcomp.experiments.compare", "train two recipes side by side and measure both on the same pairs"),
     "benchmark": ("memcomp.experiments.benchmark", "measure any number of runs on the same pairs, in one table"),
     "report": ("memcomp.experiments.html.command", "make the page of a benchmark anew from the files in its folder"),

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memcomp.experiments.measured_pairs import LIST, add_pair_arguments
+from memcomp.experiments.evaluation.pairs import LIST, add_pair_arguments
 
 if TYPE_CHECKING:
-    from memcomp.experiments.data.pair_lists import ListReport
+    from memcomp.experiments.evaluation.pair_lists import ListReport
+    from memcomp.experiments.evaluation.scores import Pair, Results, Scores
     from memcomp.experiments.recipe.load import Recipe
-    from memcomp.experiments.scoring import Pair, Results, Scores
     from memcomp.experiments.training.side_by_side import Job
 
 
@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """`memcomp compare`."""
-    from memcomp.experiments.data.pair_lists import ListReport, write_list
     from memcomp.experiments.errors import UserError
+    from memcomp.experiments.evaluation.pair_lists import ListReport, write_list
     from memcomp.experiments.files import atomic_write, writable_folder
     from memcomp.experiments.output.figures import loss_curves
     from memcomp.experiments.output.tables import write_json, write_pairs
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
 
 def pairs_to_measure(recipe: Recipe, args: argparse.Namespace, lists: ListReport) -> Mapping[str, Sequence[Pair]]:
     """Kind → pairs of the test split, of kinds with a true target."""
-    from memcomp.experiments.measured_pairs import CROSS, SAME, at_root, evaluation_pairs, has_truth
+    from memcomp.experiments.evaluation.pairs import CROSS, SAME, at_root, evaluation_pairs, has_truth
 
     recipe = at_root(recipe, args.root)
     kinds = [kind for kind in (SAME, CROSS) if has_truth(recipe, kind)]
@@ -89,9 +89,9 @@ def measure_runs(jobs: dict[str, Job], pairs: Mapping[str, Sequence[Pair]]) -> R
     from tqdm import tqdm
 
     from memcomp.experiments.checkpoints.run_file import load_host
-    from memcomp.experiments.evaluate import COPY
-    from memcomp.experiments.measured_pairs import SAME
-    from memcomp.experiments.scoring import Predict, copy_source, host_predictor, score
+    from memcomp.experiments.evaluation.evaluate import COPY
+    from memcomp.experiments.evaluation.pairs import SAME
+    from memcomp.experiments.evaluation.scores import Predict, copy_source, host_predictor, score
 
     hosts = {label: load_host(job.output)[0] for label, job in jobs.items()}
     results: dict[str, Mapping[str, Scores]] = {}

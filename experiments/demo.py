@@ -45,14 +45,14 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.checkpoints.shipped import shipped_host
     from memcomp.experiments.demo_pictures import write_pictures
     from memcomp.experiments.errors import UserError
-    from memcomp.experiments.evaluate import COPY
+    from memcomp.experiments.evaluation.evaluate import COPY
+    from memcomp.experiments.evaluation.pairs import CROSS, SAME, evaluation_pairs, heads_size
+    from memcomp.experiments.evaluation.panel import Panel
+    from memcomp.experiments.evaluation.scores import copy_source, host_predictor, score
     from memcomp.experiments.files import writable_folder
-    from memcomp.experiments.measured_pairs import CROSS, SAME, evaluation_pairs, heads_size
-    from memcomp.experiments.metrics.panel import Panel
     from memcomp.experiments.metrics.protocols import DEFAULT
     from memcomp.experiments.output.tables import difference_table, differences, score_table, versions_line, write_pairs
     from memcomp.experiments.recipe.load import load_recipe
-    from memcomp.experiments.scoring import copy_source, host_predictor, score
     from memcomp.experiments.training.side_by_side import train_side_by_side
 
     for name in ("steps", "pairs", "host_steps"):

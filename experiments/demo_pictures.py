@@ -14,12 +14,12 @@ from torch import Tensor
 from memcomp.adapters import Host
 from memcomp.experiments.data.heads import Identity, Poses, render
 from memcomp.experiments.data.heads_set import HeadsSet
-from memcomp.experiments.measured_pairs import PEOPLE
+from memcomp.experiments.evaluation.pairs import PEOPLE
+from memcomp.experiments.evaluation.scores import host_predictor
 from memcomp.experiments.memory_pictures import memory_picture
 from memcomp.experiments.metrics.aggregate import Difference
 from memcomp.experiments.output.figures import caption, difference_picture, loss_curves, strips
 from memcomp.experiments.recipe.load import Recipe
-from memcomp.experiments.scoring import host_predictor
 from memcomp.experiments.training.side_by_side import Job
 from memcomp.experiments.video import Frame, to_frame, write_video
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from memcomp.experiments.data.eval_pairs import ClipPair
 from memcomp.experiments.data.heads.pose import FRAME_RATE
 from memcomp.experiments.data.heads_set import EvalPairs
-from memcomp.experiments.measured_pairs import SAME
-from memcomp.experiments.scoring import Pair
+from memcomp.experiments.evaluation.clip_pairs import ClipPair
+from memcomp.experiments.evaluation.pairs import SAME
+from memcomp.experiments.evaluation.scores import Pair
 from memcomp.experiments.video import FOLDER_RATE, Frames
 
 FRAMES = 32  # of a clip, more than a second

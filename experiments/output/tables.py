@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from memcomp.experiments.evaluation.scores import Results, Scores
 from memcomp.experiments.files import atomic_write
 from memcomp.experiments.metrics.aggregate import Difference, Mean, paired_difference
 from memcomp.experiments.metrics.protocols import (
@@ -20,7 +21,6 @@ from memcomp.experiments.metrics.protocols import (
     column_heading,
     metric_of,
 )
-from memcomp.experiments.scoring import Results, Scores
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from memcomp.adapters import Keypoints
+from memcomp.experiments.animation import Motion, animate
 from memcomp.experiments.cli import main
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.motion import Motion, animate
 from memcomp.experiments.video import Frames, fit, read_picture
 
 

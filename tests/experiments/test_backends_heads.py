@@ -18,8 +18,8 @@ from memcomp.experiments.checkpoints import shipped
 from memcomp.experiments.data.heads import Identity, Poses, landmarks, render
 from memcomp.experiments.data.heads_set import HeadsSet
 from memcomp.experiments.errors import UserError
+from memcomp.experiments.evaluation.panel import Panel
 from memcomp.experiments.metrics.akd import akd
-from memcomp.experiments.metrics.panel import Panel
 from memcomp.experiments.video import to_frame
 
 FIRST = 2_700_000  # of people of the test split that the shipped description was not measured on

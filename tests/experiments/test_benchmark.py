@@ -19,8 +19,8 @@ from memcomp.experiments.checkpoints.run_file import build_host, load_host, save
 from memcomp.experiments.cli import main
 from memcomp.experiments.cost import cost, milliseconds
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.evaluate import COPY
-from memcomp.experiments.measured_pairs import CROSS, SAME
+from memcomp.experiments.evaluation.evaluate import COPY
+from memcomp.experiments.evaluation.pairs import CROSS, SAME
 from memcomp.experiments.metrics.aggregate import mean, paired_difference
 from memcomp.experiments.metrics.seeds import seeds_difference
 from memcomp.experiments.published import MARK, published, published_rows

@@ -56,7 +56,7 @@ def quick(monkeypatch, head_cache):
     monkeypatch.setattr(side_by_side, "train_side_by_side", train)
     monkeypatch.setattr("os.cpu_count", lambda: 0)  # heads are rendered in this process
     monkeypatch.setattr("memcomp.experiments.data.sources.HELD_OUT_PEOPLE", 2)
-    monkeypatch.setattr("memcomp.experiments.measured_pairs.PEOPLE", 6)
+    monkeypatch.setattr("memcomp.experiments.evaluation.pairs.PEOPLE", 6)
     monkeypatch.setattr(demo_pictures, "FRAMES", 5)
     return [*WORDS, f"data.cache={head_cache}"], commands
 

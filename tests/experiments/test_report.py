@@ -15,13 +15,13 @@ import torch
 
 from memcomp.experiments.checkpoints.run_file import build_host, save_run
 from memcomp.experiments.cli import main
-from memcomp.experiments.data.pair_lists import ListReport
+from memcomp.experiments.evaluation.pair_lists import ListReport
+from memcomp.experiments.evaluation.pairs import CROSS, SAME, evaluation_pairs
 from memcomp.experiments.html.charts import axis, interval, scatter
 from memcomp.experiments.html.clips import clip_of, window
 from memcomp.experiments.html.curves import loss_curves
 from memcomp.experiments.html.memory import memory_shown
 from memcomp.experiments.html.page import write_page
-from memcomp.experiments.measured_pairs import CROSS, SAME, evaluation_pairs
 from memcomp.experiments.recipe.load import with_overrides
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")

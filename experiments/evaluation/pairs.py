@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from memcomp.experiments.data.clips import Clips
     from memcomp.experiments.data.heads_set import HeadsSet
-    from memcomp.experiments.data.pair_lists import ListReport
+    from memcomp.experiments.evaluation.pair_lists import ListReport
+    from memcomp.experiments.evaluation.scores import Pair
     from memcomp.experiments.recipe.load import Recipe
-    from memcomp.experiments.scoring import Pair
 
 SAME, CROSS = "same identity", "cross identity"
 PEOPLE = 50  # identities of the test split of procedural heads
@@ -80,10 +80,10 @@ def evaluation_pairs(
     Raises:
         UserError: what `HeadsSet` and `Clips` refuse, or a list without a usable row or a pair of these kinds.
     """
-    from memcomp.experiments.data.eval_pairs import draw_pairs
     from memcomp.experiments.data.heads_set import HeadsSet
-    from memcomp.experiments.data.pair_lists import ListReport
     from memcomp.experiments.errors import UserError
+    from memcomp.experiments.evaluation.clip_pairs import draw_pairs
+    from memcomp.experiments.evaluation.pair_lists import ListReport
 
     if not files:
         data, count = test_split(recipe), DRAWN if count is None else count
@@ -104,9 +104,9 @@ def listed_pairs(
     recipe: Recipe, files: Sequence[Path], count: int | None, report: ListReport
 ) -> Mapping[str, Sequence[Pair]]:
     """Kind → the pairs of lists, in their order."""
-    from memcomp.experiments.data.eval_pairs import is_cross
     from memcomp.experiments.data.heads_set import EvalPairs
-    from memcomp.experiments.data.pair_lists import ListedClips, ListedHeads, read_list
+    from memcomp.experiments.evaluation.clip_pairs import is_cross
+    from memcomp.experiments.evaluation.pair_lists import ListedClips, ListedHeads, read_list
 
     if recipe.data.kind == "heads":
         heads = ListedHeads(_test_heads(recipe))

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from memcomp.experiments.cli import main
-from memcomp.experiments.data.eval_pairs import is_cross
-from memcomp.experiments.data.pair_lists import ListedClips, ListReport, read_list, write_list
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.measured_pairs import CROSS, SAME, evaluation_pairs
+from memcomp.experiments.evaluation.clip_pairs import is_cross
+from memcomp.experiments.evaluation.pair_lists import ListedClips, ListReport, read_list, write_list
+from memcomp.experiments.evaluation.pairs import CROSS, SAME, evaluation_pairs
 
 THERE = "/somewhere/else/vox1_frames/test"
 

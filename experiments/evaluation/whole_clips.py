@@ -12,11 +12,11 @@ from torch import Tensor
 from memcomp.experiments.backends.base import Backend, NotFound
 from memcomp.experiments.data.clips import Clips
 from memcomp.experiments.data.heads_set import HeadsSet
+from memcomp.experiments.evaluation.scores import Predict
 from memcomp.experiments.metrics.flicker import flicker
 from memcomp.experiments.metrics.jitter import landmark_jitter
 from memcomp.experiments.metrics.labels import Label
 from memcomp.experiments.output.tables import markdown
-from memcomp.experiments.scoring import Predict
 from memcomp.experiments.video import to_frame
 
 SHORTEST = 3  # frames: jitter is a second difference

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memcomp.experiments.measured_pairs import (
+from memcomp.experiments.evaluation.pairs import (
     CROSS,
     LIST,
     NO_TRUTH,
@@ -23,10 +23,10 @@ from memcomp.experiments.measured_pairs import (
 if TYPE_CHECKING:
     from memcomp.adapters import Host
     from memcomp.experiments.checkpoints.run_file import RunState
-    from memcomp.experiments.data.eval_pairs import ClipPair
-    from memcomp.experiments.metrics.panel import Panel
+    from memcomp.experiments.evaluation.clip_pairs import ClipPair
+    from memcomp.experiments.evaluation.panel import Panel
+    from memcomp.experiments.evaluation.scores import Predict, Results
     from memcomp.experiments.recipe.load import Recipe
-    from memcomp.experiments.scoring import Predict, Results
 
 COPY = "copy of the source"
 
@@ -64,15 +64,15 @@ def run(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from memcomp.experiments.checkpoints.run_file import build_host, load_run, load_weights
-    from memcomp.experiments.data.pair_lists import ListReport, write_list
     from memcomp.experiments.errors import UserError
+    from memcomp.experiments.evaluation.pair_lists import ListReport, write_list
+    from memcomp.experiments.evaluation.panel import Panel
+    from memcomp.experiments.evaluation.scores import copy_source, host_predictor, score
     from memcomp.experiments.files import writable_folder
-    from memcomp.experiments.metrics.panel import Panel
     from memcomp.experiments.metrics.protocols import DEFAULT
     from memcomp.experiments.output.figures import worst_median_best
     from memcomp.experiments.output.tables import results_json, write_json, write_pairs
     from memcomp.experiments.recipe.load import with_overrides
-    from memcomp.experiments.scoring import copy_source, host_predictor, score
     from memcomp.experiments.training.optimizers import Processes
 
     for name, least in (("pairs", 1), ("batch", 1), ("video_frames", 1), ("videos", 0), ("clips", 0), ("seed", 0)):
@@ -129,7 +129,7 @@ def whole_clips(recipe: Recipe, models: Mapping[str, Predict], args: argparse.Na
     """Print jitter and flicker of whole clips; returns them for metrics.json."""
     from memcomp.experiments.backends.base import Unavailable
     from memcomp.experiments.backends.choose import create_backend, read_choices
-    from memcomp.experiments.whole_clips import clip_table, first_clips, measure_clips
+    from memcomp.experiments.evaluation.whole_clips import clip_table, first_clips, measure_clips
 
     heads = heads_size(recipe)
     try:
@@ -184,7 +184,7 @@ def write_videos(folder: Path, host: Host, pairs: Sequence[ClipPair], args: argp
     import torch
     from tqdm import tqdm
 
-    from memcomp.experiments.motion import Motion, animate
+    from memcomp.experiments.animation import Motion, animate
     from memcomp.experiments.video import FOLDER_RATE, to_frame, write_video
 
     names = []

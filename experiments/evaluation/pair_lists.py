@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from memcomp.experiments.data.clips import PICTURES, VIDEOS, Clips, is_clip
-from memcomp.experiments.data.eval_pairs import ClipPair, Place
 from memcomp.experiments.data.heads_set import EvalPairs, HeadsSet
 from memcomp.experiments.errors import UserError
+from memcomp.experiments.evaluation.clip_pairs import ClipPair, Place
 from memcomp.experiments.files import atomic_write, existing_file
 
 T = TypeVar("T")

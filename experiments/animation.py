@@ -10,7 +10,7 @@ from torch import Tensor
 
 from memcomp.adapters import Host, Keypoints
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.scoring import batched
+from memcomp.experiments.evaluation.scores import batched
 
 
 @dataclass(frozen=True)

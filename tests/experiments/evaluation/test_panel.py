@@ -13,11 +13,11 @@ import torch
 
 from memcomp.experiments.backends.base import NotFound
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.metrics import panel as panel_module
+from memcomp.experiments.evaluation import panel as panel_module
+from memcomp.experiments.evaluation.panel import Panel
+from memcomp.experiments.evaluation.scores import copy_source, score
 from memcomp.experiments.metrics.aggregate import mean
-from memcomp.experiments.metrics.panel import Panel
 from memcomp.experiments.output.tables import results_json, score_table, write_pairs
-from memcomp.experiments.scoring import copy_source, score
 
 
 @dataclass
@@ -180,7 +180,7 @@ import json, sys, torch
 import torch.distributed as dist
 torch.set_num_threads(1)
 from memcomp.experiments.metrics.aggregate import mean
-from memcomp.experiments.scoring import copy_source, score
+from memcomp.experiments.evaluation.scores import copy_source, score
 
 class Pair:
     disoccluded = None
@@ -231,7 +231,7 @@ def test_three_processes_equal_one_to_the_last_bit():
 
 
 def test_whole_clips_jitter_over_runs_with_both_faces_and_flicker():
-    from memcomp.experiments.whole_clips import clip_table, measure_clips
+    from memcomp.experiments.evaluation.whole_clips import clip_table, measure_clips
 
     true = torch.stack([flat(v) for v in (10, 11, 12, 13, 0, 14, 15, 16, 17, 0, 18)])
     models = {

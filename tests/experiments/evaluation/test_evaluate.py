@@ -12,11 +12,11 @@ import torch
 
 from memcomp.experiments.cli import main
 from memcomp.experiments.data.clips import Clips
-from memcomp.experiments.data.eval_pairs import draw_pairs, is_cross
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.measured_pairs import CROSS, SAME, at_root, evaluation_pairs
+from memcomp.experiments.evaluation.clip_pairs import draw_pairs, is_cross
+from memcomp.experiments.evaluation.pairs import CROSS, SAME, at_root, evaluation_pairs
+from memcomp.experiments.evaluation.scores import Scores, copy_source, host_predictor, score
 from memcomp.experiments.output.tables import difference_table, differences, markdown, score_table
-from memcomp.experiments.scoring import Scores, copy_source, host_predictor, score
 
 
 @pytest.fixture(scope="module")
