@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("dlib")
 
-from memcomp.experiments.backends import check
 from memcomp.experiments.data.heads import Identity, Poses, render
 from memcomp.experiments.errors import UserError
+from memcomp.experiments.studies import face_backends as check
 from memcomp.experiments.video import write_video
 
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from memcomp.experiments import first_table
 from memcomp.experiments.checkpoints.run_file import load_run
 from memcomp.experiments.cli import main
 from memcomp.experiments.errors import UserError
+from memcomp.experiments.studies import first_table
 
 WORDS = (
     "device=cpu",

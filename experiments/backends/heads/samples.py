@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from memcomp.experiments.backends.heads_network import LANDMARKS
+from memcomp.experiments.backends.heads.network import LANDMARKS
 from memcomp.experiments.data.heads import landmarks
 from memcomp.experiments.data.heads_set import HeadsSet
 from memcomp.experiments.files import atomic_write

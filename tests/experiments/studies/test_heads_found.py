@@ -7,7 +7,7 @@ pytest.importorskip("face_recognition_models")
 
 
 def test_dlib_finds_most_faces_where_we_say_they_are():
-    from memcomp.experiments.data.heads.found import measure
+    from memcomp.experiments.studies.heads_found import measure
 
     shares, errors = measure(12)
     assert shares[0] >= 0.8

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from memcomp.experiments.backends import train_heads
 from memcomp.experiments.backends.base import Unavailable
 from memcomp.experiments.backends.choose import create_backend, read_choices
-from memcomp.experiments.backends.heads import NAME, HeadsReader
-from memcomp.experiments.backends.heads_samples import MIRRORED, blurred, degraded, mirrored, moved
-from memcomp.experiments.backends.measure_heads import a_pose_of_each_bin, errors, eye_distance, true_landmarks
-from memcomp.experiments.backends.train_heads import Settings, train, write_weights
+from memcomp.experiments.backends.heads import train as train_heads
+from memcomp.experiments.backends.heads.measure import a_pose_of_each_bin, errors, eye_distance, true_landmarks
+from memcomp.experiments.backends.heads.reader import NAME, HeadsReader
+from memcomp.experiments.backends.heads.samples import MIRRORED, blurred, degraded, mirrored, moved
+from memcomp.experiments.backends.heads.train import Settings, train, write_weights
 from memcomp.experiments.checkpoints import shipped
 from memcomp.experiments.data.heads import Identity, Poses, landmarks, render
 from memcomp.experiments.data.heads_set import HeadsSet

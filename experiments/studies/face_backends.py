@@ -1,6 +1,6 @@
 """How far the face metrics can be trusted on your own clips, and on procedural heads, whose truth is known.
 
-`python -m memcomp.experiments.backends.check --clips FOLDER [--backend KEY=VALUE …] [--json FILE]`
+`python -m memcomp.experiments.studies.face_backends --clips FOLDER [--backend KEY=VALUE …] [--json FILE]`
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tqdm import tqdm
 from memcomp.experiments.backends.base import Backend, NotFound
 from memcomp.experiments.backends.choose import create_backend, read_choices
 from memcomp.experiments.backends.head_pose import head_pose
-from memcomp.experiments.backends.measure_heads import ANGLES, BINS, a_pose_of_each_bin
+from memcomp.experiments.backends.heads.measure import ANGLES, BINS, a_pose_of_each_bin
 from memcomp.experiments.data.clips import Clips
 from memcomp.experiments.data.heads import Identity, landmarks, render
 from memcomp.experiments.errors import UserError

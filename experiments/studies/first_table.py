@@ -1,4 +1,4 @@
-"""Does the memory help, or merely more training or a larger host? `python -m memcomp.experiments.first_table`.
+"""Does the memory help, or merely more training or a larger host? `python -m memcomp.experiments.studies.first_table`.
 
 For FOMM and TPSM, on procedural heads, from one trained host each and for the same steps with a falling learning rate:
 

@@ -16,7 +16,7 @@ import torch
 
 from memcomp.experiments.backends.base import NotFound, Unavailable
 from memcomp.experiments.backends.files import load_weights
-from memcomp.experiments.backends.heads_network import HeadsNetwork, seen
+from memcomp.experiments.backends.heads.network import HeadsNetwork, seen
 from memcomp.experiments.checkpoints.shipped import shipped
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.metrics.labels import Label

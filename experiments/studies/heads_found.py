@@ -1,6 +1,6 @@
 """How often an ordinary face detector finds the heads, and how far its landmarks are from the exact ones.
 
-`python -m memcomp.experiments.data.heads.found [PEOPLE]`; needs the extra `faces` (dlib).
+`python -m memcomp.experiments.studies.heads_found [PEOPLE]`; needs the extra `faces` (dlib).
 """
 
 import sys

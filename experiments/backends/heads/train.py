@@ -1,6 +1,6 @@
 """Train the regressor of procedural heads that comes with the package, measure it, and describe it.
 
-`python -m memcomp.experiments.backends.train_heads [--output FOLDER] [--publish]`
+`python -m memcomp.experiments.backends.heads.train [--output FOLDER] [--publish]`
 
 Recipes describe hosts; this needs no more than `Settings`. The same command goes on where it was interrupted, and gives
 the same weights, to the bit on the same machine and torch, with or without an interruption.
@@ -23,10 +23,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from memcomp.experiments.backends.heads import NAME, HeadsReader
-from memcomp.experiments.backends.heads_network import SIDE, HeadsNetwork
-from memcomp.experiments.backends.heads_samples import Samples, draw_batch, read_heads
-from memcomp.experiments.backends.measure_heads import measure
+from memcomp.experiments.backends.heads.measure import measure
+from memcomp.experiments.backends.heads.network import SIDE, HeadsNetwork
+from memcomp.experiments.backends.heads.reader import NAME, HeadsReader
+from memcomp.experiments.backends.heads.samples import Samples, draw_batch, read_heads
 from memcomp.experiments.checkpoints.shipped import sha256, weights_folder
 from memcomp.experiments.data.heads import RENDERER_VERSION
 from memcomp.experiments.data.heads_set import HeadsSet
@@ -36,7 +36,7 @@ from memcomp.experiments.files import atomic_write, writable_folder
 from memcomp.experiments.output.tables import write_json
 from memcomp.experiments.training.interruption import interruption
 
-COMMAND = "python -m memcomp.experiments.backends.train_heads"
+COMMAND = "python -m memcomp.experiments.backends.heads.train"
 HALF = SIDE / 2  # pixels of half a picture
 DEGREE = 0.1  # pixels: what a degree counts in the loss
 KEEP = 250  # steps between two checkpoints

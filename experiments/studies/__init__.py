@@ -1,0 +1,1 @@
+"""Studies by the maintainers, each run as `python -m memcomp.experiments.studies.NAME`; see experiments/results."""
