@@ -15,8 +15,14 @@ COMMANDS = {
     "demo": ("memcomp.experiments.demo", "train a small host with and without the memory and compare the two"),
     "train": ("memcomp.experiments.training.loop", "train what a recipe describes"),
     "evaluate": ("memcomp.experiments.evaluation.evaluate", "measure a checkpoint on seeded pairs of unseen people"),
-    "compare": ("memcomp.experiments.compare", "train two recipes side by side and measure both on the same pairs"),
-    "benchmark": ("memcomp.experiments.benchmark", "measure any number of runs on the same pairs, in one table"),
+    "compare": (
+        "memcomp.experiments.benchmark.compare",
+        "train two recipes side by side and measure both on the same pairs",
+    ),
+    "benchmark": (
+        "memcomp.experiments.benchmark.benchmark",
+        "measure any number of runs on the same pairs, in one table",
+    ),
     "report": ("memcomp.experiments.html.command", "make the page of a benchmark anew from the files in its folder"),
     "inspect": ("memcomp.experiments.inspect", "look into the memory of a checkpoint: M_o, M_s, attention, gates"),
     "animate": ("memcomp.experiments.animate", "move the face of a picture as a video moves"),

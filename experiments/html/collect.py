@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from memcomp.adapters import Host
-from memcomp.experiments.benchmark_runs import Row
-from memcomp.experiments.benchmark_table import Benchmark
+from memcomp.experiments.benchmark.runs import Row
+from memcomp.experiments.benchmark.tables import Benchmark
 from memcomp.experiments.checkpoints.run_file import load_host
 from memcomp.experiments.evaluation.pairs import SAME
 from memcomp.experiments.evaluation.scores import Pair, host_predictor

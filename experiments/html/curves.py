@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from memcomp.experiments.benchmark_runs import Row
+from memcomp.experiments.benchmark.runs import Row
 from memcomp.experiments.checkpoints.run_file import checkpoint_path
 from memcomp.experiments.output.figures import evenly_spaced, read_log, running_mean
 

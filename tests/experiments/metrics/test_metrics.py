@@ -10,6 +10,7 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from memcomp.experiments.benchmark.published import published
 from memcomp.experiments.metrics.aggregate import mean, paired_difference
 from memcomp.experiments.metrics.flicker import flicker
 from memcomp.experiments.metrics.jitter import landmark_jitter
@@ -17,7 +18,6 @@ from memcomp.experiments.metrics.l1 import l1
 from memcomp.experiments.metrics.protocols import METRICS, MINIMUM_PIXELS, measure
 from memcomp.experiments.metrics.psnr import psnr
 from memcomp.experiments.metrics.ssim import ssim
-from memcomp.experiments.published import published
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from memcomp.adapters import create_host
-from memcomp.experiments.benchmark_runs import label
+from memcomp.experiments.benchmark.runs import label
 from memcomp.experiments.checkpoints.run_file import build_host, load_run, save_run
 from memcomp.experiments.cli import main
 from memcomp.experiments.cost import amount

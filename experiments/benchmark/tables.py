@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from memcomp.experiments.benchmark_measure import Costs, Measured
-from memcomp.experiments.benchmark_runs import Row
+from memcomp.experiments.benchmark.measure import Costs, Measured
+from memcomp.experiments.benchmark.published import add_published
+from memcomp.experiments.benchmark.runs import Row
 from memcomp.experiments.evaluation.evaluate import COPY
 from memcomp.experiments.evaluation.pair_lists import ListReport
 from memcomp.experiments.evaluation.panel import Panel
@@ -20,7 +21,6 @@ from memcomp.experiments.metrics.aggregate import Difference, mean
 from memcomp.experiments.metrics.protocols import MASKED, column_heading, metric_of
 from memcomp.experiments.metrics.seeds import seeds_difference
 from memcomp.experiments.output.tables import markdown
-from memcomp.experiments.published import add_published
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from memcomp.experiments.benchmark_runs import reasons
-from memcomp.experiments.benchmark_table import Benchmark, cost_table, table
+from memcomp.experiments.benchmark.published import MARK, published
+from memcomp.experiments.benchmark.runs import reasons
+from memcomp.experiments.benchmark.tables import Benchmark, cost_table, table
 from memcomp.experiments.cost import NOT_COUNTED
 from memcomp.experiments.evaluation.evaluate import COPY
 from memcomp.experiments.evaluation.scores import Scores
@@ -16,7 +17,6 @@ from memcomp.experiments.files import atomic_write
 from memcomp.experiments.metrics.aggregate import Difference
 from memcomp.experiments.metrics.protocols import MINIMUM_PIXELS, PROTOCOLS, column_title
 from memcomp.experiments.output.tables import versions, versions_line, write_json, write_pairs
-from memcomp.experiments.published import MARK, published
 from memcomp.experiments.recipe.load import Recipe
 
 

@@ -18,8 +18,8 @@ from memcomp.experiments.evaluation.pairs import add_pair_arguments
 if TYPE_CHECKING:
     import torch
 
-    from memcomp.experiments.benchmark_runs import Row, Run
-    from memcomp.experiments.benchmark_table import Benchmark
+    from memcomp.experiments.benchmark.runs import Row, Run
+    from memcomp.experiments.benchmark.tables import Benchmark
     from memcomp.experiments.evaluation.scores import Pair
     from memcomp.experiments.recipe.load import Recipe
 
@@ -45,10 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """`memcomp benchmark`."""
-    from memcomp.experiments.benchmark_measure import costs_of, measure, pairs_key
-    from memcomp.experiments.benchmark_report import write
-    from memcomp.experiments.benchmark_runs import read_runs, reasons, rows_of
-    from memcomp.experiments.benchmark_table import Benchmark
+    from memcomp.experiments.benchmark.files import write
+    from memcomp.experiments.benchmark.measure import costs_of, measure, pairs_key
+    from memcomp.experiments.benchmark.runs import read_runs, reasons, rows_of
+    from memcomp.experiments.benchmark.tables import Benchmark
     from memcomp.experiments.errors import UserError
     from memcomp.experiments.evaluation.pair_lists import ListReport, write_list
     from memcomp.experiments.evaluation.pairs import CROSS, LIST, SAME, at_root, evaluation_pairs, has_truth, heads_size

@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from memcomp.experiments import metrics
-from memcomp.experiments.benchmark_runs import Row, Run
+from memcomp.experiments.benchmark.runs import Row, Run
 from memcomp.experiments.checkpoints.run_file import load_host
 from memcomp.experiments.cost import Cost, cost, device_name, frame, milliseconds
 from memcomp.experiments.data.heads import RENDERER_VERSION

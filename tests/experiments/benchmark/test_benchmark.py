@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from memcomp.experiments import benchmark_measure
-from memcomp.experiments.benchmark_measure import without_depth
-from memcomp.experiments.benchmark_runs import read_runs, rows_of
+from memcomp.experiments.benchmark import measure as benchmark_measure
+from memcomp.experiments.benchmark.measure import without_depth
+from memcomp.experiments.benchmark.published import MARK, published, published_rows
+from memcomp.experiments.benchmark.runs import read_runs, rows_of
 from memcomp.experiments.checkpoints.run_file import build_host, load_host, save_run
 from memcomp.experiments.cli import main
 from memcomp.experiments.cost import cost, milliseconds
@@ -23,7 +24,6 @@ from memcomp.experiments.evaluation.evaluate import COPY
 from memcomp.experiments.evaluation.pairs import CROSS, SAME
 from memcomp.experiments.metrics.aggregate import mean, paired_difference
 from memcomp.experiments.metrics.seeds import seeds_difference
-from memcomp.experiments.published import MARK, published, published_rows
 from memcomp.experiments.recipe.load import with_overrides
 
 
