@@ -24,7 +24,10 @@ COMMANDS = {
         "measure any number of runs on the same pairs, in one table",
     ),
     "report": ("memcomp.experiments.html.command", "make the page of a benchmark anew from the files in its folder"),
-    "inspect": ("memcomp.experiments.inspect", "look into the memory of a checkpoint: M_o, M_s, attention, gates"),
+    "inspect": (
+        "memcomp.experiments.inspection.inspect",
+        "look into the memory of a checkpoint: M_o, M_s, attention, gates",
+    ),
     "animate": ("memcomp.experiments.animate", "move the face of a picture as a video moves"),
     "convert": (
         "memcomp.experiments.checkpoints.convert",

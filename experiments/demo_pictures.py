@@ -16,7 +16,7 @@ from memcomp.experiments.data.heads import Identity, Poses, render
 from memcomp.experiments.data.heads_set import HeadsSet
 from memcomp.experiments.evaluation.pairs import PEOPLE
 from memcomp.experiments.evaluation.scores import host_predictor
-from memcomp.experiments.memory_pictures import memory_picture
+from memcomp.experiments.inspection.memory_figures import memory_picture
 from memcomp.experiments.metrics.aggregate import Difference
 from memcomp.experiments.output.figures import caption, difference_picture, loss_curves, strips
 from memcomp.experiments.recipe.load import Recipe

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from memcomp import MemoryCompensation
     from memcomp.adapters import Host
-    from memcomp.experiments.inspect_faces import Seen
+    from memcomp.experiments.inspection.faces import Seen
     from memcomp.experiments.recipe.load import Recipe
 
 CHANNELS = 10  # of M_s that are drawn
@@ -40,9 +40,9 @@ def run(args: argparse.Namespace) -> None:
     """`memcomp inspect`."""
     from memcomp.experiments.errors import UserError
     from memcomp.experiments.files import writable_folder
-    from memcomp.experiments.inspect_faces import look
-    from memcomp.experiments.memory_pictures import gates_picture, memory_picture, two_memories_picture
-    from memcomp.experiments.memory_view import gates, skip_weights
+    from memcomp.experiments.inspection.faces import look
+    from memcomp.experiments.inspection.memory_figures import gates_picture, memory_picture, two_memories_picture
+    from memcomp.experiments.inspection.observe import gates, skip_weights
     from memcomp.experiments.output.tables import write_json
 
     if args.identities < 1:
@@ -122,8 +122,8 @@ def holds_memory_alone(path: Path) -> bool:
 
 def numbers(memory: MemoryCompensation) -> dict[str, Any]:
     """What M_o is like, in numbers."""
-    from memcomp.experiments.memory_pictures import random_channels, varying_channels
-    from memcomp.experiments.memory_view import distinct_patterns, roughness
+    from memcomp.experiments.inspection.memory_figures import random_channels, varying_channels
+    from memcomp.experiments.inspection.observe import distinct_patterns, roughness
 
     value = memory.memory.value.detach().cpu()
     return {
@@ -139,8 +139,8 @@ def numbers(memory: MemoryCompensation) -> dict[str, Any]:
 
 def draw(folder: Path, seen: Seen) -> dict[str, Any]:
     """Pictures of what the memory does with these faces; returns the numbers in them."""
-    from memcomp.experiments.attention_pictures import attention_picture, entropy_picture
-    from memcomp.experiments.memory_pictures import identities_picture, varying_channels
+    from memcomp.experiments.inspection.attention_figures import attention_picture, entropy_picture
+    from memcomp.experiments.inspection.memory_figures import identities_picture, varying_channels
     from memcomp.experiments.video import to_frame
 
     sources = [to_frame(picture) for picture in seen.pictures]
@@ -175,7 +175,7 @@ def scale_numbers(seen: Seen, number: int) -> tuple[dict[str, Any], Tensor, Tens
     """One scale in numbers; and, over the first output, the attention's entropy and the relative change (H, W)."""
     import torch
 
-    from memcomp.experiments.memory_view import spread, uniform_entropy
+    from memcomp.experiments.inspection.observe import spread, uniform_entropy
 
     view = seen.views[number]
     attention = view.attention()

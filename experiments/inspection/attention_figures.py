@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from memcomp.experiments.memory_view import uniform_entropy
+from memcomp.experiments.inspection.observe import uniform_entropy
 from memcomp.experiments.output.figures import COLOURS, save_figure
 from memcomp.experiments.video import Frame
 

@@ -12,13 +12,21 @@ import torch.nn.functional as F
 
 import memcomp
 from memcomp import CompensationConfig, MemoryCompensation
-from memcomp.experiments import memory_view
 from memcomp.experiments.checkpoints.run_file import build_host, load_host, save_run
 from memcomp.experiments.cli import main
-from memcomp.experiments.inspect import by_visibility
-from memcomp.experiments.inspect_faces import deepest
-from memcomp.experiments.memory_pictures import memory_picture, random_channels, varying_channels
-from memcomp.experiments.memory_view import distinct_patterns, gates, observe, roughness, skip_weights, spread, view
+from memcomp.experiments.inspection import observe as memory_view
+from memcomp.experiments.inspection.faces import deepest
+from memcomp.experiments.inspection.inspect import by_visibility
+from memcomp.experiments.inspection.memory_figures import memory_picture, random_channels, varying_channels
+from memcomp.experiments.inspection.observe import (
+    distinct_patterns,
+    gates,
+    observe,
+    roughness,
+    skip_weights,
+    spread,
+    view,
+)
 from memcomp.experiments.recipe.load import with_overrides
 
 SIZE = {"memory_channels": 8, "memory_size": (3, 4), "identity_hidden": 6, "identity_code": 7}

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from memcomp.adapters import Host, HostOutput
-from memcomp.experiments.attention_pictures import Place
 from memcomp.experiments.data.heads import Poses, disocclusion, landmarks
 from memcomp.experiments.data.heads_set import HeadsSet
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.memory_view import ScaleView, observe
+from memcomp.experiments.inspection.attention_figures import Place
+from memcomp.experiments.inspection.observe import ScaleView, observe
 from memcomp.experiments.recipe.load import Recipe
 from memcomp.experiments.video import fit, read_picture
 

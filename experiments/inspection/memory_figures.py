@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from memcomp.experiments.memory_view import distinct_patterns, roughness
+from memcomp.experiments.inspection.observe import distinct_patterns, roughness
 from memcomp.experiments.output.figures import COLOURS, save_figure
 from memcomp.experiments.video import Frame
 
