@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from memcomp.experiments import demo, demo_pictures
 from memcomp.experiments.checkpoints import shipped
 from memcomp.experiments.checkpoints.run_file import load_run
 from memcomp.experiments.cli import main
+from memcomp.experiments.demo import demo
+from memcomp.experiments.demo import figures as demo_pictures
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.training import side_by_side
 from memcomp.experiments.training.side_by_side import Job, train_side_by_side

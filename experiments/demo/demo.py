@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
 
     from memcomp.experiments.checkpoints.run_file import load_host
     from memcomp.experiments.checkpoints.shipped import shipped_host
-    from memcomp.experiments.demo_pictures import write_pictures
+    from memcomp.experiments.demo.figures import write_pictures
     from memcomp.experiments.errors import UserError
     from memcomp.experiments.evaluation.evaluate import COPY
     from memcomp.experiments.evaluation.pairs import CROSS, SAME, evaluation_pairs, heads_size
