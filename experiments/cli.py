@@ -23,7 +23,7 @@ COMMANDS = {
         "memcomp.experiments.benchmark.benchmark",
         "measure any number of runs on the same pairs, in one table",
     ),
-    "report": ("memcomp.experiments.html.command", "make the page of a benchmark anew from the files in its folder"),
+    "report": ("memcomp.experiments.report.command", "make the page of a benchmark anew from the files in its folder"),
     "inspect": (
         "memcomp.experiments.inspection.inspect",
         "look into the memory of a checkpoint: M_o, M_s, attention, gates",

@@ -111,8 +111,8 @@ def write_report(
     if find_spec("jinja2") is None:
         print("report.html is left out: it needs jinja2, pip install 'memcomp[report]'", file=sys.stderr)
         return
-    from memcomp.experiments.html.collect import collect
-    from memcomp.experiments.html.page import write_page
+    from memcomp.experiments.report.collect import collect
+    from memcomp.experiments.report.page import write_page
 
     collect(folder, benchmark, recipe, pairs, device, shown)
     print(f"and for people: {write_page(folder)}")

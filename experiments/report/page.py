@@ -15,11 +15,11 @@ import jinja2
 
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write, existing_file
-from memcomp.experiments.html.charts import panel
-from memcomp.experiments.html.collect import FOLDER, FORMAT
-from memcomp.experiments.html.media import data_uri
-from memcomp.experiments.html.tables import cost_rows, outcomes, read_values, row_values, scatters, tables
 from memcomp.experiments.metrics.protocols import column_heading, metric_of
+from memcomp.experiments.report.charts import panel
+from memcomp.experiments.report.collect import FOLDER, FORMAT
+from memcomp.experiments.report.media import data_uri
+from memcomp.experiments.report.tables import cost_rows, outcomes, read_values, row_values, scatters, tables
 
 NAME = "report.html"
 
@@ -128,7 +128,7 @@ def inline(note: str) -> str:
 
 def environment() -> jinja2.Environment:
     """Templates of this package; what they insert is escaped."""
-    files = resources.files("memcomp.experiments.html")
+    files = resources.files("memcomp.experiments.report")
     loader = jinja2.FunctionLoader(lambda name: files.joinpath(name).read_text("utf-8"))
     return jinja2.Environment(
         loader=loader,

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """`memcomp report`."""
-    from memcomp.experiments.html.page import write_page
+    from memcomp.experiments.report.page import write_page
 
     path = write_page(args.folder)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")

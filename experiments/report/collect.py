@@ -17,14 +17,14 @@ from memcomp.experiments.checkpoints.run_file import load_host
 from memcomp.experiments.evaluation.pairs import SAME
 from memcomp.experiments.evaluation.scores import Pair, host_predictor
 from memcomp.experiments.files import writable_folder
-from memcomp.experiments.html.clips import PairClip, clip_of
-from memcomp.experiments.html.curves import curves
-from memcomp.experiments.html.media import save_clip, save_picture
-from memcomp.experiments.html.memory import memory_shown
 from memcomp.experiments.metrics.protocols import metric_of
 from memcomp.experiments.output.figures import error_picture
 from memcomp.experiments.output.tables import write_json
 from memcomp.experiments.recipe.load import Recipe
+from memcomp.experiments.report.clips import PairClip, clip_of
+from memcomp.experiments.report.curves import curves
+from memcomp.experiments.report.media import save_clip, save_picture
+from memcomp.experiments.report.memory import memory_shown
 from memcomp.experiments.video import to_frame
 
 FOLDER, FORMAT = "shown", "memcomp-shown-1"

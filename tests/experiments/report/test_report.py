@@ -17,12 +17,12 @@ from memcomp.experiments.checkpoints.run_file import build_host, save_run
 from memcomp.experiments.cli import main
 from memcomp.experiments.evaluation.pair_lists import ListReport
 from memcomp.experiments.evaluation.pairs import CROSS, SAME, evaluation_pairs
-from memcomp.experiments.html.charts import axis, interval, scatter
-from memcomp.experiments.html.clips import clip_of, window
-from memcomp.experiments.html.curves import loss_curves
-from memcomp.experiments.html.memory import memory_shown
-from memcomp.experiments.html.page import write_page
 from memcomp.experiments.recipe.load import with_overrides
+from memcomp.experiments.report.charts import axis, interval, scatter
+from memcomp.experiments.report.clips import clip_of, window
+from memcomp.experiments.report.curves import loss_curves
+from memcomp.experiments.report.memory import memory_shown
+from memcomp.experiments.report.page import write_page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 LOG = "step,lr,loss,held_out\n0,,,2.0\n10,0.1,1.5,\n20,0.1,1.25,\n30,0.1,1.0,1.5\n"

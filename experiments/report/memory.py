@@ -12,13 +12,13 @@ from torch import Tensor
 
 from memcomp.adapters import Host
 from memcomp.experiments.evaluation.scores import Pair
-from memcomp.experiments.html.media import save_heat, save_picture
 from memcomp.experiments.inspection.attention_figures import EVEN
 from memcomp.experiments.inspection.faces import Seen, look, most_hidden, usual_places
 from memcomp.experiments.inspection.inspect import numbers, scale_numbers
 from memcomp.experiments.inspection.memory_figures import colour_limit, mosaic, varying_channels
 from memcomp.experiments.inspection.observe import ScaleView, observe
 from memcomp.experiments.recipe.load import Recipe
+from memcomp.experiments.report.media import save_heat, save_picture
 from memcomp.experiments.video import to_frame
 
 IDENTITIES, CHANNELS, COLUMNS = 5, 36, 6

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from memcomp.experiments.html.curves import Curve
+from memcomp.experiments.report.curves import Curve
 
 
 @dataclass(frozen=True)
