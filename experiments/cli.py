@@ -23,18 +23,18 @@ COMMANDS = {
         "memcomp.experiments.benchmark.benchmark",
         "measure any number of runs on the same pairs, in one table",
     ),
-    "report": ("memcomp.experiments.report.command", "make the page of a benchmark anew from the files in its folder"),
+    "report": ("memcomp.experiments.commands.report", "make the page of a benchmark anew from the files in its folder"),
     "inspect": (
         "memcomp.experiments.inspection.inspect",
         "look into the memory of a checkpoint: M_o, M_s, attention, gates",
     ),
-    "animate": ("memcomp.experiments.animate", "move the face of a picture as a video moves"),
+    "animate": ("memcomp.experiments.commands.animate", "move the face of a picture as a video moves"),
     "convert": (
         "memcomp.experiments.checkpoints.convert",
         "make a checkpoint of upstream ours, or one of ours upstream's",
     ),
-    "heads": ("memcomp.experiments.data.heads_command", "draw procedural heads: a contact sheet, or clips to train on"),
-    "recipes": ("memcomp.experiments.recipe_list", "list the recipes, or print one"),
+    "heads": ("memcomp.experiments.commands.heads", "draw procedural heads: a contact sheet, or clips to train on"),
+    "recipes": ("memcomp.experiments.commands.recipes", "list the recipes, or print one"),
     "speed": ("memcomp.experiments.speed.compensation", "time the memory against its plain equations"),
 }
 # modules that a base install (torch and safetensors) lacks, and the extra that brings them

@@ -9,9 +9,10 @@ import imageio.v3 as imageio
 import pytest
 import torch
 
-from memcomp.experiments.data import heads_command, heads_set
+from memcomp.experiments.commands import heads as heads_command
+from memcomp.experiments.commands.heads import write_clips
+from memcomp.experiments.data import heads_set
 from memcomp.experiments.data.heads import Poses, disocclusion, render
-from memcomp.experiments.data.heads_command import write_clips
 from memcomp.experiments.data.heads_set import HeadsSet
 from memcomp.experiments.errors import UserError
 
