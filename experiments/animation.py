@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from memcomp.adapters import Host, Keypoints
+from memcomp.experiments.data.batching import batched
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.evaluation.scores import batched
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.evaluation.panel import Panel
     from memcomp.experiments.files import writable_folder
     from memcomp.experiments.metrics.protocols import DEFAULT
+    from memcomp.experiments.processes import resolve_device
     from memcomp.experiments.recipe.load import with_overrides
-    from memcomp.experiments.training.optimizers import resolve_device
 
     for name, least in (("pairs", 1), ("batch", 1), ("seed", 0), ("repeats", 0)):
         value = getattr(args, name)

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.checkpoints.run_file import load_host
     from memcomp.experiments.errors import UserError
     from memcomp.experiments.files import writable_folder
-    from memcomp.experiments.training.optimizers import resolve_device
+    from memcomp.experiments.processes import resolve_device
     from memcomp.experiments.video import Frames, fit, keep_audio, read_picture, to_frame, write_video
 
     if args.output.suffix.lower() != ".mp4":

@@ -72,8 +72,8 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.metrics.protocols import DEFAULT
     from memcomp.experiments.output.figures import worst_median_best
     from memcomp.experiments.output.tables import results_json, write_json, write_pairs
+    from memcomp.experiments.processes import Processes
     from memcomp.experiments.recipe.load import with_overrides
-    from memcomp.experiments.training.optimizers import Processes
 
     for name, least in (("pairs", 1), ("batch", 1), ("video_frames", 1), ("videos", 0), ("clips", 0), ("seed", 0)):
         value = getattr(args, name)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from memcomp.adapters import Host
+from memcomp.experiments.data.batching import batched
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.evaluation.panel import Panel, Row
 from memcomp.experiments.metrics.aggregate import Mean, mean
@@ -19,7 +19,6 @@ from memcomp.experiments.metrics.gather import gather, share
 from memcomp.experiments.video import Frame, to_frame
 
 Predict = Callable[[Tensor, Tensor], Tensor]  # source, driving (B, 3 or 4, H, W) in [0, 1] → prediction (B, 3, H, W)
-T = TypeVar("T")
 
 
 class Pair(Protocol):
@@ -159,10 +158,3 @@ def score(
             skipped=[row.skipped for _, row, _ in everything],
         )
     return scores
-
-
-def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` items, the last one perhaps shorter; reads no further than needed."""
-    iterator = iter(items)
-    while group := list(islice(iterator, size)):
-        yield group

@@ -85,7 +85,7 @@ def load_memory(path: str, device: str) -> tuple[MemoryCompensation, Host | None
     from memcomp.checkpoint import from_file
     from memcomp.experiments.checkpoints.run_file import load_host
     from memcomp.experiments.errors import UserError
-    from memcomp.experiments.training.optimizers import resolve_device
+    from memcomp.experiments.processes import resolve_device
 
     if Path(path).is_file() and holds_memory_alone(Path(path)):
         try:

@@ -23,12 +23,13 @@ from memcomp.experiments.data.pairs import StepBatches, collate, seeded
 from memcomp.experiments.data.sources import held_out_pairs, training_pairs
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write, writable_folder
+from memcomp.experiments.processes import Processes
 from memcomp.experiments.recipe.load import LogSection, Recipe, load_recipe
 from memcomp.experiments.training.capacity import initialise_widened, resolved
 from memcomp.experiments.training.interruption import ignore_interrupts, interruption
 from memcomp.experiments.training.log import Clock, HeldOut, RunLog, save_picture
 from memcomp.experiments.training.loss import Objective
-from memcomp.experiments.training.optimizers import DISCRIMINATOR, Optimisers, Processes, rate_factor
+from memcomp.experiments.training.optimizers import DISCRIMINATOR, Optimisers, rate_factor
 
 LAST = 20  # the held-out loss is measured after each of this many last steps
 

@@ -278,7 +278,7 @@ def test_a_missing_start_says_how_to_make_one(small_recipe):
 
 
 def test_nothing_is_computed_on_meta():
-    from memcomp.experiments.training.optimizers import resolve_device
+    from memcomp.experiments.processes import resolve_device
 
     with pytest.raises(UserError, match="device: expected auto, cpu or cuda, got 'meta', on which nothing is computed"):
         resolve_device("meta")

@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 from memcomp.experiments.checkpoints.run_file import build_host, load_host, load_run, save_run
 from memcomp.experiments.data.sources import held_out_pairs, training_pairs
 from memcomp.experiments.errors import UserError
+from memcomp.experiments.processes import Processes
 from memcomp.experiments.recipe.load import load_recipe, with_overrides
 from memcomp.experiments.training import loop as training
 from memcomp.experiments.training import loss as losses
 from memcomp.experiments.training.loop import train
-from memcomp.experiments.training.optimizers import Processes
 
 TIMES = ("images_per_second", "waiting")
 
@@ -312,7 +312,7 @@ import sys
 import torch
 from safetensors.torch import save_file
 from memcomp.experiments import train as training
-from memcomp.experiments.training.optimizers import Processes
+from memcomp.experiments.processes import Processes
 from memcomp.experiments.recipe.load import load_recipe
 
 processes = Processes.start("cpu")

@@ -1,0 +1,88 @@
+"""The processes of one run: one, or those that torchrun started, and the device on which each works."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from memcomp.experiments.errors import UserError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of one training: one, or those that torchrun started. Each works on its share of every batch.
+
+    Gradients are averaged explicitly after the backward pass: the loss calls parts of the host several times, which
+    the bookkeeping of `DistributedDataParallel` does not expect.
+    """
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @classmethod
+    def start(cls, device: str) -> "Processes":
+        """Join the others, if torchrun started several.
+
+        Raises:
+            UserError: a device that this machine or this build of torch lacks.
+        """
+        world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+        chosen = resolve_device(device)
+        if chosen.type == "cuda" and world > 1:
+            chosen = torch.device("cuda", local)
+            torch.cuda.set_device(chosen)
+        if world > 1 and not dist.is_initialized():
+            dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        return cls(dist.get_rank() if world > 1 else 0, world, chosen)
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes the files and talks."""
+        return self.rank == 0
+
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor by its mean over all processes."""
+        tensors = list(tensors)
+        if self.world == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.detach().float().flatten() for tensor in tensors])
+        dist.all_reduce(flat)
+        parts = flat.div_(self.world).split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.detach().copy_(part.view_as(tensor))
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` holds in some process."""
+        if self.world == 1:
+            return flag
+        tensor = torch.tensor(float(flag), device=self.device)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return bool(tensor.item())
+
+    def stop(self) -> None:
+        """Leave the others."""
+        if self.world > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def resolve_device(device: str) -> torch.device:
+    """ "auto" (CUDA if there is one) or a torch device.
+
+    Raises:
+        UserError: a device that this machine or this build of torch lacks.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"device: expected auto, cpu or cuda, got {device!r}") from None
+    if chosen.type == "meta":
+        raise UserError(f"device: expected auto, cpu or cuda, got {device!r}, on which nothing is computed")
+    if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()):
+        raise UserError(f"device: {device} was asked for, but this machine or this build of torch has no such device")
+    return chosen
