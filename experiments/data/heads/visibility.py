@@ -83,13 +83,35 @@ def landmarks(who: Identity, poses: Poses, size: int = 256) -> Landmarks:
     return Landmarks(screen, visible.view(frame.shape), depth)
 
 
-@torch.no_grad()
-def disocclusion(who: Identity, source: Poses, driving: Poses, size: int) -> Tensor:
-    """Pixels of the driving frames showing a point of the person that the source frame hides → (T, 1, H, W) bool.
+@dataclass(frozen=True)
+class Correspondence:
+    """Where T driving frames find their pixels in the source frame, exactly. The background stands still."""
 
-    Every pixel is followed through the mesh to the same material point in the source frame, with that frame's jaw,
-    smile and brows. Also marked: the inside of the mouth that the source's lips cover, eyeball behind the source's
-    lids, and lids that the source's open eyes fold away. The background is never marked. `source` has T frames or one.
+    flow: Tensor  # (T, H, W, 2) picture coordinates (x, y) in the source; also of hidden points, so perhaps outside
+    hidden: Tensor  # (T, 1, H, W) bool: pixels showing a point of the person that the source hides
+    revealed: Tensor  # (T, 1, H, W) bool: pixels showing background that the person covers in the source
+
+    @property
+    def visibility(self) -> Tensor:
+        """(T, 1, H, W) float: 1 where the source shows what the driving frame shows, 0 elsewhere."""
+        return (~(self.hidden | self.revealed)).float()
+
+
+@torch.no_grad()
+def correspondence(who: Identity, source: Poses, driving: Poses, size: int) -> Correspondence:
+    """Follow every pixel of the driving frames through the mesh to the same material point in the source frame.
+
+    The source frame's jaw, smile and brows count. Hidden are also: the inside of the mouth that the source's lips
+    cover, eyeball behind the source's lids, and lids that the source's open eyes fold away.
+
+    Args:
+        who: whose head.
+        source: T frames or one.
+        driving: T frames.
+        size: height and width, pixels; one sample per pixel centre.
+
+    Raises:
+        ValueError: source and driving do not pair up.
     """
     if len(source) not in (1, len(driving)):
         raise ValueError(f"source has {len(source)} frames, expected 1 or the driving's {len(driving)}")
@@ -97,8 +119,9 @@ def disocclusion(who: Identity, source: Poses, driving: Poses, size: int) -> Ten
         source = source[torch.zeros(len(driving), dtype=torch.long)]
     mesh = build(who, mesh_detail(size))
     before, after = pose_mesh(mesh, who, source), pose_mesh(mesh, who, driving)
-    seen = View.of(mesh, after, size).triangle
-    frame, row, column = (seen < len(mesh.triangles)).nonzero(as_tuple=True)
+    shown, seen = View.of(mesh, before, size), View.of(mesh, after, size).triangle
+    is_person = seen < len(mesh.triangles)
+    frame, row, column = is_person.nonzero(as_tuple=True)
     triangle = seen[frame, row, column]
     # at every seen point: its place and normal in the source frame, its place at rest, aux
     table = vertex_table(
@@ -109,7 +132,7 @@ def disocclusion(who: Identity, source: Poses, driving: Poses, size: int) -> Ten
     part = mesh.part[triangle]
     any_side = (part == int(Part.CURTAIN)) | (part == int(Part.POCKET))
     normal[any_side] = torch.tensor([0.0, 0.0, 1.0])
-    visible = View.of(mesh, before, size).sees(frame, point, normal)
+    visible = shown.sees(frame, point, normal)
 
     x, y, z = rest.unbind(1)
     from_upper_lip = aux * mouth_gap(who, x, driving.mouth[frame])
@@ -117,13 +140,24 @@ def disocclusion(who: Identity, source: Poses, driving: Poses, size: int) -> Ten
     near_eye = (part == int(Part.HEAD)) & (z > 0.2) & ((y - EYE_Y).abs() < 0.14)
     was_open = opening(who, x, y, source.blink[frame]) > 0
     is_open = opening(who, x, y, driving.blink[frame]) > 0
-    hidden = ~visible | covered | (near_eye & (was_open != is_open))
-    mask = torch.zeros(len(driving), 1, size, size)
-    mask[frame, 0, row, column] = hidden.float()
-    return _opened(mask) > 0.5
+    hidden = torch.zeros(len(driving), 1, size, size, dtype=torch.bool)
+    hidden[frame, 0, row, column] = ~visible | covered | (near_eye & (was_open != is_open))
+    flow = pixel_centres(size).repeat(len(driving), 1, 1, 1)
+    flow[frame, row, column] = project(point)[0]
+    revealed = ~is_person & (shown.triangle < len(mesh.triangles))
+    return Correspondence(flow, hidden, revealed[:, None])
 
 
-def _opened(mask: Tensor) -> Tensor:
-    """Morphological opening by 2 × 2 pixels: contours one pixel wide and lone pixels go, every other region stays."""
-    eroded = -max_pool2d(-mask, 2, stride=1)
-    return max_pool2d(pad(eroded, (1, 1, 1, 1)), 2, stride=1)
+@torch.no_grad()
+def disocclusion(who: Identity, source: Poses, driving: Poses, size: int) -> Tensor:
+    """Pixels of the driving frames showing a point of the person that the source frame hides → (T, 1, H, W) bool.
+
+    The `hidden` of `correspondence` without contours one pixel wide. The background is never marked.
+    """
+    return opened(correspondence(who, source, driving, size).hidden)
+
+
+def opened(mask: Tensor) -> Tensor:
+    """Open a mask (T, 1, H, W) by 2 × 2 pixels: contours one pixel wide and lone pixels go, other regions stay."""
+    eroded = -max_pool2d(-mask.float(), 2, stride=1)
+    return max_pool2d(pad(eroded, (1, 1, 1, 1)), 2, stride=1) > 0.5

@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from memcomp.experiments.data.heads import Identity, Label, Poses, disocclusion, landmarks, render
+from memcomp.experiments.data.heads import Identity, Label, Poses, correspondence, disocclusion, landmarks, render
 from memcomp.experiments.data.heads.mesh import build, mesh_detail, pose_mesh
-from memcomp.experiments.data.heads.raster import pixel_centres
-from memcomp.experiments.data.heads.visibility import View, _opened
+from memcomp.experiments.data.heads.raster import gather, pixel_centres, vertex_table
+from memcomp.experiments.data.heads.visibility import View, opened
 
 SIZE = 96
 PLAIN = dataclasses.replace(Identity.sample(6), glasses=0.0, hairstyle="short")
@@ -140,7 +140,7 @@ def test_masks_have_no_contours_one_pixel_wide(seed: int) -> None:
     poses = Poses.trajectory(seed, 6, rate=1.0)
     mask = disocclusion(Identity.sample(seed), poses[0], poses, 64)
     assert mask.any()
-    assert torch.equal(_opened(mask.float()) > 0.5, mask)
+    assert torch.equal(opened(mask), mask)
 
 
 def test_opening_removes_lines_and_keeps_blocks() -> None:
@@ -148,10 +148,49 @@ def test_opening_removes_lines_and_keeps_blocks() -> None:
     mask[..., 1, :] = 1  # a line
     mask[..., 4:7, 2:5] = 1  # a block
     mask[..., 7, 7] = 1  # a lone pixel
-    kept = _opened(mask)
-    assert kept.sum() == 9 and (kept[..., 4:7, 2:5] == 1).all()
+    kept = opened(mask)
+    assert kept.sum() == 9 and kept[..., 4:7, 2:5].all()
 
 
 def test_disocclusion_names_a_wrong_number_of_source_frames() -> None:
     with pytest.raises(ValueError, match="source has 2 frames, expected 1 or the driving's 3"):
         disocclusion(PLAIN, Poses.trajectory(0, 2), Poses.trajectory(0, 3), 32)
+
+
+@pytest.mark.parametrize("seed", [1, 5])
+def test_the_flow_fetches_the_source_where_it_shows_the_same_point(seed: int) -> None:
+    """Every material point has a colour of its own, so the warped source equals the driving frame there."""
+    who = dataclasses.replace(Identity.sample(seed), glasses=0.0)
+    source, driving = Poses.make(yaw=-20, mouth=0.4), Poses.make(yaw=25, pitch=8, roll=6, smile=0.5)
+    found = correspondence(who, source, driving, SIZE)
+    mesh = build(who, mesh_detail(SIZE))
+    rest = []  # the place at rest of every pixel: (H, W, 3)
+    for poses in (source, driving):
+        posed = pose_mesh(mesh, who, poses)
+        seen = View.of(mesh, posed, SIZE).triangle
+        frame, row, column = (seen < len(mesh.triangles)).nonzero(as_tuple=True)
+        table = vertex_table(posed.screen, 1 / posed.depth, mesh.rest[None])
+        picture = torch.full((SIZE, SIZE, 3), 9.0)
+        picture[row, column] = gather(
+            table, mesh.triangles, frame, seen[frame, row, column], pixel_centres(SIZE)[row, column]
+        )
+        rest.append(picture)
+    warped = torch.nn.functional.grid_sample(
+        rest[0].permute(2, 0, 1)[None], found.flow, mode="nearest", align_corners=False
+    )[0].permute(1, 2, 0)
+    shown = found.visibility[0, 0].bool() & (rest[1][..., 0] < 9)
+    away = (warped - rest[1]).norm(dim=-1)[shown]
+    assert len(away) > 2000
+    assert away.median() < 0.02 and away.quantile(0.9) < 0.08  # half a pixel is 0.015; contours are where the rest is
+
+
+def test_hidden_and_revealed_do_not_overlap_and_the_background_stands_still() -> None:
+    source, driving = Poses.make(yaw=-30), Poses.make(yaw=30)
+    found = correspondence(PLAIN, source, driving, SIZE)
+    assert not (found.hidden & found.revealed).any() and found.hidden.any() and found.revealed.any()
+    still = found.flow[0] == pixel_centres(SIZE)
+    assert still.all(-1)[found.revealed[0, 0]].all()
+    same = correspondence(PLAIN, source, source, SIZE)
+    torch.testing.assert_close(same.flow[0], pixel_centres(SIZE), atol=1e-4, rtol=0)
+    assert not same.revealed.any() and same.hidden.float().mean() < 0.01
+    torch.testing.assert_close(disocclusion(PLAIN, source, driving, SIZE), opened(found.hidden))
