@@ -181,7 +181,7 @@ def test_the_flow_fetches_the_source_where_it_shows_the_same_point(seed: int) ->
     shown = found.visibility[0, 0].bool() & (rest[1][..., 0] < 9)
     away = (warped - rest[1]).norm(dim=-1)[shown]
     assert len(away) > 2000
-    assert away.median() < 0.02 and away.quantile(0.9) < 0.08  # half a pixel is 0.015; contours are where the rest is
+    assert away.median() < 0.02 and away.quantile(0.9) < 0.1  # half a pixel: 0.015, more where the surface slopes
 
 
 def test_hidden_and_revealed_do_not_overlap_and_the_background_stands_still() -> None:
