@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from memcomp import KeypointTap, Tap
 from memcomp.adapters.base import Host
-from memcomp.adapters.fomm import taps
+from memcomp.adapters.fomm import upstream
 from memcomp.adapters.fomm.discriminator import Judgement, MultiScaleDiscriminator
 from memcomp.adapters.fomm.generator import OcclusionAwareGenerator
 from memcomp.adapters.fomm.keypoints import KeypointDetector
 from memcomp.adapters.fomm.motion import DenseMotionNetwork
+from memcomp.adapters.layout import Layout
 from memcomp.adapters.outputs import HostOutput, Keypoints
-from memcomp.adapters.registry import register_host
 from memcomp.adapters.shared import losses
 from memcomp.adapters.shared.params import checked_params
 from memcomp.adapters.shared.transfer import transfer_motion
@@ -36,7 +36,6 @@ def _model(
     """The signature of `model`."""
 
 
-@register_host
 class FOMM(Host):
     """The first-order motion model.
 
@@ -66,6 +65,8 @@ class FOMM(Host):
     model_signature: ClassVar[Callable[..., None]] = staticmethod(_model)  # its parameters are the keys of `model`
     generator_type: ClassVar[type[nn.Module]] = OcclusionAwareGenerator  # descendants of FOMM have another
     further_channels: ClassVar[int] = 0  # that the keypoint detector sees besides the picture's
+    layouts: ClassVar[tuple[Layout, ...]] = upstream.LAYOUTS
+    read_model = staticmethod(upstream.read_model)
     published: ClassVar[Mapping[str, Any]] = {  # vox-256
         "common_params": {"num_kp": 10, "num_channels": 3, "estimate_jacobian": True},
         "kp_detector_params": {
@@ -213,4 +214,4 @@ class FOMM(Host):
 
     def taps(self) -> tuple[list[Tap], KeypointTap]:
         """The inputs of the bottleneck, of each further decoder block and of the last convolution."""
-        return taps.inplace_taps(self.generator), taps.KEYPOINTS
+        return upstream.inplace_taps(self.generator), upstream.KEYPOINTS

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from memcomp import KeypointTap, Tap
 from memcomp.adapters.base import Host
+from memcomp.adapters.layout import Layout
 from memcomp.adapters.outputs import HostOutput, Keypoints
-from memcomp.adapters.registry import register_host
 from memcomp.adapters.shared.losses import equivariance_value
 from memcomp.adapters.shared.params import checked_params
 from memcomp.adapters.shared.transfer import transfer_motion
-from memcomp.adapters.tpsm import losses, taps
+from memcomp.adapters.shared.warped_skip import inplace_taps
+from memcomp.adapters.tpsm import losses, upstream
 from memcomp.adapters.tpsm.avd import AVDNetwork
 from memcomp.adapters.tpsm.inpainting import InpaintingNetwork, TPSMOutput
 from memcomp.adapters.tpsm.keypoints import BackgroundPredictor, KeypointDetector
@@ -39,7 +40,6 @@ def _model(
     """The signature of `model`."""
 
 
-@register_host
 class TPSM(Host):
     """The thin-plate spline motion model.
 
@@ -57,6 +57,8 @@ class TPSM(Host):
     generator_section: ClassVar[str] = "inpainting_network"
     optional_sections: ClassVar[frozenset[str]] = frozenset({"bg_predictor", "avd_network"})
     stages: ClassVar[Mapping[str, tuple[str, ...]]] = {"avd": ("avd_network",)}
+    layouts: ClassVar[tuple[Layout, ...]] = upstream.LAYOUTS
+    read_model = staticmethod(upstream.read_model)
     published: ClassVar[Mapping[str, Any]] = {  # vox-256
         "common_params": {"num_tps": 10, "num_channels": 3, "bg": True, "multi_mask": True},
         "generator_params": {"block_expansion": 64, "max_features": 512, "num_down_blocks": 3},
@@ -246,4 +248,4 @@ class TPSM(Host):
 
     def taps(self) -> tuple[list[Tap], KeypointTap]:
         """The lowest warped feature, the warped skips and the blend before the last convolution."""
-        return taps.inplace_taps(self.inpainting_network), taps.KEYPOINTS
+        return inplace_taps(self.inpainting_network), KeypointTap("dense_motion_network")
