@@ -52,7 +52,7 @@ class HostOutput:
         deformation: (B, h, w, 2), for every output place the (x, y) in [-1, 1] of the source to look at.
         occlusion_map: (B, 1, h, w) in [0, 1], 1 = visible in the source; None if the host estimates none.
         mask: (B, K + 1, h, w), weights of the K local motions and of the still background (first); sums to 1.
-        sparse_deformed: (B, K + 1, 3, h, w), the source warped by each of these motions.
+        sparse_deformed: (B, K + 1, 3, h, w), the source warped by each of these motions; None if it was not.
         kp_source, kp_driving: the keypoints the host was given.
     """
 
@@ -61,6 +61,6 @@ class HostOutput:
     deformation: Tensor
     occlusion_map: Tensor | None
     mask: Tensor
-    sparse_deformed: Tensor
+    sparse_deformed: Tensor | None
     kp_source: Keypoints
     kp_driving: Keypoints

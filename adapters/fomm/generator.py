@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,8 @@ class OcclusionAwareGenerator(nn.Module):
         align_corners: of `grid_sample` (see `memcomp.adapters.fomm.FOMM`).
     """
 
+    motion_type: ClassVar[type[nn.Module]] = DenseMotionNetwork
+
     def __init__(
         self,
         num_channels: int,
@@ -42,7 +44,7 @@ class OcclusionAwareGenerator(nn.Module):
         align_corners: bool = False,
     ) -> None:
         super().__init__()
-        self.dense_motion_network = DenseMotionNetwork(
+        self.dense_motion_network = self.motion_type(
             num_kp=num_kp,
             num_channels=num_channels,
             estimate_occlusion_map=estimate_occlusion_map,

@@ -29,7 +29,7 @@ class DenseMotion:
     deformation: Tensor
     occlusion_map: Tensor | None
     mask: Tensor
-    sparse_deformed: Tensor
+    sparse_deformed: Tensor | None
 
 
 def local_motions(kp_source: Keypoints, kp_driving: Keypoints, height: int, width: int) -> Tensor:

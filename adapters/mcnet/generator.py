@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from memcomp.adapters.fomm.motion import DenseMotionNetwork
 from memcomp.adapters.outputs import HostOutput, Keypoints
+from memcomp.adapters.shared.blocks import Norm
 from memcomp.adapters.shared.warped_skip import WarpedSkipGenerator
 
 
@@ -29,6 +30,9 @@ class UNetGenerator(WarpedSkipGenerator):
         ValueError: `estimate_occlusion_map` is false.
     """
 
+    motion_type: ClassVar[type[nn.Module]] = DenseMotionNetwork
+    norm: ClassVar[Norm] = nn.BatchNorm2d
+
     def __init__(
         self,
         num_channels: int,
@@ -45,14 +49,14 @@ class UNetGenerator(WarpedSkipGenerator):
         super().__init__()
         if not estimate_occlusion_map:
             raise ValueError("model.generator_params.estimate_occlusion_map: this host needs it, give true")
-        self.dense_motion_network = DenseMotionNetwork(
+        self.dense_motion_network = self.motion_type(
             num_kp=num_kp,
             num_channels=num_channels,
             estimate_occlusion_map=True,
             align_corners=align_corners,
             **dense_motion_params,
         )
-        self.build(num_channels, block_expansion, max_features, num_down_blocks)
+        self.build(num_channels, block_expansion, max_features, num_down_blocks, type(self).norm)
 
     def forward(
         self,
