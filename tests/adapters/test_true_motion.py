@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from memcomp import CompensationConfig
 from memcomp.adapters import attach, create_host
 from memcomp.adapters.true_motion import Given, pack
