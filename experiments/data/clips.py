@@ -8,9 +8,9 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from memcomp.experiments.data.fit import fit
 from memcomp.experiments.data.pairs import DamagedClip
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write
@@ -173,6 +173,18 @@ class Clips:
 
     def _fit(self, frame: Frame) -> Tensor:
         return fit(torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1), self.size)
+
+
+def fit(frame: Tensor, size: int) -> Tensor:
+    """Cut uint8 (3, H, W) to its middle square and resize it with antialiasing → uint8 (3, size, size)."""
+    height, width = frame.shape[1:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    frame = frame[:, top : top + side, left : left + side]
+    if side == size:
+        return frame.contiguous()
+    resized = F.interpolate(frame[None].float(), (size, size), mode="bilinear", antialias=True)
+    return resized[0].round().to(torch.uint8)
 
 
 def label(path: Path) -> str:

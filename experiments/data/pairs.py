@@ -1,13 +1,16 @@
-"""Training pairs: two frames of one person. Every draw of pair number i derives from (seed, i), so a run can be resumed
-at any step, with any number of worker processes, and sees what it would have seen."""
+"""Training pairs: two frames of one person.
+
+Every draw of pair number i derives from (seed, i), so a run can be resumed at any step, with any number of worker
+processes, and sees what it would have seen.
+"""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from memcomp.experiments.data.augment import augment_pair
 from memcomp.experiments.errors import UserError
@@ -76,31 +79,6 @@ class PairSet(Dataset[dict[str, Any]]):
             order = torch.randperm(self.epoch_length, generator=seeded(self.seed, "epoch", epoch))
             self._order = (epoch, order % len(self.clips.people))
         return int(self._order[1][place])
-
-
-class StepBatches(Sampler[list[int]]):
-    """The pair numbers of the steps `start` … `stop` - 1 that process `rank` of `world` works on."""
-
-    def __init__(self, start: int, stop: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
-        self.steps, self.batch_size, self.share = range(start, stop), batch_size, batch_size // world
-        self.first = rank * self.share
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in self.steps:
-            start = step * self.batch_size + self.first
-            yield list(range(start, start + self.share))
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-
-def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Stack pairs into (B, C, H, W); names of damaged clips become one list."""
-    return {
-        "source": torch.stack([sample["source"] for sample in samples]),
-        "driving": torch.stack([sample["driving"] for sample in samples]),
-        "skipped": [name for sample in samples for name in sample["skipped"]],
-    }
 
 
 def seeded(seed: int, purpose: str, index: int) -> torch.Generator:
