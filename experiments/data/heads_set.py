@@ -13,11 +13,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from memcomp.experiments.data.heads import FAR, NEAR, RENDERER_VERSION, Identity, Poses, disocclusion, render
 from memcomp.experiments.data.heads.pose import FRAME_RATE
+from memcomp.experiments.data.motion import pair_with_motion
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write
 
@@ -36,6 +38,7 @@ class EvalPair:
     name: str
     source_angles: Tensor  # (3,) yaw, pitch, roll in degrees
     driving_angles: Tensor  # (3,)
+    revealed: Tensor | None = None  # (1, H, W) bool, of a set with motion: background that the source's head covers
 
 
 class HeadsSet:
@@ -50,6 +53,7 @@ class HeadsSet:
         cache_dir: where rendered clips are kept; None: $MEMCOMP_CACHE, or ~/.cache/memcomp.
         rate: frames per second of the motion; a low one gives few frames that differ much.
         depth: give pictures a fourth channel, their disparity (see `memcomp.experiments.data.heads.Frames.disparity`).
+        motion: give the pictures of evaluation pairs their exact motion (see `memcomp.experiments.data.motion`).
 
     Raises:
         UserError: unknown split, or a number out of range.
@@ -65,6 +69,7 @@ class HeadsSet:
         cache_dir: str | os.PathLike[str] | None = None,
         rate: float = FRAME_RATE,
         depth: bool = False,
+        motion: bool = False,
     ) -> None:
         if split not in SPLITS:
             raise UserError(f"data split {split!r}: expected one of {', '.join(SPLITS)}")
@@ -78,7 +83,7 @@ class HeadsSet:
         if seed < 0:
             raise UserError(f"heads: seed = {seed}, expected 0 or more")
         self.split, self.length, self.size, self.seed, self.rate = split, frames, size, seed, rate
-        self.depth, self.channels = depth, 3 + depth
+        self.depth, self.channels, self.motion = depth, 3 + depth, motion
         self._identities = identities
         self._first = (seed * len(SPLITS) + SPLITS.index(split)) * MOST_IDENTITIES
         root = cache_dir or os.environ.get("MEMCOMP_CACHE") or Path.home() / ".cache" / "memcomp"
@@ -195,6 +200,31 @@ def _draw(n: int, people: int, length: int, seed: int, *, cross: bool) -> list[t
     return places
 
 
+class HeadClips:
+    """Procedural heads as a `ClipSource`: every identity is one person with one clip."""
+
+    def __init__(self, heads: HeadsSet) -> None:
+        self.heads = heads
+        self._mapped: dict[int, np.ndarray] = {}
+        self.people: Sequence[Sequence[int]] = [[identity] for identity in range(len(heads))]
+
+    def name(self, clip: int) -> str:
+        """The identity's number."""
+        return f"head {clip}"
+
+    def count(self, clip: int) -> int:
+        """Number of frames."""
+        return self.heads.length
+
+    def read(self, clip: int, frames: Sequence[int]) -> Tensor:
+        """uint8 (len(frames), 3, H, W), or (len(frames), 4, H, W) with depth."""
+        if clip not in self._mapped:
+            self.heads.frames(clip)  # renders what the cache lacks; later reads touch two frames of its file
+            shape = (self.heads.length, self.heads.channels, self.heads.size, self.heads.size)
+            self._mapped[clip] = np.memmap(self.heads.path(clip), np.uint8, "r", shape=shape)
+        return torch.from_numpy(self._mapped[clip][list(frames)])
+
+
 class EvalPairs(Sequence[EvalPair]):
     """Fixed pairs, each rendered when it is asked for.
 
@@ -220,12 +250,17 @@ class EvalPairs(Sequence[EvalPair]):
         heads, size = self.heads, self.heads.size
         who, source, driving = heads.identity(a), heads.poses(a)[s], heads.poses(b)[d]
         images = heads.render(who, Poses.cat([source, driving]))
+        shown, moving = images[0], images[1] if a == b else heads.render(heads.identity(b), driving)[0]
+        revealed = None
+        if heads.motion:
+            shown, moving, revealed = pair_with_motion(shown, moving, who, source, driving)
         return EvalPair(
-            source=images[0],
-            driving=images[1] if a == b else heads.render(heads.identity(b), driving)[0],
+            source=shown,
+            driving=moving,
             target=images[1, :3],
             disoccluded=disocclusion(who, source, driving, size)[0],
             name=f"{heads.split}{a:05d}-{s:04d}_{heads.split}{b:05d}-{d:04d}",
             source_angles=source.angles()[0],
             driving_angles=driving.angles()[0],
+            revealed=revealed,
         )

@@ -1,51 +1,18 @@
 """Where a recipe's pairs come from: procedural heads or clips, each cut into people's clips."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
-import torch
-from torch import Tensor
 
 from memcomp.experiments.data.clips import Clips, user_cache
-from memcomp.experiments.data.pairs import ClipSource, PairSet
+from memcomp.experiments.data.pairs import PairSet
 from memcomp.experiments.recipe.load import Recipe
-
-if TYPE_CHECKING:
-    from memcomp.experiments.data.heads_set import HeadsSet
+from memcomp.experiments.recipe.sections import AugmentSection
 
 HELD_OUT_PEOPLE = 16  # identities of the held-out heads
 
 
-class HeadClips:
-    """Procedural heads as a `ClipSource`: every identity is one person with one clip."""
-
-    def __init__(self, heads: "HeadsSet") -> None:
-        self.heads = heads
-        self._mapped: dict[int, np.ndarray] = {}
-        self.people: Sequence[Sequence[int]] = [[identity] for identity in range(len(heads))]
-
-    def name(self, clip: int) -> str:
-        """The identity's number."""
-        return f"head {clip}"
-
-    def count(self, clip: int) -> int:
-        """Number of frames."""
-        return self.heads.length
-
-    def read(self, clip: int, frames: Sequence[int]) -> Tensor:
-        """uint8 (len(frames), 3, H, W), or (len(frames), 4, H, W) with depth."""
-        if clip not in self._mapped:
-            self.heads.frames(clip)  # renders what the cache lacks; later reads touch two frames of its file
-            shape = (self.heads.length, self.heads.channels, self.heads.size, self.heads.size)
-            self._mapped[clip] = np.memmap(self.heads.path(clip), np.uint8, "r", shape=shape)
-        return torch.from_numpy(self._mapped[clip][list(frames)])
-
-
 def training_pairs(recipe: Recipe) -> PairSet:
     """The pairs to train on."""
-    return PairSet(_clips(recipe, "train"), recipe.seed, recipe.data.repeats, recipe.data.augment)
+    return _pairs(recipe, "train", recipe.seed, recipe.data.repeats, recipe.data.augment)
 
 
 def held_out_pairs(recipe: Recipe) -> PairSet:
@@ -53,18 +20,25 @@ def held_out_pairs(recipe: Recipe) -> PairSet:
 
     They are the same for every seed, so that runs compare.
     """
-    return PairSet(_clips(recipe, "val" if recipe.data.kind == "heads" else "test"), seed=0)
+    return _pairs(recipe, "val" if recipe.data.kind == "heads" else "test", seed=0)
 
 
-def _clips(recipe: Recipe, split: str) -> ClipSource:
+def _pairs(recipe: Recipe, split: str, seed: int, repeats: int = 1, augment: AugmentSection | None = None) -> PairSet:
     data = recipe.data
     cache = Path(data.cache) if data.cache else user_cache()
     if data.kind == "clips":
         assert data.root is not None  # the recipe's check
-        return Clips(Path(data.root) / split, recipe.size, cache=cache / "clips", cache_gb=data.cache_gb)
-    from memcomp.experiments.data.heads_set import HeadsSet
+        clips = Clips(Path(data.root) / split, recipe.size, cache=cache / "clips", cache_gb=data.cache_gb)
+        return PairSet(clips, seed, repeats, augment)
+    from memcomp.experiments.data.heads_set import HeadClips, HeadsSet
 
     identities = data.identities if split == "train" else HELD_OUT_PEOPLE
     heads = HeadsSet(split, identities, data.frames, recipe.size, data.seed, cache, data.rate, data.depth)
     heads.render_all(data.workers)
-    return HeadClips(heads)
+    if not data.motion:
+        return PairSet(HeadClips(heads), seed, repeats, augment)
+    from memcomp.experiments.data.motion_pairs import MotionPairs
+
+    pairs = MotionPairs(heads, seed, repeats, augment)
+    pairs.make_all()
+    return pairs

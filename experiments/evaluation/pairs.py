@@ -140,7 +140,10 @@ def _test_heads(recipe: Recipe) -> HeadsSet:
     from memcomp.experiments.data.heads_set import HeadsSet
 
     data = recipe.data
-    return HeadsSet("test", PEOPLE, data.frames, recipe.size, data.seed, _cache(recipe), data.rate, data.depth)
+    cache = _cache(recipe)
+    return HeadsSet(
+        "test", PEOPLE, data.frames, recipe.size, data.seed, cache, data.rate, data.depth, motion=data.motion
+    )
 
 
 def _cache(recipe: Recipe) -> Path:

@@ -62,6 +62,10 @@ def check(recipe: Recipe, origin: str) -> None:
         (loss.consistency == 0 or recipe.memory is not None, "loss.consistency: expected 0 without a memory"),
         (loss.consistency == 0 or mode != "skip_control", "loss.consistency: expected 0 with memory.mode skip_control"),
         (data.frames > 1, f"data.frames: expected 2 or more, got {data.frames}"),
+        (
+            not data.motion or (data.kind == "heads" and not data.depth),
+            "data.motion: expected false, only procedural heads (without depth) have a true motion",
+        ),
         (data.kind == "heads" or not data.depth, "data.depth: expected false, only procedural heads have a true depth"),
         (not recipe.freeze_host or loss.generator_gan == 0, "loss.generator_gan: expected 0 with freeze_host"),
         (not recipe.freeze_host or recipe.memory is not None, "freeze_host: without a memory nothing would be trained"),

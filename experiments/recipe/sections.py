@@ -59,6 +59,7 @@ class DataSection:
     rate: float = 25.0  # heads: frames per second of their motion
     seed: int = 0  # heads: which people
     depth: bool = False  # heads: pictures with their true disparity as fourth channel
+    motion: bool = False  # heads: pictures with their exact motion as four further channels
     repeats: int = 1  # times that each person is seen in one epoch
     workers: int = 0  # processes that read data; 0 = the training process itself
     cache: str | None = None  # folder for rendered heads and decoded clips; null = the user's cache folder
@@ -67,8 +68,8 @@ class DataSection:
 
     @property
     def channels(self) -> int:
-        """Of a picture: colours, and the disparity where it is given."""
-        return 4 if self.depth else 3
+        """Channels of a picture: colours, the disparity where it is given, the motion where it is."""
+        return 3 + self.depth + 4 * self.motion
 
 
 @dataclass(frozen=True)
