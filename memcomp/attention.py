@@ -18,7 +18,17 @@ from torch.autograd.function import once_differentiable
 CHUNK_CPU, CHUNK_GPU = 2**21, 2**26
 
 
-def cross_attention(feature: Tensor, weight: Tensor, bias: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+def cross_attention(
+    feature: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    more: Tensor | None = None,
+    unit: bool = False,
+    places: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """softmax(ReLU(weight x + bias)^T keys) values for each pixel x of the feature.
 
     Args:
@@ -27,21 +37,31 @@ def cross_attention(feature: Tensor, weight: Tensor, bias: Tensor, keys: Tensor,
         bias: (D,).
         keys: (B, D, M), already multiplied by the attention's scale.
         values: (B, E, M).
+        more: (B, D, H, W), added before the ReLU of the query.
+        unit: divide each query by its length.
+        places: (P, H W) and (P, M): their product is added to the logits of every sample.
 
     Returns:
         (B, E, H, W), channels-last where the feature is.
 
     Under torch.compile and torch.export it is one un-chunked expression.
     """
+    tensors = [feature, weight, bias, keys, values, more, *(places or (None, None))]
     if torch.is_autocast_enabled(feature.device.type):
         dtype = torch.get_autocast_dtype(feature.device.type)
-        feature, weight, bias, keys, values = (t.to(dtype) for t in (feature, weight, bias, keys, values))
-    tokens = feature.flatten(2).transpose(1, 2)  # (B, N, C)
+        tensors = [None if t is None else t.to(dtype) for t in tensors]
+    x, weight, bias, keys, values, more, here, there = tensors  # type: ignore[assignment]
+    tokens = x.flatten(2).transpose(1, 2)  # type: ignore[union-attr]  # (B, N, C)
+    further = None if more is None else more.flatten(2).transpose(1, 2)  # (B, N, D)
     if torch.compiler.is_compiling():
-        queries = F.relu(F.linear(tokens, weight, bias))  # (B, N, D)
-        out = torch.softmax(queries @ keys, dim=-1) @ values.transpose(1, 2)  # (B, N, E)
+        queries = F.linear(tokens, weight, bias)  # (B, N, D)
+        queries = F.relu(queries if further is None else queries + further)
+        logits = (F.normalize(queries, dim=2) if unit else queries) @ keys  # (B, N, M)
+        if here is not None and there is not None:
+            logits = logits + here.t() @ there
+        out = torch.softmax(logits, dim=-1) @ values.transpose(1, 2)  # (B, N, E)
     else:
-        out = _ChunkedAttention.apply(tokens, weight, bias, keys, values)
+        out = _ChunkedAttention.apply(tokens, weight, bias, keys, values, further, here, there, unit)
     return out.transpose(1, 2).unflatten(2, feature.shape[2:])
 
 
@@ -55,9 +75,22 @@ def _chunks(tokens: Tensor, keys: Tensor) -> Iterator[tuple[slice, slice]]:
             yield slice(sample, sample + samples), slice(query, query + rows)
 
 
-def _queries(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """ReLU(W x + b): (b, n, C) -> (b, n, D)."""
-    return torch.addmm(bias, x.reshape(-1, x.shape[2]), weight.t()).relu_().view(*x.shape[:2], -1)
+def _queries(x: Tensor, weight: Tensor, bias: Tensor, more: Tensor | None) -> Tensor:
+    """ReLU(W x + b + more): (b, n, C) -> (b, n, D)."""
+    queries = torch.addmm(bias, x.reshape(-1, x.shape[2]), weight.t()).view(*x.shape[:2], -1)
+    return (queries if more is None else queries.add_(more)).relu_()
+
+
+def _to_unit(queries: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries of length one, and their lengths before (b, n, 1)."""
+    length = torch.linalg.vector_norm(queries, dim=2, keepdim=True).clamp_(min=torch.finfo(queries.dtype).tiny)
+    return queries / length, length
+
+
+def _logits(queries: Tensor, keys: Tensor, here: Tensor | None, there: Tensor | None) -> Tensor:
+    """(b, n, D) @ (b, D, M) plus the product of places (P, n), (P, M): (b, n, M)."""
+    logits = queries @ keys
+    return logits if here is None or there is None else logits.add_(here.t() @ there)
 
 
 def _empty_tokens(like: Tensor, channels: int) -> Tensor:
@@ -78,12 +111,26 @@ def _accumulate(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 class _ChunkedAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, tokens: Tensor, weight: Tensor, bias: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        ctx.save_for_backward(tokens, weight, bias, keys, values)
+    def forward(
+        ctx: Any,
+        tokens: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        more: Tensor | None,
+        here: Tensor | None,
+        there: Tensor | None,
+        unit: bool,
+    ) -> Tensor:
+        ctx.save_for_backward(tokens, weight, bias, keys, values, more, here, there)
+        ctx.unit = unit
         out = _empty_tokens(tokens, values.shape[1])
         with torch.autocast(tokens.device.type, enabled=False):
             for b, n in _chunks(tokens, keys):
-                logits = _queries(tokens[b, n], weight, bias) @ keys[b]  # (b, n, M)
+                queries = _queries(tokens[b, n], weight, bias, None if more is None else more[b, n])
+                queries = _to_unit(queries)[0] if unit else queries
+                logits = _logits(queries, keys[b], None if here is None else here[:, n], there)  # (b, n, M)
                 out[b, n] = torch.softmax(logits, dim=-1) @ values[b].transpose(1, 2)
                 del logits  # or it would live until the next chunk's are made
         return out
@@ -91,22 +138,37 @@ class _ChunkedAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        tokens, weight, bias, keys, values = ctx.saved_tensors
+        tokens, weight, bias, keys, values, more, here, there = ctx.saved_tensors
         total = torch.promote_types(tokens.dtype, torch.float32)
         d_keys, d_values, d_weight = (torch.zeros_like(t, dtype=total) for t in (keys, values, weight[None]))
         d_bias = torch.zeros_like(bias, dtype=total)
         d_tokens = _empty_tokens(tokens, tokens.shape[2]) if ctx.needs_input_grad[0] else None
+        d_more = None if more is None else _empty_tokens(tokens, more.shape[2])
+        d_here, d_there = (None if t is None else torch.zeros_like(t, dtype=total) for t in (here, there))
         with torch.autocast(tokens.device.type, enabled=False):
             for b, n in _chunks(tokens, keys):
                 x, g = tokens[b, n], grad[b, n]
-                queries = _queries(x, weight, bias)  # (b, n, D)
-                matrix = torch.softmax(queries @ keys[b], dim=-1)  # (b, n, M)
+                rectified = _queries(x, weight, bias, None if more is None else more[b, n])  # (b, n, D)
+                queries, length = _to_unit(rectified) if ctx.unit else (rectified, None)
+                matrix = torch.softmax(
+                    _logits(queries, keys[b], None if here is None else here[:, n], there), dim=-1
+                )  # (b, n, M)
                 _accumulate(d_values[b], g.transpose(1, 2), matrix)
                 d_logits = torch._softmax_backward_data(g @ values[b], matrix, 2, matrix.dtype)
                 _accumulate(d_keys[b], queries.transpose(1, 2), d_logits)
-                d_queries = (d_logits @ keys[b].transpose(1, 2)).mul_(queries > 0)
+                if here is not None and d_here is not None and d_there is not None:
+                    d_places = d_logits.sum(0, dtype=total)  # (n, M)
+                    d_here[:, n] += there.to(total) @ d_places.t()
+                    d_there += here[:, n].to(total) @ d_places
+                d_queries = d_logits @ keys[b].transpose(1, 2)
+                if length is not None:  # what changes a query's length changes nothing
+                    d_queries = (d_queries - queries * (queries * d_queries).sum(2, keepdim=True)) / length
+                d_queries = d_queries.mul_(rectified > 0)
                 _accumulate(d_weight, d_queries.flatten(0, 1).t()[None], x.reshape(-1, x.shape[2])[None])
                 d_bias += d_queries.sum((0, 1), dtype=total)
                 if d_tokens is not None:
                     d_tokens[b, n] = d_queries @ weight
-        return (d_tokens, *(t.to(tokens.dtype) for t in (d_weight[0], d_bias, d_keys, d_values)))
+                if d_more is not None:
+                    d_more[b, n] = d_queries
+        found = (d_tokens, d_weight[0], d_bias, d_keys, d_values, d_more, d_here, d_there)
+        return (*(None if t is None else t.to(tokens.dtype) for t in found), None)

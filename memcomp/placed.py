@@ -1,0 +1,150 @@
+"""A read of the memory that knows place, pose and visibility: the fields of preset `placed`.
+
+Where a warped feature is dimmed to zero, the query of Eq. 2 is ReLU(b), the same everywhere: all hidden places read the
+same vector, and attention has no notion of place although M_o is a spatial cube. Here a query also knows where it is
+asked (`place`), what the source shows there (`visibility`) and what it shows around (`context`); query and key may be
+compared by direction alone, at a learned temperature (`normalised`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from memcomp.attention import cross_attention
+from memcomp.mcm import DynamicConv2d, compose, preserve_variance
+
+WAVES = 4  # octaves of the positional features: sine and cosine of x and y, half a wave to four over the picture
+SHARPNESS = 10.0  # of the place term and of normalised queries at the start, before it is learned
+LEAST = 0.05  # share of visible pixels below which an average of them is dimmed
+
+
+class Place(nn.Module):
+    """Directions in which places of a map lie, so that near places have a large product: (1, width, H, W), unit length.
+
+    Args:
+        width: of the directions.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(4 * WAVES, width, 1)
+        preserve_variance(self.mix)
+
+    def forward(self, height: int, width: int) -> Tensor:
+        """The directions at the pixel centres of a map of any size over the same picture."""
+        like = self.mix.weight
+        waves = []
+        for side in (height, width):
+            at = (torch.arange(side, device=like.device, dtype=torch.float32) + 0.5) * (2 / side) - 1  # (side,)
+            phase = at[None] * (math.pi / 2 * 2.0 ** torch.arange(WAVES, device=like.device))[:, None]
+            waves.append(torch.cat([phase.sin(), phase.cos()]))  # (2 WAVES, side)
+        rows, columns = waves
+        grid = torch.cat([rows[:, :, None].expand(-1, -1, width), columns[:, None].expand(-1, height, -1)])
+        return F.normalize(self.mix(grid[None].to(like.dtype)), dim=1)
+
+
+class PlacedMCM(nn.Module):
+    """MCM whose query also knows its place, what is visible there, and what is around it.
+
+    Args:
+        channels: C_m.
+        kernels, temperature, hidden, deviation: as of `memcomp.mcm.MCM`.
+        scale: factor on the product of query and key, where they are not normalised.
+        place: add a term to the logits that compares where query and key are.
+        visibility: let the query know what the source shows at its place.
+        context: sides of the grids on which visible features are averaged for the query.
+        normalised: compare query and key by direction, at a learned temperature.
+        queries: largest side of the grid on which the memory is asked; None = every place of the feature.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernels: int,
+        temperature: float,
+        hidden: int,
+        scale: float,
+        deviation: float,
+        *,
+        place: bool,
+        visibility: bool,
+        context: Sequence[int],
+        normalised: bool,
+        queries: int | None,
+    ) -> None:
+        super().__init__()
+        self.scale, self.sides, self.queries = scale, tuple(context), queries
+        self.query = nn.Conv2d(channels, channels, 1)
+        preserve_variance(self.query)
+        self.key = DynamicConv2d(channels, channels, kernels, temperature, hidden, bias=False)
+        self.value = DynamicConv2d(channels, channels, kernels, temperature, hidden, bias=True)
+        self.key.reset_parameters(gain=math.sqrt(2 / channels) / deviation)
+        self.value.reset_parameters(gain=1 / deviation)
+        self.seen = nn.Conv2d(1, channels, 1, bias=False) if visibility else None
+        self.around = nn.ModuleList(nn.Conv2d(channels, channels, 1, bias=False) for _ in self.sides)
+        for conv in self.around:
+            nn.init.zeros_(conv.weight)  # type: ignore[arg-type]
+        self.sharpness = nn.Parameter(torch.tensor(math.log(SHARPNESS))) if normalised else None
+        self.place = nn.ModuleDict()
+        if place:
+            self.place = nn.ModuleDict({"query": Place(32), "key": Place(32)})
+            self.place["key"].load_state_dict(self.place["query"].state_dict())  # near is alike at the start
+            self.nearness = nn.Parameter(torch.tensor(math.log(SHARPNESS)))
+
+    def forward(
+        self,
+        feature: Tensor,
+        memory: Tensor,
+        descriptor: Tensor,
+        projection: nn.Conv2d,
+        output: nn.Conv2d,
+        *,
+        with_value: bool,
+        visibility: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """As `memcomp.mcm.MCM.forward`; visibility (B, 1, H, W) in [0, 1] where the config asks for it."""
+        full = feature.shape[2:]
+        if self.queries is not None and max(full) > self.queries:
+            size = [max(1, round(side * self.queries / max(full))) for side in full]
+            feature = F.adaptive_avg_pool2d(feature, size)
+            visibility = None if visibility is None else F.adaptive_avg_pool2d(visibility, size)
+        height, width = feature.shape[2:]
+        value = self.value(memory, descriptor)  # (B, C_m, H_m, W_m)
+        values = F.conv2d(value, output.weight, output.bias).flatten(2)  # (B, C, M): W_o acts on the memory's tokens
+        keys = self.key(memory, descriptor).flatten(2)  # (B, C_m, M)
+        weight, bias = compose(self.query, projection)
+        more = self._around(feature, visibility, projection)
+        if self.seen is not None and visibility is not None:  # one more channel to ask with
+            feature, weight = (
+                torch.cat([feature, visibility], dim=1),
+                torch.cat([weight, self.seen.weight.flatten(1)], 1),
+            )
+        keys = keys * self.scale if self.sharpness is None else F.normalize(keys, dim=1) * self.sharpness.exp()
+        places = None
+        if self.place:
+            here = self.place["query"](height, width)[0].flatten(1)  # (32, N)
+            places = here, self.place["key"](*value.shape[2:])[0].flatten(1) * self.nearness.exp()  # (32, M)
+        attended = cross_attention(
+            feature, weight, bias, keys, values, more=more, unit=self.sharpness is not None, places=places
+        )  # (B, C, h, w)
+        if attended.shape[2:] != full:
+            attended = F.interpolate(attended, size=full, mode="bilinear", align_corners=False)
+        return attended, value if with_value else None
+
+    def _around(self, feature: Tensor, visibility: Tensor | None, projection: nn.Conv2d) -> Tensor | None:
+        """What is visible around each place, averaged over the cells of each grid: (B, C_m, h, w), or None."""
+        found: Tensor | None = None
+        for side, conv in zip(self.sides, self.around, strict=True):
+            size = [min(side, length) for length in feature.shape[2:]]
+            mean = F.adaptive_avg_pool2d(feature, size)
+            if visibility is not None:  # what is hidden is 0 already: the mean of what is visible, times its share
+                mean = mean / F.adaptive_avg_pool2d(visibility, size).clamp(min=LEAST)
+            around = conv(projection(mean))  # (B, C_m, side, side): what is linear is done on the few
+            around = F.interpolate(around, size=feature.shape[2:], mode="bilinear", align_corners=False)
+            found = around if found is None else found + around
+        return found
