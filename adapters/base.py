@@ -57,7 +57,7 @@ class Host(nn.Module, ABC):
         return self.generate(source, self.keypoints(source), self.keypoints(driving))
 
     def reconstruct(self, source: Tensor, driving: Tensor) -> HostOutput:
-        """As `forward`, for two frames of one video: hosts that model the background's motion use it here."""
+        """Reconstruct frames of one video; unlike `forward`, with the background's motion if the host models it."""
         return self(source, driving)
 
     def check_trainable(self) -> None:
@@ -67,7 +67,7 @@ class Host(nn.Module, ABC):
     def training_output(
         self, source: Tensor, driving: Tensor, *, epoch: float, generator: torch.Generator
     ) -> HostOutput:
-        """As `reconstruct`, with what upstream does only while training, at a time counted in epochs from 0.
+        """Reconstruct with what upstream does only while training, at a time counted in epochs from 0.
 
         All random draws come from `generator`, a CPU generator.
         """

@@ -22,7 +22,7 @@ class Layout:
     section: str
     """Upstream's checkpoint section of the module that generates: the root, which will own the memory."""
     parts: frozenset[str]
-    """Children of the root, by which it is recognised; of layouts that match, the one with most parts counts."""
+    """Children of the root with weights, by which it is recognised; of layouts that match, the one with most counts."""
     taps: Callable[[nn.Module], list[Tap]]
     """The root → its taps for mode "inplace"."""
     keypoints: KeypointTap
@@ -35,8 +35,8 @@ class Layout:
     """Child that is a memory already if it has weights."""
 
     def matches(self, root: nn.Module) -> bool:
-        """Whether `root` has all the parts."""
-        return self.parts <= {name for name, _ in root.named_children()}
+        """Whether `root` has all the parts, none of them empty (upstream's MCNet has FOMM's bottleneck, unused)."""
+        return self.parts <= {name for name, child in root.named_children() if any(True for _ in child.parameters())}
 
     def matches_weights(self, sections: Sections) -> bool:
         """Whether the checkpoint has weights of all the parts."""

@@ -134,7 +134,7 @@ class DaGAN(FOMM):
             )
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As of any module."""
+        """Load a state dict, after which a depth network that was in it is no longer fresh."""
         loaded = super().load_state_dict(state_dict, *args, **kwargs)
         sections = {key.partition(".")[0] for key in state_dict}
         self._fresh_depth = self._fresh_depth and not sections.issuperset(SECTIONS)
@@ -184,7 +184,7 @@ class DaGAN(FOMM):
         return super()._judge(image[:, :3], kp)
 
     def taps(self) -> tuple[list[Tap], KeypointTap]:
-        """As FOMM's, the first one after the depth attention; of the SPADE variant its decoder's places."""
+        """FOMM's places, the first one after the depth attention; of the SPADE variant its decoder's."""
         return upstream.inplace_taps(self.generator), upstream.KEYPOINTS
 
     def load_upstream(self, sections: Mapping[str, Mapping[str, Tensor]]) -> None:

@@ -21,7 +21,7 @@ SECTION_FILES = {  # monodepth2's encoder.pth and depth.pth
 
 
 def inplace_taps(generator: nn.Module) -> list[Tap]:
-    """As FOMM's; the first, the input of the bottleneck, is the feature after the depth attention.
+    """FOMM's taps; the first, the input of the bottleneck, is the feature after the depth attention.
 
     The SPADE variant has no bottleneck. There it is the input of the decoder (256 channels at 1/4 of the size, from
     which the decoder also makes its guide), the output of its first doubling block (256 channels at 1/2) and the input
@@ -53,7 +53,7 @@ LAYOUTS = tuple(
 
 
 def read_model(sections: Sections, published: Mapping[str, Any]) -> dict[str, Any]:
-    """See `Host.read_model`; the depth network is one that upstream keeps in files of its own.
+    """Read `model` off a checkpoint (see `Host.read_model`), the depth network from upstream's files of its own.
 
     Raises:
         ValueError: there is no depth network, and the model does not say that there is none.

@@ -153,7 +153,7 @@ class FOMM(Host):
         relative: bool = True,
         adapt_scale: bool = True,
     ) -> Keypoints:
-        """See `memcomp.adapters.shared.transfer.transfer_motion`."""
+        """Move the source as the driving head moved: `memcomp.adapters.shared.transfer.transfer_motion`."""
         return transfer_motion(kp_source, kp_driving, kp_driving_initial, relative=relative, adapt_scale=adapt_scale)
 
     def loss_terms(

@@ -37,7 +37,7 @@ LAYOUTS = (
 
 
 def read_model(sections: Sections, published: Mapping[str, Any]) -> shapes.Params:
-    """See `Host.read_model`."""
+    """Read `model` off a checkpoint of FOMM or a descendant (see `Host.read_model`)."""
     shapes.check_params(published)
     generator, detector = sections["generator"], sections["kp_detector"]
     num_kp, num_channels = shapes.rows(detector, "kp.weight"), generator["first.conv.weight"].shape[1]

@@ -77,7 +77,7 @@ class MCNet(FOMM):
     def training_output(
         self, source: Tensor, driving: Tensor, *, epoch: float, generator: torch.Generator
     ) -> HostOutput:
-        """As `reconstruct`; if the memory's config asks for noise in training mode, it is drawn from `generator`."""
+        """Reconstruct; if the memory's config asks for noise in training mode, it is drawn from `generator`."""
         memory = self.memory
         if memory is None or not (memory.config.noise and memory.training):
             return self.reconstruct(source, driving)
@@ -89,7 +89,7 @@ class MCNet(FOMM):
         return upstream.inplace_taps(self.generator), upstream.KEYPOINTS
 
     def load_upstream(self, sections: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """As `Host.load_upstream`; a generator with the published memory (``mbUnit.*``) gets it attached.
+        """Load upstream's sections; a generator with the published memory (``mbUnit.*``) gets it attached.
 
         All sizes are read off the weights. A memory of the same kind and sizes that is attached already is filled.
 
@@ -110,7 +110,7 @@ class MCNet(FOMM):
             self.memory.load_state_dict(memory.state_dict())
 
     def upstream_sections(self) -> dict[str, dict[str, Tensor]]:
-        """As `Host.upstream_sections`; a memory like the published one, at its places, becomes ``mbUnit.*``."""
+        """Upstream's sections; a memory like the published one, at its places, becomes ``mbUnit.*`` in them."""
         sections = super().upstream_sections()
         handle, places = Handle.of(self.generator), upstream.inplace_taps(self.generator)
         if handle is not None and release.is_released(handle, places):

@@ -24,7 +24,7 @@ LAYOUTS = (
 
 
 def read_model(sections: Sections, published: Mapping[str, Any]) -> dict[str, Any]:
-    """See `Host.read_model`; the decoder's widths follow `max_features` alone, the host reads the memory's sizes."""
+    """Read `model` off a checkpoint (see `Host.read_model`): the decoder's widths follow `max_features` alone."""
     params = fomm.read_model(sections, published)
     params["generator_params"]["max_features"] = shapes.rows(sections["generator"], "resblock.0.conv1.weight")
     return params

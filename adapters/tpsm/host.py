@@ -145,13 +145,13 @@ class TPSM(Host):
         return self.generate(source, self.keypoints(source), self.keypoints(driving), background=moved)
 
     def reconstruct(self, source: Tensor, driving: Tensor) -> TPSMOutput:
-        """As `forward`, for two frames of one video: with the background's motion if the host predicts one."""
+        """Reconstruct frames of one video, with the background's motion if the host predicts one; see `forward`."""
         return self(source, driving, background=self.bg_predictor is not None)
 
     def training_output(
         self, source: Tensor, driving: Tensor, *, epoch: float, generator: torch.Generator
     ) -> TPSMOutput:
-        """As `reconstruct`, but the background moves from an epoch on and motions are dropped until one."""
+        """Reconstruct as upstream trains: the background moves from an epoch on, motions are dropped until one."""
         kept = self.schedule.kept(epoch, len(source), self.dense_motion_network.num_tps, generator)
         moves = self.bg_predictor is not None and epoch >= self.schedule.bg_start
         return self.generate(
@@ -191,7 +191,7 @@ class TPSM(Host):
         return transfer_motion(kp_source, kp_driving, kp_driving_initial, relative=relative, adapt_scale=adapt_scale)
 
     def enter_stage(self, stage: str) -> None:
-        """See `Host.enter_stage`; the stage "avd" needs an `avd_network`."""
+        """Freeze all but what the stage trains (see `Host.enter_stage`); "avd" needs an `avd_network`."""
         if stage == "avd":
             self._avd()
         super().enter_stage(stage)
