@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from memcomp import KeypointTap, MemoryCompensation, Tap
 from memcomp.adapters.folder import Pretrained, write_pretrained
-from memcomp.adapters.layout import Layout, Sections
+from memcomp.adapters.layout import Layout, Sections, layout_of
 from memcomp.adapters.outputs import HostOutput, Keypoints
 from memcomp.handle import CHILD, Handle
 
@@ -74,11 +74,13 @@ class Host(nn.Module, ABC):
         return self.reconstruct(source, driving)
 
     def taps(self) -> tuple[list[Tap], KeypointTap]:
-        """Where warped features and source keypoints pass; by default nowhere, and the host takes no memory.
+        """Where warped features and source keypoints pass, as the layout says; without one the host takes no memory.
 
         Taps are named below ``sections()[generator_section]``, the keypoints' module there or as another section.
         """
-        return [], KeypointTap("")
+        generator = self.sections()[self.generator_section]
+        layout = layout_of(generator, self.layouts)
+        return ([], KeypointTap("")) if layout is None else (layout.taps(generator), layout.keypoints)
 
     @abstractmethod
     def transfer_motion(

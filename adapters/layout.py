@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -50,3 +50,13 @@ class Layout:
                 f"this {type(root).__name__} has a memory already, its '{self.own_memory}': put a module in its place "
                 "that takes the same arguments and returns the first one, then attach"
             )
+
+
+def in_order(layouts: Iterable[Layout]) -> list[Layout]:
+    """Layouts, each once, in the order to try them: what has all parts of another and more comes before it."""
+    return sorted(dict.fromkeys(layouts), key=lambda layout: -len(layout.parts))
+
+
+def layout_of(root: nn.Module, layouts: Iterable[Layout]) -> Layout | None:
+    """The layout of a generator; None = unknown."""
+    return next((layout for layout in in_order(layouts) if layout.matches(root)), None)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from memcomp.adapters.dagan.depth import SECTIONS, num_layers
 from memcomp.adapters.fomm import upstream as fomm
-from memcomp.adapters.layout import Layout, Sections
+from memcomp.adapters.layout import Sections
 from memcomp.taps import Tap
 
-KEYPOINTS = fomm.KEYPOINTS
 SECTION_FILES = {  # monodepth2's encoder.pth and depth.pth
     "depth_encoder": re.compile(r"(module\.)?encoder\.(conv1|bn1|layer\d|fc)\..+"),
     "depth_decoder": re.compile(r"(module\.)?decoder\.\d+\..+"),
@@ -38,17 +38,10 @@ def inplace_taps(generator: nn.Module) -> list[Tap]:
     ]
 
 
-_DEPTH = frozenset({"first", "down_blocks", "dense_motion_network", "src_first", "src_down_blocks", "AttnModule"})
+_DEPTH = frozenset({"first", "dense_motion_network", "src_first", "AttnModule"})
 LAYOUTS = tuple(
-    Layout(
-        name=name,
-        section="generator",
-        parts=_DEPTH | decoder,
-        taps=inplace_taps,
-        keypoints=KEYPOINTS,
-        warps_one=True,
-    )
-    for name, decoder in (("DaGAN", {"bottleneck", "up_blocks", "final"}), ("DaGAN (SPADE)", {"decoder"}))
+    replace(fomm.LAYOUTS[0], name=name, parts=_DEPTH | decoder, taps=inplace_taps)
+    for name, decoder in (("DaGAN", {"bottleneck", "final"}), ("DaGAN (SPADE)", {"decoder"}))
 )
 
 

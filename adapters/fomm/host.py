@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from memcomp import KeypointTap, Tap
 from memcomp.adapters.base import Host
 from memcomp.adapters.fomm import upstream
 from memcomp.adapters.fomm.discriminator import Judgement, MultiScaleDiscriminator
@@ -211,7 +210,3 @@ class FOMM(Host):
         if self.discriminator is None:
             raise ValueError("the host has no discriminator: its model lacks discriminator_params")
         return self.discriminator(image, kp)
-
-    def taps(self) -> tuple[list[Tap], KeypointTap]:
-        """The inputs of the bottleneck, of each further decoder block and of the last convolution."""
-        return upstream.inplace_taps(self.generator), upstream.KEYPOINTS

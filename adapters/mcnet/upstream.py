@@ -9,15 +9,15 @@ from memcomp.adapters.fomm import upstream as fomm
 from memcomp.adapters.layout import Layout, Sections
 from memcomp.adapters.shared.warped_skip import PARTS, inplace_taps
 from memcomp.adapters.upstream import shapes
+from memcomp.taps import KeypointTap
 
-KEYPOINTS = fomm.KEYPOINTS
 LAYOUTS = (
     Layout(
         name="MCNet",
         section="generator",
         parts=PARTS | {"dense_motion_network"},
         taps=inplace_taps,
-        keypoints=KEYPOINTS,
+        keypoints=KeypointTap("dense_motion_network"),
         own_memory="mbUnit",
     ),
 )

@@ -16,7 +16,6 @@ from memcomp.adapters.outputs import HostOutput, Keypoints
 from memcomp.adapters.shared.losses import equivariance_value
 from memcomp.adapters.shared.params import checked_params
 from memcomp.adapters.shared.transfer import transfer_motion
-from memcomp.adapters.shared.warped_skip import inplace_taps
 from memcomp.adapters.tpsm import losses, upstream
 from memcomp.adapters.tpsm.avd import AVDNetwork
 from memcomp.adapters.tpsm.inpainting import InpaintingNetwork, TPSMOutput
@@ -248,4 +247,4 @@ class TPSM(Host):
 
     def taps(self) -> tuple[list[Tap], KeypointTap]:
         """The lowest warped feature, the warped skips and the blend before the last convolution."""
-        return inplace_taps(self.inpainting_network), KeypointTap("dense_motion_network")
+        return super().taps()[0], KeypointTap("dense_motion_network")  # our keypoints are no dict with "fg_kp"

@@ -10,6 +10,7 @@ from torch import nn
 
 from memcomp import CompensationConfig, Handle
 from memcomp.adapters import attach, create_host, list_hosts, registry
+from memcomp.adapters.layout import in_order
 from memcomp.adapters.mcnet.generator import UNetGenerator
 from memcomp.adapters.shared.warped_skip import inplace_taps
 from memcomp.adapters.upstream.checkpoint import build, read_checkpoint, recognise
@@ -56,8 +57,6 @@ class Guest(Host):
         return Keypoints(image.new_zeros(len(image), 4, 2))
     def generate(self, source, kp_source, kp_driving):
         return HostOutput(self.painter(source, kp_source.value), source, None, None, None, None, kp_source, kp_driving)
-    def taps(self):
-        return self.layouts[0].taps(self.painter), self.layouts[0].keypoints
     def transfer_motion(self, kp_source, kp_driving, kp_driving_initial, **options):
         return kp_driving
 
@@ -67,8 +66,6 @@ class Still(Guest):
     @classmethod
     def recognise(cls, sections):
         return 100 if "frozen" in sections else 0
-    def taps(self):
-        return Host.taps(self)
 """
 
 
@@ -164,9 +161,8 @@ def test_an_entry_point_that_leads_nowhere_is_named(guests):
 
 
 def test_what_has_more_parts_is_tried_first(guests):
-    from memcomp.adapters.attachment.attach import _layouts
-
-    layouts = [layout.name for layout in _layouts([registry.host_class(name) for name in registry.BUILT_IN])]
+    classes = [registry.host_class(name) for name in registry.BUILT_IN]
+    layouts = [layout.name for layout in in_order(layout for host in classes for layout in host.layouts)]
     order = [layouts.index(name) for name in ("DaGAN", "DaGAN (SPADE)", "FOMM")]
     assert order == sorted(order) and layouts.index("MCNet") < layouts.index("TPSM")
 
