@@ -31,11 +31,7 @@ def inplace_taps(generator: nn.Module) -> list[Tap]:
         return fomm.inplace_taps(generator)
     middle = generator.get_submodule("decoder.up_0.conv_1")
     weight = dict(middle.named_parameters())["weight_orig"]  # spectrally normalised: tap_channels would not see it
-    return [
-        Tap("decoder"),
-        Tap("decoder.up_0", where="output", channels=weight.shape[0]),
-        Tap("decoder.conv_img"),
-    ]
+    return [Tap("decoder"), Tap("decoder.up_0", where="output", channels=weight.shape[0]), Tap("decoder.conv_img")]
 
 
 _DEPTH = frozenset({"first", "dense_motion_network", "src_first", "AttnModule"})

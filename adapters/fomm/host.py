@@ -81,12 +81,7 @@ class FOMM(Host):
             "num_down_blocks": 2,
             "num_bottleneck_blocks": 6,
             "estimate_occlusion_map": True,
-            "dense_motion_params": {
-                "block_expansion": 64,
-                "max_features": 1024,
-                "num_blocks": 5,
-                "scale_factor": 0.25,
-            },
+            "dense_motion_params": {"block_expansion": 64, "max_features": 1024, "num_blocks": 5, "scale_factor": 0.25},
         },
         "discriminator_params": {
             "scales": [1],
@@ -119,10 +114,7 @@ class FOMM(Host):
         self.discriminator: MultiScaleDiscriminator | None = None
         if sections.get("discriminator_params") is not None:
             discriminator = checked_params(
-                "model.discriminator_params",
-                sections["discriminator_params"],
-                MultiScaleDiscriminator,
-                supplied=given,
+                "model.discriminator_params", sections["discriminator_params"], MultiScaleDiscriminator, supplied=given
             )
             self.discriminator = MultiScaleDiscriminator(**shared, **discriminator)
 
