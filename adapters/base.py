@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from memcomp import KeypointTap, MemoryCompensation, Tap
 from memcomp.adapters.folder import Pretrained, write_pretrained
-from memcomp.adapters.layout import Layout, Sections
+from memcomp.adapters.layout import Layout, Sections, layout_of
 from memcomp.adapters.outputs import HostOutput, Keypoints
 from memcomp.handle import CHILD, Handle
 
@@ -57,7 +57,7 @@ class Host(nn.Module, ABC):
         return self.generate(source, self.keypoints(source), self.keypoints(driving))
 
     def reconstruct(self, source: Tensor, driving: Tensor) -> HostOutput:
-        """As `forward`, for two frames of one video: hosts that model the background's motion use it here."""
+        """Reconstruct frames of one video; unlike `forward`, with the background's motion if the host models it."""
         return self(source, driving)
 
     def check_trainable(self) -> None:
@@ -67,18 +67,20 @@ class Host(nn.Module, ABC):
     def training_output(
         self, source: Tensor, driving: Tensor, *, epoch: float, generator: torch.Generator
     ) -> HostOutput:
-        """As `reconstruct`, with what upstream does only while training, at a time counted in epochs from 0.
+        """Reconstruct with what upstream does only while training, at a time counted in epochs from 0.
 
         All random draws come from `generator`, a CPU generator.
         """
         return self.reconstruct(source, driving)
 
     def taps(self) -> tuple[list[Tap], KeypointTap]:
-        """Where warped features and source keypoints pass; by default nowhere, and the host takes no memory.
+        """Where warped features and source keypoints pass, as the layout says; without one the host takes no memory.
 
         Taps are named below ``sections()[generator_section]``, the keypoints' module there or as another section.
         """
-        return [], KeypointTap("")
+        generator = self.sections()[self.generator_section]
+        layout = layout_of(generator, self.layouts)
+        return ([], KeypointTap("")) if layout is None else (layout.taps(generator), layout.keypoints)
 
     @abstractmethod
     def transfer_motion(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ class Layout:
     section: str
     """Upstream's checkpoint section of the module that generates: the root, which will own the memory."""
     parts: frozenset[str]
-    """Children of the root, by which it is recognised; of layouts that match, the one with most parts counts."""
+    """Children of the root with weights, by which it is recognised; of layouts that match, the one with most counts."""
     taps: Callable[[nn.Module], list[Tap]]
     """The root → its taps for mode "inplace"."""
     keypoints: KeypointTap
@@ -35,8 +35,8 @@ class Layout:
     """Child that is a memory already if it has weights."""
 
     def matches(self, root: nn.Module) -> bool:
-        """Whether `root` has all the parts."""
-        return self.parts <= {name for name, _ in root.named_children()}
+        """Whether `root` has all the parts, none of them empty (upstream's MCNet has FOMM's bottleneck, unused)."""
+        return self.parts <= {name for name, child in root.named_children() if any(True for _ in child.parameters())}
 
     def matches_weights(self, sections: Sections) -> bool:
         """Whether the checkpoint has weights of all the parts."""
@@ -50,3 +50,13 @@ class Layout:
                 f"this {type(root).__name__} has a memory already, its '{self.own_memory}': put a module in its place "
                 "that takes the same arguments and returns the first one, then attach"
             )
+
+
+def in_order(layouts: Iterable[Layout]) -> list[Layout]:
+    """Layouts, each once, in the order to try them: what has all parts of another and more comes before it."""
+    return sorted(dict.fromkeys(layouts), key=lambda layout: -len(layout.parts))
+
+
+def layout_of(root: nn.Module, layouts: Iterable[Layout]) -> Layout | None:
+    """The layout of a generator; None = unknown."""
+    return next((layout for layout in in_order(layouts) if layout.matches(root)), None)

@@ -10,7 +10,7 @@ from torch import nn
 
 from memcomp.adapters.attachment.skip import SkipCompensation, SkipControl, encoder_channels, encoder_taps
 from memcomp.adapters.base import Host
-from memcomp.adapters.layout import NUM_KP, Layout
+from memcomp.adapters.layout import NUM_KP, Layout, in_order, layout_of
 from memcomp.adapters.registry import host_classes
 from memcomp.compensation import CompensationConfig, MemoryCompensation
 from memcomp.taps import Handle, KeypointTap, Tap, check_attachable, inject, tap_channels
@@ -112,7 +112,7 @@ def _encoder(site: _Site, mode: str, chosen: list[int]) -> list[Tap | None]:
         return [None] * len(chosen)
     if site.layout is None or not site.layout.warps_one:
         name = site.layout.name if site.layout else type(site.root).__name__
-        able = ", ".join(layout.name for layout in _layouts(host_classes()) if layout.warps_one)
+        able = ", ".join(layout.name for layout in _all_layouts() if layout.warps_one)
         raise ValueError(f"mode {mode!r} is for generators that warp the feature of one size: {able}; not for {name}")
     found = encoder_taps(site.root, site.taps)
     return [found[scale] for scale in chosen]
@@ -128,9 +128,8 @@ def _site(target: Host | nn.Module | Mapping[str, nn.Module]) -> _Site:
         generator, (taps, keypoints) = sections[target.generator_section], target.taps()
         if not taps:
             raise ValueError(f"the host {target.name!r} takes no memory: it names no taps")
-        layout = next((layout for layout in _layouts([type(target)]) if layout.matches(generator)), None)
-        return _Site(generator, layout, taps, keypoints, sections)
-    modules, layouts = dict(target) if isinstance(target, Mapping) else {}, _layouts(host_classes())
+        return _Site(generator, layout_of(generator, target.layouts), taps, keypoints, sections)
+    modules, layouts = dict(target) if isinstance(target, Mapping) else {}, _all_layouts()
     for layout in layouts:
         root = modules.get(layout.section) if isinstance(target, Mapping) else target
         if root is not None and layout.matches(root):
@@ -144,10 +143,8 @@ def _site(target: Host | nn.Module | Mapping[str, nn.Module]) -> _Site:
     raise ValueError(f"not a generator known here: {found}. Known: {known}. For your own, see memcomp.inject")
 
 
-def _layouts(hosts: Sequence[type[Host]]) -> list[Layout]:
-    """Their layouts, the one with most parts first: what has all parts of another and more is tried before it."""
-    layouts = dict.fromkeys(layout for host in hosts for layout in host.layouts)
-    return sorted(layouts, key=lambda layout: -len(layout.parts))
+def _all_layouts() -> list[Layout]:
+    return in_order(layout for host in host_classes() for layout in host.layouts)
 
 
 def _select(taps: int, scales: Sequence[int] | None) -> list[int]:

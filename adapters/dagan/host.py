@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memcomp import KeypointTap, Tap
 from memcomp.adapters.dagan import upstream
 from memcomp.adapters.dagan.depth import NOT_WEIGHTS, SECTIONS, DepthDecoder, DepthEncoder, num_layers, read_depth
 from memcomp.adapters.dagan.generator import DepthAwareGenerator, SPADEDepthAwareGenerator
@@ -134,7 +133,7 @@ class DaGAN(FOMM):
             )
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As of any module."""
+        """Load a state dict, after which a depth network that was in it is no longer fresh."""
         loaded = super().load_state_dict(state_dict, *args, **kwargs)
         sections = {key.partition(".")[0] for key in state_dict}
         self._fresh_depth = self._fresh_depth and not sections.issuperset(SECTIONS)
@@ -182,10 +181,6 @@ class DaGAN(FOMM):
 
     def _judge(self, image: Tensor, kp: Keypoints) -> Judgement:
         return super()._judge(image[:, :3], kp)
-
-    def taps(self) -> tuple[list[Tap], KeypointTap]:
-        """As FOMM's, the first one after the depth attention; of the SPADE variant its decoder's places."""
-        return upstream.inplace_taps(self.generator), upstream.KEYPOINTS
 
     def load_upstream(self, sections: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Load the sections of an upstream checkpoint (see `memcomp.adapters.Host.load_upstream`).

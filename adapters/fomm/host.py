@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from memcomp import KeypointTap, Tap
 from memcomp.adapters.base import Host
 from memcomp.adapters.fomm import upstream
 from memcomp.adapters.fomm.discriminator import Judgement, MultiScaleDiscriminator
@@ -82,12 +81,7 @@ class FOMM(Host):
             "num_down_blocks": 2,
             "num_bottleneck_blocks": 6,
             "estimate_occlusion_map": True,
-            "dense_motion_params": {
-                "block_expansion": 64,
-                "max_features": 1024,
-                "num_blocks": 5,
-                "scale_factor": 0.25,
-            },
+            "dense_motion_params": {"block_expansion": 64, "max_features": 1024, "num_blocks": 5, "scale_factor": 0.25},
         },
         "discriminator_params": {
             "scales": [1],
@@ -120,10 +114,7 @@ class FOMM(Host):
         self.discriminator: MultiScaleDiscriminator | None = None
         if sections.get("discriminator_params") is not None:
             discriminator = checked_params(
-                "model.discriminator_params",
-                sections["discriminator_params"],
-                MultiScaleDiscriminator,
-                supplied=given,
+                "model.discriminator_params", sections["discriminator_params"], MultiScaleDiscriminator, supplied=given
             )
             self.discriminator = MultiScaleDiscriminator(**shared, **discriminator)
 
@@ -153,7 +144,7 @@ class FOMM(Host):
         relative: bool = True,
         adapt_scale: bool = True,
     ) -> Keypoints:
-        """See `memcomp.adapters.shared.transfer.transfer_motion`."""
+        """Move the source as the driving head moved: `memcomp.adapters.shared.transfer.transfer_motion`."""
         return transfer_motion(kp_source, kp_driving, kp_driving_initial, relative=relative, adapt_scale=adapt_scale)
 
     def loss_terms(
@@ -211,7 +202,3 @@ class FOMM(Host):
         if self.discriminator is None:
             raise ValueError("the host has no discriminator: its model lacks discriminator_params")
         return self.discriminator(image, kp)
-
-    def taps(self) -> tuple[list[Tap], KeypointTap]:
-        """The inputs of the bottleneck, of each further decoder block and of the last convolution."""
-        return upstream.inplace_taps(self.generator), upstream.KEYPOINTS

@@ -11,8 +11,6 @@ from memcomp.adapters.layout import Layout, Sections
 from memcomp.adapters.upstream import shapes
 from memcomp.taps import KeypointTap, Tap
 
-KEYPOINTS = KeypointTap("dense_motion_network")
-
 
 def inplace_taps(generator: nn.Module) -> list[Tap]:
     """The warped, occluded feature before the bottleneck, then the decoder's features of each doubled size.
@@ -28,16 +26,16 @@ LAYOUTS = (
     Layout(
         name="FOMM",
         section="generator",
-        parts=frozenset({"first", "down_blocks", "dense_motion_network", "bottleneck", "up_blocks", "final"}),
+        parts=frozenset({"first", "dense_motion_network", "bottleneck", "final"}),  # there may be no further level
         taps=inplace_taps,
-        keypoints=KEYPOINTS,
+        keypoints=KeypointTap("dense_motion_network"),
         warps_one=True,
     ),
 )
 
 
 def read_model(sections: Sections, published: Mapping[str, Any]) -> shapes.Params:
-    """See `Host.read_model`."""
+    """Read `model` off a checkpoint of FOMM or a descendant (see `Host.read_model`)."""
     shapes.check_params(published)
     generator, detector = sections["generator"], sections["kp_detector"]
     num_kp, num_channels = shapes.rows(detector, "kp.weight"), generator["first.conv.weight"].shape[1]

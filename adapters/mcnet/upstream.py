@@ -9,22 +9,22 @@ from memcomp.adapters.fomm import upstream as fomm
 from memcomp.adapters.layout import Layout, Sections
 from memcomp.adapters.shared.warped_skip import PARTS, inplace_taps
 from memcomp.adapters.upstream import shapes
+from memcomp.taps import KeypointTap
 
-KEYPOINTS = fomm.KEYPOINTS
 LAYOUTS = (
     Layout(
         name="MCNet",
         section="generator",
         parts=PARTS | {"dense_motion_network"},
         taps=inplace_taps,
-        keypoints=KEYPOINTS,
+        keypoints=KeypointTap("dense_motion_network"),
         own_memory="mbUnit",
     ),
 )
 
 
 def read_model(sections: Sections, published: Mapping[str, Any]) -> dict[str, Any]:
-    """See `Host.read_model`; the decoder's widths follow `max_features` alone, the host reads the memory's sizes."""
+    """Read `model` off a checkpoint (see `Host.read_model`): the decoder's widths follow `max_features` alone."""
     params = fomm.read_model(sections, published)
     params["generator_params"]["max_features"] = shapes.rows(sections["generator"], "resblock.0.conv1.weight")
     return params

@@ -16,7 +16,6 @@ from memcomp.adapters.outputs import HostOutput, Keypoints
 from memcomp.adapters.shared.losses import equivariance_value
 from memcomp.adapters.shared.params import checked_params
 from memcomp.adapters.shared.transfer import transfer_motion
-from memcomp.adapters.shared.warped_skip import inplace_taps
 from memcomp.adapters.tpsm import losses, upstream
 from memcomp.adapters.tpsm.avd import AVDNetwork
 from memcomp.adapters.tpsm.inpainting import InpaintingNetwork, TPSMOutput
@@ -145,13 +144,13 @@ class TPSM(Host):
         return self.generate(source, self.keypoints(source), self.keypoints(driving), background=moved)
 
     def reconstruct(self, source: Tensor, driving: Tensor) -> TPSMOutput:
-        """As `forward`, for two frames of one video: with the background's motion if the host predicts one."""
+        """Reconstruct frames of one video, with the background's motion if the host predicts one; see `forward`."""
         return self(source, driving, background=self.bg_predictor is not None)
 
     def training_output(
         self, source: Tensor, driving: Tensor, *, epoch: float, generator: torch.Generator
     ) -> TPSMOutput:
-        """As `reconstruct`, but the background moves from an epoch on and motions are dropped until one."""
+        """Reconstruct as upstream trains: the background moves from an epoch on, motions are dropped until one."""
         kept = self.schedule.kept(epoch, len(source), self.dense_motion_network.num_tps, generator)
         moves = self.bg_predictor is not None and epoch >= self.schedule.bg_start
         return self.generate(
@@ -191,7 +190,7 @@ class TPSM(Host):
         return transfer_motion(kp_source, kp_driving, kp_driving_initial, relative=relative, adapt_scale=adapt_scale)
 
     def enter_stage(self, stage: str) -> None:
-        """See `Host.enter_stage`; the stage "avd" needs an `avd_network`."""
+        """Freeze all but what the stage trains (see `Host.enter_stage`); "avd" needs an `avd_network`."""
         if stage == "avd":
             self._avd()
         super().enter_stage(stage)
@@ -248,4 +247,4 @@ class TPSM(Host):
 
     def taps(self) -> tuple[list[Tap], KeypointTap]:
         """The lowest warped feature, the warped skips and the blend before the last convolution."""
-        return inplace_taps(self.inpainting_network), KeypointTap("dense_motion_network")
+        return super().taps()[0], KeypointTap("dense_motion_network")  # our keypoints are no dict with "fg_kp"

@@ -23,7 +23,7 @@ LAYOUTS = (
 
 
 def read_model(sections: Sections, published: Mapping[str, Any]) -> shapes.Params:
-    """See `Host.read_model`; background and disentanglement come with later epochs and stages."""
+    """Read `model` off a checkpoint (see `Host.read_model`); background and disentanglement may not be trained yet."""
     shapes.check_params(published)
     motion, avd = sections["dense_motion_network"], sections.get("avd_network")
     avd_params: shapes.Params | None = None
