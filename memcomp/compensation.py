@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memcomp.config import CompensationConfig
+from memcomp.config import RUNTIME, CompensationConfig
 from memcomp.iicm import IICM
 from memcomp.layers import merge, preserve_variance, split
 from memcomp.mcm import MCM
 from memcomp.memory import MetaMemory
+from memcomp.placed import PlacedMCM, visible_mean
 from memcomp.release import InstanceNorm, ReleaseIICM, ReleaseMCM
 
 __all__ = ["CompensationConfig", "CompensationOutput", "MemoryCompensation", "Record"]
@@ -31,6 +32,15 @@ class CompensationOutput:
     """F_proj resized to (B, C_m, H_m, W_m), detached: what Eq. 4 compares F_V with."""
 
 
+class Given(NamedTuple):
+    """What a compensation is told besides the feature; see `MemoryCompensation.forward`."""
+
+    keypoints: Tensor
+    noise: Tensor | None = None
+    driving: Tensor | None = None
+    visibility: Tensor | None = None
+
+
 class Conditioned(NamedTuple):
     """A warped feature on its way through one scale, and the memory that its identity has conditioned (Fig. 3)."""
 
@@ -44,6 +54,8 @@ class Conditioned(NamedTuple):
     """GAP(F_proj), (B, C_m)."""
     memory: Tensor
     """M_s (B, C_m, H_m, W_m); without IICM M_o (1, C_m, H_m, W_m)."""
+    visibility: Tensor | None = None
+    """(B, 1, H, W) at the feature's size, where the config asks for it."""
 
 
 class Record:
@@ -95,15 +107,21 @@ class Scale(nn.Module):
             self.output = nn.Conv2d(config.memory_channels, width, 1)
             preserve_variance(self.projection)
             preserve_variance(self.output)
+            if config.start == "residual":
+                nn.init.zeros_(self.output.weight)
         else:
             last = nn.Conv2d(config.memory_channels, width, 3, padding=1)
             self.output = nn.Sequential(last, InstanceNorm(width, affine=True))
-        gated = config.start == "identity"
+        gated, self.residual = config.start == "identity", config.start == "residual"
         self.gate = nn.Parameter(torch.zeros(channels)) if gated else None  # g, one for each channel
 
-    def describe(self, part: Tensor) -> Tensor:
-        """GAP(F_proj) (B, C_m) of the split-off feature: a mean commutes with a 1x1 convolution."""
-        return F.linear(part.mean((2, 3)), self.projection.weight.flatten(1), self.projection.bias)
+    def describe(self, part: Tensor, visibility: Tensor | None = None) -> Tensor:
+        """GAP(F_proj) (B, C_m) of the split-off feature: a mean commutes with a 1x1 convolution.
+
+        With visibility (B, 1, H, W) it is the mean over what the source shows.
+        """
+        mean = part.mean((2, 3)) if visibility is None else visible_mean(part, visibility, (1, 1)).flatten(1)
+        return F.linear(mean, self.projection.weight.flatten(1), self.projection.bias)
 
     def target(self, part: Tensor, size: tuple[int, int]) -> Tensor:
         """F_proj at the memory's size, without gradient: resizing commutes with a 1x1 convolution."""
@@ -118,6 +136,8 @@ class Scale(nn.Module):
         if self.gate is not None:
             _, gate = split(self.gate.to(like.dtype)[None, :, None, None], self.split)
             compensated = replaced + gate * (compensated - replaced)
+        elif self.residual:
+            compensated = replaced + compensated
         merged = merge(kept, compensated, self.split)
         last = like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
         return merged.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
@@ -154,7 +174,16 @@ class MemoryCompensation(nn.Module):
         self.scales = nn.ModuleList(Scale(c, config) for c in self.channels)
         self._record: Record | None = None
 
-    def forward(self, feature: Tensor, keypoints: Tensor, *, scale: int, noise: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        feature: Tensor,
+        keypoints: Tensor,
+        *,
+        scale: int,
+        noise: Tensor | None = None,
+        driving: Tensor | None = None,
+        visibility: Tensor | None = None,
+    ) -> Tensor:
         """F_cpt of one scale.
 
         Args:
@@ -162,6 +191,8 @@ class MemoryCompensation(nn.Module):
             keypoints: source keypoints (B, K, 2) or (1, K, 2), (x, y) in [-1, 1].
             scale: i, from 0.
             noise: (B or 1, 1, H_m, W_m), only for variant "release"; None = none.
+            driving: driving keypoints, as the source's; where `config.driving`.
+            visibility: (B or 1, 1, h, w) in [0, 1] of any size, 1 = the source shows it; where `config.visibility`.
 
         Returns:
             (B, C_i, H, W) in the feature's dtype, device and memory format.
@@ -169,16 +200,24 @@ class MemoryCompensation(nn.Module):
         Raises:
             ValueError: scale out of range, a tensor of another shape, or a feature of integers.
         """
-        feature_out, value, target = self._compensate(feature, keypoints, scale, noise, self._record is not None)
+        given = Given(keypoints, noise, driving, visibility)
+        feature_out, value, target = self._compensate(feature, given, scale, self._record is not None)
         if self._record is not None and value is not None and target is not None:
             self._record.add(scale, CompensationOutput(feature_out, value, target))
         return feature_out
 
     def compensate(
-        self, feature: Tensor, keypoints: Tensor, scale: int, noise: Tensor | None = None
+        self,
+        feature: Tensor,
+        keypoints: Tensor,
+        scale: int,
+        noise: Tensor | None = None,
+        driving: Tensor | None = None,
+        visibility: Tensor | None = None,
     ) -> CompensationOutput:
         """As `forward`, with the tensors of Eq. 4 too; records nothing."""
-        out, value, target = self._compensate(feature, keypoints, scale, noise, with_value=True)
+        given = Given(keypoints, noise, driving, visibility)
+        out, value, target = self._compensate(feature, given, scale, with_value=True)
         assert value is not None and target is not None
         return CompensationOutput(out, value, target)
 
@@ -199,35 +238,59 @@ class MemoryCompensation(nn.Module):
 
     def settings(self) -> dict[str, Any]:
         """What makes two memories' weights interchangeable, as plain values; a file of weights carries it."""
-        return {"channels": list(self.channels), "keypoints": self.keypoints, **self.config.to_dict()}
+        fields = {name: value for name, value in self.config.to_dict().items() if name not in RUNTIME}
+        return {"channels": list(self.channels), "keypoints": self.keypoints, **fields}
 
-    def condition(self, feature: Tensor, keypoints: Tensor, scale: int, noise: Tensor | None = None) -> Conditioned:
+    def condition(
+        self,
+        feature: Tensor,
+        keypoints: Tensor,
+        scale: int,
+        noise: Tensor | None = None,
+        driving: Tensor | None = None,
+        visibility: Tensor | None = None,
+    ) -> Conditioned:
         """The first half of `compensate`, arguments as its: split, describe by GAP(F_proj), condition M_o."""
-        self._check(feature, keypoints, scale, noise)
+        return self._condition(feature, Given(keypoints, noise, driving, visibility), scale)
+
+    def attention(self, scale: int) -> "MCM | ReleaseMCM | PlacedMCM":
+        """The MCM of a scale: its `keys`, and its `query` after the scale's `projection`, tell where it looks."""
+        return cast("MCM | ReleaseMCM | PlacedMCM", self.mcm[self._unit(scale)])
+
+    def _condition(self, feature: Tensor, given: Given, scale: int) -> Conditioned:
+        self._check(feature, given, scale)
         layer, device = cast(Scale, self.scales[scale]), feature.device.type
         kept, replaced = split(feature, self.config.split)
         part = replaced
         if not (torch.is_autocast_enabled(device) and part.dtype == torch.get_autocast_dtype(device)):
             part = part.to(layer.projection.weight.dtype)
-        descriptor = layer.describe(part)
+        visibility = self._visibility(given, part)
+        descriptor = layer.describe(part, visibility)
         memory = self.memory()
         if self.config.identity_conditioning:
-            keypoints = keypoints.expand(feature.shape[0], -1, -1)
-            given = () if noise is None else (noise,)
-            memory = self.iicm[self._unit(scale)](memory, descriptor, keypoints, *given)
-        return Conditioned(kept, replaced, part, descriptor, memory)
+            poses = [given.keypoints] if given.driving is None else [given.keypoints, given.driving]
+            keypoints = torch.cat([pose.expand(feature.shape[0], -1, -1) for pose in poses], dim=1)
+            noise = () if given.noise is None else (given.noise,)
+            memory = self.iicm[self._unit(scale)](memory, descriptor, keypoints, *noise)
+        return Conditioned(kept, replaced, part, descriptor, memory, visibility)
 
-    def attention(self, scale: int) -> "MCM | ReleaseMCM":
-        """The MCM of a scale: its `keys`, and its `query` after the scale's `projection`, tell where it looks."""
-        return cast("MCM | ReleaseMCM", self.mcm[self._unit(scale)])
+    def _visibility(self, given: Given, part: Tensor) -> Tensor | None:
+        """(B, 1, H, W) at the size of the feature, or None where the config does not ask for it."""
+        if given.visibility is None:
+            return None
+        visible = given.visibility.to(part.dtype)
+        if visible.shape[2:] != part.shape[2:]:
+            visible = F.interpolate(visible, size=part.shape[2:], mode="bilinear", align_corners=False)
+        return visible.expand(part.shape[0], -1, -1, -1)
 
     def _compensate(
-        self, feature: Tensor, keypoints: Tensor, scale: int, noise: Tensor | None, with_value: bool
+        self, feature: Tensor, given: Given, scale: int, with_value: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        step = self.condition(feature, keypoints, scale, noise)
+        step = self._condition(feature, given, scale)
         layer, attend = cast(Scale, self.scales[scale]), self.attention(scale)
+        further = {} if step.visibility is None else {"visibility": step.visibility}
         compensated, value = attend(
-            step.part, step.memory, step.descriptor, layer.projection, layer.output, with_value=with_value
+            step.part, step.memory, step.descriptor, layer.projection, layer.output, with_value=with_value, **further
         )  # (B, C, H, W), (B, C_m, H_m, W_m)
         target = layer.target(step.part, self.config.memory_size) if with_value else None
         return layer.merge(step.replaced, step.kept, compensated, feature), value, target
@@ -236,36 +299,49 @@ class MemoryCompensation(nn.Module):
         """Index of the IICM and the MCM that serve a scale."""
         return 0 if self.config.sharing == "networks" else scale
 
-    def _check(self, feature: Tensor, keypoints: Tensor, scale: int, noise: Tensor | None) -> None:
+    def _check(self, feature: Tensor, given: Given, scale: int) -> None:
         if not 0 <= scale < len(self.channels):
             raise ValueError(f"scale must be in 0..{len(self.channels) - 1}, not {scale}")
-        channels = cast(Scale, self.scales[scale]).channels
+        channels, config = cast(Scale, self.scales[scale]).channels, self.config
         if feature.ndim != 4 or feature.shape[1] != channels or 0 in feature.shape:
             expected = f"(B, {channels}, H, W)"
             raise ValueError(f"the feature of scale {scale} must be {expected}, not {tuple(feature.shape)}")
         if not feature.is_floating_point():
             raise ValueError(f"the feature must be of a floating-point dtype, not {feature.dtype}")
-        batch = feature.shape[0]
-        if keypoints.ndim != 3 or keypoints.shape[1:] != (self.keypoints, 2) or keypoints.shape[0] not in (1, batch):
-            raise ValueError(f"keypoints must be ({batch} or 1, {self.keypoints}, 2), not {tuple(keypoints.shape)}")
+        asked = {"driving": config.driving, "visibility": config.visibility}
+        for name, is_asked in asked.items():
+            if is_asked != (getattr(given, name) is not None):
+                raise ValueError(
+                    f"{name} is {'missing' if is_asked else 'not used'}: the config says {name}={is_asked}"
+                )
+        batch, noise, visible = feature.shape[0], given.noise, given.visibility
+        for name, points in (("keypoints", given.keypoints), ("driving", given.driving)):
+            if points is None:
+                continue
+            if points.ndim != 3 or points.shape[1:] != (self.keypoints, 2) or points.shape[0] not in (1, batch):
+                raise ValueError(f"{name} must be ({batch} or 1, {self.keypoints}, 2), not {tuple(points.shape)}")
+        if visible is not None and (visible.ndim != 4 or visible.shape[1] != 1 or visible.shape[0] not in (1, batch)):
+            raise ValueError(f"visibility must be ({batch} or 1, 1, h, w), not {tuple(visible.shape)}")
         if noise is None:
             return
-        if self.config.variant != "release" or not self.config.identity_conditioning:
+        if config.variant != "release" or not config.identity_conditioning:
             raise ValueError("noise is only used by variant 'release' with identity_conditioning")
-        if noise.ndim != 4 or noise.shape[1:] != (1, *self.config.memory_size) or noise.shape[0] not in (1, batch):
-            size = self.config.memory_size
+        if noise.ndim != 4 or noise.shape[1:] != (1, *config.memory_size) or noise.shape[0] not in (1, batch):
+            size = config.memory_size
             raise ValueError(f"noise must be ({batch} or 1, 1, {size[0]}, {size[1]}), not {tuple(noise.shape)}")
 
 
 def _make_iicm(config: CompensationConfig, keypoints: int) -> IICM:
     if config.variant == "paper":
-        return IICM(config.memory_channels, keypoints, config.identity_hidden)
+        return IICM(config.memory_channels, keypoints * (1 + config.driving), config.identity_hidden)
     return ReleaseIICM(config.memory_channels, keypoints, config.identity_hidden, config.identity_code, config.noise)
 
 
-def _make_mcm(config: CompensationConfig, deviation: float) -> MCM | ReleaseMCM:
+def _make_mcm(config: CompensationConfig, deviation: float) -> MCM | ReleaseMCM | PlacedMCM:
     channels = config.memory_channels
     hidden = config.kernel_hidden or max(channels // 4 + 1, 16)
+    if config.reads_by_place:
+        return PlacedMCM(config, hidden, deviation)
     if config.variant == "paper":
         return MCM(channels, config.kernels, config.temperature, hidden, config.attention_scale, deviation)
     return ReleaseMCM(channels, config.kernels, config.temperature, hidden, config.attention_scale)

@@ -8,11 +8,12 @@ from typing import Any, Literal, get_args
 
 Variant = Literal["paper", "release"]
 Split = Literal["half", "interleaved", "none"]
-Start = Literal["paper", "identity"]
+Start = Literal["paper", "identity", "residual"]
 Sharing = Literal["memory", "networks"]
 MemoryInit = Literal["released", "unit"]
 _CHOICES = {"variant": Variant, "split": Split, "start": Start, "sharing": Sharing, "memory_init": MemoryInit}
-_COUNTS = ("memory_channels", "kernels", "identity_hidden", "identity_code", "kernel_hidden")
+_COUNTS = ("memory_channels", "kernels", "identity_hidden", "identity_code", "kernel_hidden", "queries")
+RUNTIME = ("queries",)  # choices of a run that change no weight's meaning
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class CompensationConfig:
     identity_conditioning: bool = True
     """False: no IICM, M_o in place of M_s (Table 2)."""
     start: Start = "paper"
-    """"paper": the compensated channels replace the feature's. "identity": through a gate that starts at zero."""
+    """"paper": the compensated channels replace the feature's. "identity": through a gate that starts at zero.
+    "residual": what is read is added to the feature, through an output convolution that starts at zero."""
     attention_scale: float = 1.0
     """Factor on F_Q^T F_K > 0: 1 in Eq. 2, 1/4 as released."""
     sharing: Sharing = "memory"
@@ -54,28 +56,53 @@ class CompensationConfig:
     """Hidden width of the kernel attention; None: C_m // 4 + 1 as released, but at least 16."""
     noise: bool = False
     """Variant "release": draw noise in training mode when none is supplied."""
+    place: bool = False
+    """A term of the logits compares where query and key are (see memcomp/placed.py, as for what follows)."""
+    driving: bool = False
+    """S_id knows the driving keypoints too: where the head goes. The host must show them."""
+    visibility: bool = False
+    """Query and descriptor know what the source shows: (B, 1, h, w) in [0, 1], from the host."""
+    context: tuple[int, ...] = ()
+    """Sides of the grids on which (visible) features are averaged for the query; () = none."""
+    normalised: bool = False
+    """Query and key are compared by direction, at a learned temperature."""
+    queries: int | None = None
+    """Largest side of the grid on which the memory is asked; None: every place of the feature. May change any time."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.memory_size, (list, tuple)):
-            object.__setattr__(self, "memory_size", tuple(self.memory_size))
+        for name in ("memory_size", "context"):
+            if isinstance(getattr(self, name), (list, tuple)):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, choice in _CHOICES.items():
             if getattr(self, name) not in get_args(choice):
                 raise ValueError(f"{name} must be one of {get_args(choice)}, not {getattr(self, name)!r}")
         size = self.memory_size
         if not (isinstance(size, tuple) and len(size) == 2 and all(_positive(s, int) for s in size)):
             raise ValueError(f"memory_size must be two positive integers (H_m, W_m), not {size!r}")
+        if not (isinstance(self.context, tuple) and all(_positive(side, int) for side in self.context)):
+            raise ValueError(f"context must be a list of positive integers, not {self.context!r}")
         for name in _COUNTS:
             value = getattr(self, name)
-            if not (_positive(value, int) or (name == "kernel_hidden" and value is None)):
+            if not (_positive(value, int) or (name in ("kernel_hidden", "queries") and value is None)):
                 raise ValueError(f"{name} must be a positive integer, not {value!r}")
         for name in ("attention_scale", "temperature"):
             if not _positive(getattr(self, name), (int, float)):
                 raise ValueError(f"{name} must be a positive number, not {getattr(self, name)!r}")
-        for name in ("identity_conditioning", "consistency", "noise"):
+        for name in ("identity_conditioning", "consistency", "noise", "place", "driving", "visibility", "normalised"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, not {getattr(self, name)!r}")
         if self.noise and (self.variant != "release" or not self.identity_conditioning):
             raise ValueError("noise needs variant 'release' with identity_conditioning: nothing else adds any")
+        if self.variant == "release" and (self.reads_by_place or self.driving or self.start == "residual"):
+            fields = "place, driving, visibility, context, normalised, queries and start 'residual'"
+            raise ValueError(f"{fields} need variant 'paper'")
+        if self.driving and not self.identity_conditioning:
+            raise ValueError("driving needs identity_conditioning: it is S_id that knows the driving keypoints")
+
+    @property
+    def reads_by_place(self) -> bool:
+        """Whether the memory is read as memcomp/placed.py does, not as the paper does."""
+        return self.place or self.visibility or self.normalised or bool(self.context) or self.queries is not None
 
     @classmethod
     def paper(cls, **overrides: Any) -> "CompensationConfig":
@@ -93,9 +120,23 @@ class CompensationConfig:
         }
         return cls.from_dict(preset | overrides)
 
+    @classmethod
+    def placed(cls, **overrides: Any) -> "CompensationConfig":
+        """The memory read by place, pose and visibility, added to all channels (see memcomp/placed.py)."""
+        preset = {
+            "split": "none",
+            "start": "residual",
+            "memory_init": "unit",
+            "place": True,
+            "driving": True,
+            "visibility": True,
+            "normalised": True,
+        }
+        return cls.from_dict(preset | overrides)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON and YAML can hold; `from_dict` takes them back."""
-        return asdict(self) | {"memory_size": list(self.memory_size)}
+        return asdict(self) | {"memory_size": list(self.memory_size), "context": list(self.context)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "CompensationConfig":

@@ -16,11 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memcomp.attention import cross_attention
-from memcomp.mcm import DynamicConv2d, compose, preserve_variance
+from memcomp.config import CompensationConfig
+from memcomp.layers import DynamicConv2d, compose, preserve_variance
 
 WAVES = 4  # octaves of the positional features: sine and cosine of x and y, half a wave to four over the picture
 SHARPNESS = 10.0  # of the place term and of normalised queries at the start, before it is learned
 LEAST = 0.05  # share of visible pixels below which an average of them is dimmed
+
+
+def visible_mean(feature: Tensor, visibility: Tensor, size: Sequence[int]) -> Tensor:
+    """Mean of what is visible in each cell of a grid of that size: (B, C, H, W), (B, 1, H, W) -> (B, C, *size)."""
+    share = F.adaptive_avg_pool2d(visibility, list(size)).clamp(min=LEAST)
+    return F.adaptive_avg_pool2d(feature * visibility, list(size)) / share
 
 
 class Place(nn.Module):
@@ -52,49 +59,36 @@ class PlacedMCM(nn.Module):
     """MCM whose query also knows its place, what is visible there, and what is around it.
 
     Args:
-        channels: C_m.
-        kernels, temperature, hidden, deviation: as of `memcomp.mcm.MCM`.
-        scale: factor on the product of query and key, where they are not normalised.
-        place: add a term to the logits that compares where query and key are.
-        visibility: let the query know what the source shows at its place.
-        context: sides of the grids on which visible features are averaged for the query.
-        normalised: compare query and key by direction, at a learned temperature.
-        queries: largest side of the grid on which the memory is asked; None = every place of the feature.
+        config: `place`, `visibility`, `context`, `normalised` and `queries` say what it does otherwise than
+            `memcomp.mcm.MCM`.
+        hidden, deviation: as of `MCM`.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        kernels: int,
-        temperature: float,
-        hidden: int,
-        scale: float,
-        deviation: float,
-        *,
-        place: bool,
-        visibility: bool,
-        context: Sequence[int],
-        normalised: bool,
-        queries: int | None,
-    ) -> None:
+    def __init__(self, config: CompensationConfig, hidden: int, deviation: float) -> None:
         super().__init__()
-        self.scale, self.sides, self.queries = scale, tuple(context), queries
+        channels, kernels, temperature = config.memory_channels, config.kernels, config.temperature
+        self.scale, self.sides, self.queries = config.attention_scale, config.context, config.queries
         self.query = nn.Conv2d(channels, channels, 1)
         preserve_variance(self.query)
         self.key = DynamicConv2d(channels, channels, kernels, temperature, hidden, bias=False)
         self.value = DynamicConv2d(channels, channels, kernels, temperature, hidden, bias=True)
         self.key.reset_parameters(gain=math.sqrt(2 / channels) / deviation)
         self.value.reset_parameters(gain=1 / deviation)
-        self.seen = nn.Conv2d(1, channels, 1, bias=False) if visibility else None
+        self.seen = nn.Conv2d(1, channels, 1, bias=False) if config.visibility else None
         self.around = nn.ModuleList(nn.Conv2d(channels, channels, 1, bias=False) for _ in self.sides)
         for conv in self.around:
             nn.init.zeros_(conv.weight)  # type: ignore[arg-type]
-        self.sharpness = nn.Parameter(torch.tensor(math.log(SHARPNESS))) if normalised else None
+        self.sharpness = nn.Parameter(torch.tensor(math.log(SHARPNESS))) if config.normalised else None
         self.place = nn.ModuleDict()
-        if place:
+        if config.place:
             self.place = nn.ModuleDict({"query": Place(32), "key": Place(32)})
             self.place["key"].load_state_dict(self.place["query"].state_dict())  # near is alike at the start
             self.nearness = nn.Parameter(torch.tensor(math.log(SHARPNESS)))
+
+    def keys(self, memory: Tensor, descriptor: Tensor) -> Tensor:
+        """F_K, (B, C_m, M), times the attention's scale; normalised: of that length."""
+        keys = self.key(memory, descriptor).flatten(2)
+        return keys * self.scale if self.sharpness is None else F.normalize(keys, dim=1) * self.sharpness.exp()
 
     def forward(
         self,
@@ -116,7 +110,7 @@ class PlacedMCM(nn.Module):
         height, width = feature.shape[2:]
         value = self.value(memory, descriptor)  # (B, C_m, H_m, W_m)
         values = F.conv2d(value, output.weight, output.bias).flatten(2)  # (B, C, M): W_o acts on the memory's tokens
-        keys = self.key(memory, descriptor).flatten(2)  # (B, C_m, M)
+        keys = self.keys(memory, descriptor)
         weight, bias = compose(self.query, projection)
         more = self._around(feature, visibility, projection)
         if self.seen is not None and visibility is not None:  # one more channel to ask with
@@ -124,7 +118,6 @@ class PlacedMCM(nn.Module):
                 torch.cat([feature, visibility], dim=1),
                 torch.cat([weight, self.seen.weight.flatten(1)], 1),
             )
-        keys = keys * self.scale if self.sharpness is None else F.normalize(keys, dim=1) * self.sharpness.exp()
         places = None
         if self.place:
             here = self.place["query"](height, width)[0].flatten(1)  # (32, N)
@@ -141,9 +134,10 @@ class PlacedMCM(nn.Module):
         found: Tensor | None = None
         for side, conv in zip(self.sides, self.around, strict=True):
             size = [min(side, length) for length in feature.shape[2:]]
-            mean = F.adaptive_avg_pool2d(feature, size)
-            if visibility is not None:  # what is hidden is 0 already: the mean of what is visible, times its share
-                mean = mean / F.adaptive_avg_pool2d(visibility, size).clamp(min=LEAST)
+            if visibility is None:
+                mean = F.adaptive_avg_pool2d(feature, size)
+            else:
+                mean = visible_mean(feature, visibility, size)
             around = conv(projection(mean))  # (B, C_m, side, side): what is linear is done on the few
             around = F.interpolate(around, size=feature.shape[2:], mode="bilinear", align_corners=False)
             found = around if found is None else found + around
