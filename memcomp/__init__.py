@@ -18,6 +18,7 @@ __all__ = [
     "MemoryCompensation",
     "MetaMemory",
     "Tap",
+    "VisibilityTap",
     "inject",
     "load",
     "save",
@@ -26,6 +27,7 @@ __all__ = [
 if TYPE_CHECKING:
     from memcomp import adapters as adapters
     from memcomp import attention as attention
+    from memcomp import calls as calls
     from memcomp import checkpoint as checkpoint
     from memcomp import compensation as compensation
     from memcomp import config as config
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from memcomp import layers as layers
     from memcomp import mcm as mcm
     from memcomp import memory as memory
+    from memcomp import placed as placed
     from memcomp import reference as reference
     from memcomp import release as release
     from memcomp import taps as taps
@@ -46,7 +49,7 @@ if TYPE_CHECKING:
     from memcomp.injection import inject
     from memcomp.mcm import MCM
     from memcomp.memory import MetaMemory
-    from memcomp.taps import KeypointTap, Tap
+    from memcomp.taps import KeypointTap, Tap, VisibilityTap
 else:  # hidden from type checkers, to whom a module with `__getattr__` has every name
     _HOMES = {
         "IICM": "iicm",
@@ -58,11 +61,13 @@ else:  # hidden from type checkers, to whom a module with `__getattr__` has ever
         "MemoryCompensation": "compensation",
         "MetaMemory": "memory",
         "Tap": "taps",
+        "VisibilityTap": "taps",
         "inject": "injection",
         "load": "checkpoint",
         "save": "checkpoint",
     }
-    _MODULES = {*_HOMES.values(), "adapters", "attention", "experiments", "layers", "recipes", "reference", "release"}
+    _MODULES = {*_HOMES.values(), "attention", "calls", "layers", "placed", "reference", "release"}
+    _MODULES |= {"adapters", "experiments", "recipes"}
 
     def __getattr__(name: str) -> Any:
         if name in _HOMES:

@@ -56,6 +56,8 @@ def load(target: MemoryCompensation | HasCompensation, path: str | os.PathLike[s
     compensation = _unwrap(target)
     settings, tensors = _read(path)
     ours = compensation.settings()
+    defaults = CompensationConfig().to_dict()  # of fields that an earlier version did not know
+    settings = {name: defaults[name] for name in ours.keys() & defaults.keys()} | settings
     differing = [
         f"{name}: file {settings.get(name)!r}, here {ours.get(name)!r}"
         for name in sorted(ours.keys() | settings.keys())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from memcomp.handle import CHILD, Handle
-from memcomp.taps import KeypointTap, Tap, submodule, tap_channels
+from memcomp.taps import KeypointTap, Tap, VisibilityTap, submodule, tap_channels
 
 if TYPE_CHECKING:
     from memcomp.compensation import MemoryCompensation
@@ -44,17 +44,28 @@ def inject(
     keypoints: KeypointTap,
     *,
     beside: Mapping[str, nn.Module] | None = None,
+    visibility: VisibilityTap | None = None,
 ) -> Handle:
     """Send the features that pass `taps` of `root` through `compensation`, scale i at `taps[i]`.
 
     The compensation becomes `root.memory_compensation` (moved to the root's device and dtype), so `.to`, `.train`,
     optimisers, DDP and the state dict see it. `beside` gives modules that are not below the root but called with the
-    keypoints before it, by the name that `keypoints.module` starts with. The order is: convert SyncBN → attach →
-    optimiser → DDP → compile. Raises ValueError, leaving everything as it was, if that order is not kept (see
-    `check_attachable`) or if taps, keypoints and compensation do not fit the root.
+    keypoints before it, by the name that `keypoints.module` starts with; `visibility` where the compensation's config
+    asks for it. The order is: convert SyncBN → attach → optimiser → DDP → compile. Raises ValueError, leaving
+    everything as it was, if that order is not kept (see `check_attachable`) or if taps, keypoints, visibility and
+    compensation do not fit the root.
     """
-    taps = tuple(taps)
-    source = _keypoint_module(root, keypoints, beside or {})
+    taps, asked = tuple(taps), compensation.config if hasattr(compensation, "config") else None
+    source = _named(root, keypoints.module, beside or {})
+    seen: nn.Module | None = None
+    if asked is not None and asked.visibility:
+        if visibility is None:
+            raise ValueError("the config says visibility=True: say inject(..., visibility=VisibilityTap(...))")
+        seen = _named(root, visibility.module, beside or {})
+        if seen is root:
+            raise ValueError("the visibility must be known before the root returns: name a module inside it")
+    if asked is not None and asked.driving and keypoints.driving is None:
+        raise ValueError("the config says driving=True: say KeypointTap(..., driving=ARGUMENT)")
     for module in (root, source):
         check_attachable(module)
     if any(module is compensation for module in root.modules()):
@@ -67,9 +78,9 @@ def inject(
     for tap, channels in zip(taps, compensation.channels, strict=True):
         if tap.channels is not None and (found := tap_channels(root, [tap])[0]) != channels:
             raise ValueError(f"{tap} gives {found} channels, the compensation's scale has {channels}")
-    return Handle(root, compensation, taps, tapped, keypoints, source)
+    return Handle(root, compensation, taps, tapped, keypoints, source, visibility, seen)
 
 
-def _keypoint_module(root: nn.Module, keypoints: KeypointTap, beside: Mapping[str, nn.Module]) -> nn.Module:
-    first, _, rest = keypoints.module.partition(".")
-    return submodule(beside[first], rest) if first in beside else submodule(root, keypoints.module)
+def _named(root: nn.Module, name: str, beside: Mapping[str, nn.Module]) -> nn.Module:
+    first, _, rest = name.partition(".")
+    return submodule(beside[first], rest) if first in beside else submodule(root, name)

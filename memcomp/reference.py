@@ -14,6 +14,7 @@ Letters, here and in every docstring:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from memcomp.compensation import CompensationOutput
+from memcomp.placed import LEAST
 
 if TYPE_CHECKING:
     from memcomp.compensation import MemoryCompensation
@@ -64,7 +66,7 @@ def dynamic_kernel(conv: DynamicConv2d, projected: Tensor) -> tuple[Tensor, Tens
     return kernel, None if conv.bias is None else weights @ conv.bias
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, scale: float = 1.0) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, scale: Any = 1.0, more: Any = 0.0) -> Tensor:
     """Softmax(F_Q^T x F_K) x F_V, the inside of Eq. 2: (B, C_m, H, W).
 
     Args:
@@ -72,8 +74,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scale: float = 1.0) -> Ten
         key: F_K, (B, C_m, H_m, W_m).
         value: F_V, (B, C_m, H_m, W_m).
         scale: factor on F_Q^T x F_K, which the paper does not have.
+        more: (H W, M), added to the logits, which the paper does not have either.
     """
-    matrix = torch.softmax(query.flatten(2).transpose(1, 2) @ key.flatten(2) * scale, dim=-1)  # (B, H W, M)
+    logits = query.flatten(2).transpose(1, 2) @ key.flatten(2) * scale + more  # (B, H W, M)
+    matrix = torch.softmax(logits, dim=-1)
     return (value.flatten(2) @ matrix.transpose(1, 2)).unflatten(2, query.shape[2:])
 
 
@@ -87,33 +91,82 @@ def consistency(value: Tensor, target: Tensor) -> Tensor:
     return (value - target).abs().mean()
 
 
-def compensate(unit: MemoryCompensation, feature: Tensor, keypoints: Tensor, scale: int) -> CompensationOutput:
-    """What `unit.compensate(feature, keypoints, scale)` must give, by the equations, with the weights of `unit`.
+def visible_mean(feature: Tensor, visibility: Tensor, side: int = 1) -> Tensor:
+    """Mean of what is visible in each cell of a grid, (B, C, side, side): of a cell that is all hidden, nearly 0."""
+    share = F.adaptive_avg_pool2d(visibility, side).clamp(min=LEAST)
+    return F.adaptive_avg_pool2d(feature * visibility, side) / share
+
+
+def nearness(place: Any, here: tuple[int, int], there: tuple[int, int]) -> Tensor:
+    """How near the places of two maps over the same picture are, (H W, M): products of learned directions.
+
+    Args:
+        place: the layers "query" and "key", each of which mixes sines and cosines of x and y into directions.
+        here: height and width of the map that asks.
+        there: of the memory.
+    """
+    directions = []
+    for name, (height, width) in (("query", here), ("key", there)):
+        y, x = ((torch.arange(n) + 0.5) * (2 / n) - 1 for n in (height, width))  # pixel centres in [-1, 1]
+        angles = [math.pi / 2 * 2**octave for octave in range(4)]
+        rows = [wave(angle * y)[:, None].expand(height, width) for wave in (torch.sin, torch.cos) for angle in angles]
+        columns = [wave(angle * x).expand(height, width) for wave in (torch.sin, torch.cos) for angle in angles]
+        mixed = place[name].mix(torch.stack([*rows, *columns])[None].to(place[name].mix.weight.dtype))
+        directions.append((mixed / mixed.norm(dim=1, keepdim=True))[0].flatten(1))  # (32, places)
+    return directions[0].t() @ directions[1]
+
+
+def compensate(
+    unit: MemoryCompensation,
+    feature: Tensor,
+    keypoints: Tensor,
+    scale: int,
+    driving: Tensor | None = None,
+    visibility: Tensor | None = None,
+) -> CompensationOutput:
+    """What `unit.compensate(feature, keypoints, scale, …)` must give, by the equations, with the weights of `unit`.
+
+    The paper's equations are the lines without a condition; the others are fields of the config that it does not have.
 
     Raises:
-        ValueError: variant "release", which does not follow them.
+        ValueError: variant "release", which does not follow them, or a coarser grid of queries.
     """
     config = unit.config
-    if config.variant != "paper":
-        raise ValueError(f"variant {config.variant!r} does not follow the paper's equations")
+    if config.variant != "paper" or config.queries is not None:
+        raise ValueError(f"variant {config.variant!r}, queries {config.queries}: does not follow the paper's equations")
     shared = 0 if config.sharing == "networks" else scale
     layer: Any = unit.scales[scale]  # what a list of modules gives has no type that knows its layers
     mcm: Any = unit.mcm[shared]
-    keypoints = keypoints.expand(len(feature), -1, -1)
+    poses = torch.cat([p.expand(len(feature), -1, -1) for p in (keypoints, driving) if p is not None], dim=1)
     second = {"half": slice(unit.channels[scale] // 2, None), "interleaved": slice(1, None, 2), "none": slice(None)}
     replaced = second[config.split]  # the channels of F_w^1; those of F_w^0 pass
 
-    projected = layer.projection(feature[:, replaced])  # F_proj (B, C_m, H, W)
+    projected = pooled = layer.projection(feature[:, replaced])  # F_proj (B, C_m, H, W)
+    if visibility is not None:
+        pooled = layer.projection(visible_mean(feature[:, replaced], visibility))  # all that is taken of it is its mean
     memory = unit.memory().expand(len(feature), -1, -1, -1)  # M_o
     if config.identity_conditioning:
         iicm: Any = unit.iicm[shared]
-        memory = condition(memory, iicm.conv.weight, identity(projected, keypoints, iicm.mlp), iicm.conv.eps)  # M_s
-    key = _convolve(memory, *dynamic_kernel(mcm.key, projected))  # F_K
-    value = _convolve(memory, *dynamic_kernel(mcm.value, projected))  # F_V
-    query = F.relu(mcm.query(projected))  # F_Q
-    attended = layer.output(attend(query, key, value, mcm.scale))  # F_ca (B, C, H, W), Eq. 2
+        memory = condition(memory, iicm.conv.weight, identity(pooled, poses, iicm.mlp), iicm.conv.eps)  # M_s
+    key = _convolve(memory, *dynamic_kernel(mcm.key, pooled))  # F_K
+    value = _convolve(memory, *dynamic_kernel(mcm.value, pooled))  # F_V
+    query = mcm.query(projected)
+    if config.visibility:
+        query = query + mcm.seen(visibility)
+    for side, conv in zip(config.context, getattr(mcm, "around", ()), strict=True):
+        seen = torch.ones_like(feature[:, :1]) if visibility is None else visibility
+        around = conv(layer.projection(visible_mean(feature[:, replaced], seen, side)))
+        query = query + F.interpolate(around, size=query.shape[2:], mode="bilinear", align_corners=False)
+    query, factor, more = F.relu(query), config.attention_scale, 0.0  # F_Q
+    if config.normalised:
+        query, key, factor = F.normalize(query, dim=1), F.normalize(key, dim=1), mcm.sharpness.exp()
+    if config.place:
+        more = mcm.nearness.exp() * nearness(mcm.place, tuple(query.shape[2:]), config.memory_size)
+    attended = layer.output(attend(query, key, value, factor, more))  # F_ca (B, C, H, W), Eq. 2
     compensated = feature.clone()  # F_cpt, Eq. 3, every channel in its place: a permutation of the paper's order
     compensated[:, replaced] = attended
+    if config.start == "residual":
+        compensated[:, replaced] = feature[:, replaced] + attended
     if layer.gate is not None:  # start "identity"
         compensated = feature + layer.gate[:, None, None] * (compensated - feature)
     return CompensationOutput(compensated, value, target(projected, config.memory_size))

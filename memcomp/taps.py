@@ -55,6 +55,21 @@ class KeypointTap:
     """The argument of that module's `forward` that carries them; callers may pass it by position or by keyword."""
     key: str | None = "value"
     """The dict key or attribute of that argument which holds the tensor; None = the argument is the tensor."""
+    driving: str | None = "kp_driving"
+    """The argument that carries the driving keypoints likewise: read only if `CompensationConfig.driving` asks."""
+
+
+@dataclass(frozen=True)
+class VisibilityTap:
+    """A call whose output tells what the source shows, (B, 1, h, w) in [0, 1], 1 = visible.
+
+    Read only if `CompensationConfig.visibility` asks. It must have happened before the first tap is reached.
+    """
+
+    module: str
+    """Dotted name of the module, below the root or below one of `inject`'s `beside`."""
+    key: str | None = "occlusion_map"
+    """The dict key or attribute of the output which holds the tensor, or several for features of several sizes."""
 
 
 def tap_channels(root: nn.Module, taps: Sequence[Tap]) -> list[int]:

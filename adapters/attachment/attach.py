@@ -13,7 +13,9 @@ from memcomp.adapters.base import Host
 from memcomp.adapters.layout import NUM_KP, Layout, in_order, layout_of
 from memcomp.adapters.registry import host_classes
 from memcomp.compensation import CompensationConfig, MemoryCompensation
-from memcomp.taps import Handle, KeypointTap, Tap, check_attachable, inject, tap_channels
+from memcomp.handle import Handle
+from memcomp.injection import check_attachable, inject
+from memcomp.taps import KeypointTap, Tap, VisibilityTap, tap_channels
 
 MODES = ("inplace", "skip", "skip_control")
 
@@ -98,7 +100,12 @@ def attach(
     else:
         compensation = SkipControl(channels, encoder_channels(site.root, encoder))
     # the control is no memory, yet does all that a handle asks of one
-    handle = inject(site.root, cast(MemoryCompensation, compensation), taps, site.keypoints, beside=site.modules)
+    memory = cast(MemoryCompensation, compensation)
+    visibility = VisibilityTap(site.keypoints.module)  # a host's motion network tells what it dims
+    blind = getattr(motion, "occlusion", True) is None or not site.keypoints.module
+    if config is not None and config.visibility and mode != "skip_control" and blind:
+        raise ValueError("the config says visibility=True, but this generator estimates no occlusion map")
+    handle = inject(site.root, memory, taps, site.keypoints, beside=site.modules, visibility=visibility)
     if isinstance(compensation, SkipCompensation | SkipControl):
         sources = {scale: site.root.get_submodule(tap.module) for scale, tap in enumerate(encoder) if tap is not None}
         handle.own(compensation.skips.watch(site.root, motion, sources))
