@@ -46,12 +46,12 @@ def cross_attention(
 
     Under torch.compile and torch.export it is one un-chunked expression.
     """
-    tensors = [feature, weight, bias, keys, values, more, *(places or (None, None))]
+    tensors: list[Any] = [feature, weight, bias, keys, values, more, *(places or (None, None))]
     if torch.is_autocast_enabled(feature.device.type):
         dtype = torch.get_autocast_dtype(feature.device.type)
         tensors = [None if t is None else t.to(dtype) for t in tensors]
-    x, weight, bias, keys, values, more, here, there = tensors  # type: ignore[assignment]
-    tokens = x.flatten(2).transpose(1, 2)  # type: ignore[union-attr]  # (B, N, C)
+    x, weight, bias, keys, values, more, here, there = tensors
+    tokens = x.flatten(2).transpose(1, 2)  # (B, N, C)
     further = None if more is None else more.flatten(2).transpose(1, 2)  # (B, N, D)
     if torch.compiler.is_compiling():
         queries = F.linear(tokens, weight, bias)  # (B, N, D)

@@ -9,7 +9,6 @@ compared by direction alone, at a learned temperature (`normalised`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,10 +23,10 @@ SHARPNESS = 10.0  # of the place term and of normalised queries at the start, be
 LEAST = 0.05  # share of visible pixels below which an average of them is dimmed
 
 
-def visible_mean(feature: Tensor, visibility: Tensor, size: Sequence[int]) -> Tensor:
+def visible_mean(feature: Tensor, visibility: Tensor, size: tuple[int, int]) -> Tensor:
     """Mean of what is visible in each cell of a grid of that size: (B, C, H, W), (B, 1, H, W) -> (B, C, *size)."""
-    share = F.adaptive_avg_pool2d(visibility, list(size)).clamp(min=LEAST)
-    return F.adaptive_avg_pool2d(feature * visibility, list(size)) / share
+    share = F.adaptive_avg_pool2d(visibility, size).clamp(min=LEAST)
+    return F.adaptive_avg_pool2d(feature * visibility, size) / share
 
 
 class Place(nn.Module):
@@ -104,7 +103,8 @@ class PlacedMCM(nn.Module):
         """As `memcomp.mcm.MCM.forward`; visibility (B, 1, H, W) in [0, 1] where the config asks for it."""
         full = feature.shape[2:]
         if self.queries is not None and max(full) > self.queries:
-            size = [max(1, round(side * self.queries / max(full))) for side in full]
+            ratio = self.queries / max(full)
+            size = (max(1, round(full[0] * ratio)), max(1, round(full[1] * ratio)))
             feature = F.adaptive_avg_pool2d(feature, size)
             visibility = None if visibility is None else F.adaptive_avg_pool2d(visibility, size)
         height, width = feature.shape[2:]
@@ -133,7 +133,7 @@ class PlacedMCM(nn.Module):
         """What is visible around each place, averaged over the cells of each grid: (B, C_m, h, w), or None."""
         found: Tensor | None = None
         for side, conv in zip(self.sides, self.around, strict=True):
-            size = [min(side, length) for length in feature.shape[2:]]
+            size = (min(side, feature.shape[2]), min(side, feature.shape[3]))
             if visibility is None:
                 mean = F.adaptive_avg_pool2d(feature, size)
             else:

@@ -161,7 +161,7 @@ def compensate(
     if config.normalised:
         query, key, factor = F.normalize(query, dim=1), F.normalize(key, dim=1), mcm.sharpness.exp()
     if config.place:
-        more = mcm.nearness.exp() * nearness(mcm.place, tuple(query.shape[2:]), config.memory_size)
+        more = mcm.nearness.exp() * nearness(mcm.place, (query.shape[2], query.shape[3]), config.memory_size)
     attended = layer.output(attend(query, key, value, factor, more))  # F_ca (B, C, H, W), Eq. 2
     compensated = feature.clone()  # F_cpt, Eq. 3, every channel in its place: a permutation of the paper's order
     compensated[:, replaced] = attended
