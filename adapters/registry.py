@@ -12,10 +12,10 @@ from memcomp.adapters.shared.params import nearest
 
 ENTRY_POINTS = "memcomp.hosts"  # other packages register their hosts in this entry-point group
 BUILT_IN = {  # as an entry point would
+    "fomm": "memcomp.adapters.fomm:FOMM",
     "tpsm": "memcomp.adapters.tpsm:TPSM",
     "dagan": "memcomp.adapters.dagan:DaGAN",
     "mcnet": "memcomp.adapters.mcnet:MCNet",
-    "fomm": "memcomp.adapters.fomm:FOMM",
 }
 _HOSTS: dict[str, type[Host]] = {}  # registered, or loaded so far
 H = TypeVar("H", bound=type[Host])

@@ -282,7 +282,7 @@ def test_sections_that_do_not_fit_are_named():
     host = make("fomm", FOMM)
     sections = host.upstream_sections()
     with pytest.raises(
-        ValueError, match=r"not a checkpoint of tpsm, .*: it has net with a …\. Name the host, and its mod"
+        ValueError, match=r"not a checkpoint of fomm, .*: it has net with a …\. Name the host, and its mod"
     ):
         recognise({"net": {"a": torch.ones(1)}})
     with pytest.raises(ValueError, match="looks like a checkpoint of fomm, but it or its model lacks kp_detector"):
