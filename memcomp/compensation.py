@@ -1,17 +1,20 @@
 """One memory, N scales (MCNet Fig. 2): split -> project -> condition -> attend -> merge, and Eq. 4's recording."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from memcomp.calls import KeepsCallState
 from memcomp.config import CompensationConfig
 from memcomp.iicm import IICM
-from memcomp.mcm import MCM, merge, preserve_variance, split
+from memcomp.layers import merge, preserve_variance, split
+from memcomp.mcm import MCM
 from memcomp.memory import MetaMemory
 from memcomp.release import InstanceNorm, ReleaseIICM, ReleaseMCM
 
@@ -20,7 +23,7 @@ __all__ = ["CompensationConfig", "CompensationOutput", "MemoryCompensation", "Re
 
 @dataclass(frozen=True)
 class CompensationOutput:
-    """What one scale gives."""
+    """What the compensation of one scale gives."""
 
     feature: Tensor
     """F_cpt (B, C_i, H, W): the compensated feature, in the input's dtype and memory format."""
@@ -30,8 +33,23 @@ class CompensationOutput:
     """F_proj resized to (B, C_m, H_m, W_m), detached: what Eq. 4 compares F_V with."""
 
 
+class Conditioned(NamedTuple):
+    """A warped feature on its way through one scale, and the memory that its identity has conditioned (Fig. 3)."""
+
+    kept: Tensor | None
+    """F_w^0, the channels that pass (B, C, H, W); None without split."""
+    replaced: Tensor
+    """F_w^1, the channels that are compensated (B, C, H, W)."""
+    part: Tensor
+    """The same in the dtype that the networks compute in."""
+    descriptor: Tensor
+    """GAP(F_proj), (B, C_m)."""
+    memory: Tensor
+    """M_s (B, C_m, H_m, W_m); without IICM M_o (1, C_m, H_m, W_m)."""
+
+
 class Record:
-    """The terms of Eq. 4 of the host calls made while recording."""
+    """The terms of Eq. 4 that the calls of a host gave while they were recorded."""
 
     def __init__(self, enabled: bool) -> None:
         self._enabled = enabled
@@ -52,12 +70,15 @@ class Record:
         paper says that the source's features are not affected. Zero if the config has `consistency=False`.
 
         Raises:
-            RuntimeError: if no compensation ran while recording.
+            RuntimeError: if no compensation ran while recording, or only in another thread or disabled.
         """
         if not self._enabled:
             return torch.zeros(())
         if not self._terms:
-            raise RuntimeError("nothing was recorded: call the host inside `with compensation.recording() as record:`")
+            raise RuntimeError(
+                "nothing was recorded: call the host inside `with compensation.recording() as record:`, in the same "
+                "thread and not inside `handle.disabled()`"
+            )
         return torch.stack([torch.stack(terms).mean() for terms in self._terms.values()]).sum()
 
 
@@ -96,7 +117,7 @@ class Scale(nn.Module):
                 part = F.interpolate(part, size=size, mode="bilinear", align_corners=True)
             return self.projection(part)
 
-    def finish(self, replaced: Tensor, kept: Tensor | None, compensated: Tensor, like: Tensor) -> Tensor:
+    def merge(self, replaced: Tensor, kept: Tensor | None, compensated: Tensor, like: Tensor) -> Tensor:
         """Gate, merge (Eq. 3), and give the result `like`'s dtype and memory format."""
         compensated = compensated.to(like.dtype)
         if self.gate is not None:
@@ -107,7 +128,11 @@ class Scale(nn.Module):
         return merged.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
-class MemoryCompensation(nn.Module):
+class _Call(threading.local):
+    record: Record | None = None
+
+
+class MemoryCompensation(KeepsCallState, nn.Module):
     """Compensates warped features of several scales by one learned memory.
 
     Args:
@@ -118,6 +143,8 @@ class MemoryCompensation(nn.Module):
     Raises:
         ValueError: no scale, odd channels with a split, or no keypoint.
     """
+
+    _call_state, _earlier = _Call, ("_record",)
 
     def __init__(self, channels: Sequence[int], keypoints: int, config: CompensationConfig | None = None) -> None:
         super().__init__()
@@ -136,10 +163,10 @@ class MemoryCompensation(nn.Module):
         self.iicm = nn.ModuleList(_make_iicm(config, keypoints) for _ in range(units if conditioned else 0))
         self.mcm = nn.ModuleList(_make_mcm(config, self.memory.deviation) for _ in range(units))
         self.scales = nn.ModuleList(Scale(c, config) for c in self.channels)
-        self._record: Record | None = None
+        self._call = _Call()
 
     def forward(self, feature: Tensor, keypoints: Tensor, *, scale: int, noise: Tensor | None = None) -> Tensor:
-        """F_cpt of one scale.
+        """The compensated feature F_cpt of one scale.
 
         Args:
             feature: warped feature (B, C_i, H, W).
@@ -153,15 +180,16 @@ class MemoryCompensation(nn.Module):
         Raises:
             ValueError: scale out of range, a tensor of another shape, or a feature of integers.
         """
-        feature_out, value, target = self._compensate(feature, keypoints, scale, noise, self._record is not None)
-        if self._record is not None and value is not None and target is not None:
-            self._record.add(scale, CompensationOutput(feature_out, value, target))
+        record = self._call.record
+        feature_out, value, target = self._compensate(feature, keypoints, scale, noise, record is not None)
+        if record is not None and value is not None and target is not None:
+            record.add(scale, CompensationOutput(feature_out, value, target))
         return feature_out
 
     def compensate(
         self, feature: Tensor, keypoints: Tensor, scale: int, noise: Tensor | None = None
     ) -> CompensationOutput:
-        """As `forward`, with the tensors of Eq. 4 too; records nothing."""
+        """Compensate one scale and give the tensors of Eq. 4 too, arguments as `forward`'s; nothing is recorded."""
         out, value, target = self._compensate(feature, keypoints, scale, noise, with_value=True)
         assert value is not None and target is not None
         return CompensationOutput(out, value, target)
@@ -170,41 +198,58 @@ class MemoryCompensation(nn.Module):
     def recording(self) -> Iterator[Record]:
         """Collect the terms of Eq. 4: `with m.recording() as record: host(...)`, then `record.consistency_loss()`.
 
+        It hears the calls of its own thread. With activation checkpointing it belongs inside the checkpointed function,
+        see `memcomp/calls.py`.
+
         Raises:
-            RuntimeError: inside another recording.
+            RuntimeError: inside another recording of this thread.
         """
-        if self._record is not None:
+        if self._call.record is not None:
             raise RuntimeError("this compensation is recording already: recordings do not nest")
-        self._record = Record(self.config.consistency)
+        record = self._call.record = Record(self.config.consistency)
         try:
-            yield self._record
+            yield record
         finally:
-            self._record = None
+            self._call.record = None
 
     def settings(self) -> dict[str, Any]:
         """What makes two memories' weights interchangeable, as plain values; a file of weights carries it."""
         return {"channels": list(self.channels), "keypoints": self.keypoints, **self.config.to_dict()}
 
-    def _compensate(
-        self, feature: Tensor, keypoints: Tensor, scale: int, noise: Tensor | None, with_value: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def condition(self, feature: Tensor, keypoints: Tensor, scale: int, noise: Tensor | None = None) -> Conditioned:
+        """Split a feature, describe it by GAP(F_proj) and condition M_o by it: the first half of `compensate`."""
         self._check(feature, keypoints, scale, noise)
-        layer, unit = cast(Scale, self.scales[scale]), 0 if self.config.sharing == "networks" else scale
+        layer, device = cast(Scale, self.scales[scale]), feature.device.type
         kept, replaced = split(feature, self.config.split)
-        device, part = feature.device.type, replaced
+        part = replaced
         if not (torch.is_autocast_enabled(device) and part.dtype == torch.get_autocast_dtype(device)):
             part = part.to(layer.projection.weight.dtype)
-        descriptor = layer.describe(part)  # (B, C_m)
-        memory = self.memory()  # M_o (1, C_m, H_m, W_m)
+        descriptor = layer.describe(part)
+        memory = self.memory()
         if self.config.identity_conditioning:
             keypoints = keypoints.expand(feature.shape[0], -1, -1)
             given = () if noise is None else (noise,)
-            memory = self.iicm[unit](memory, descriptor, keypoints, *given)  # M_s (B, C_m, H_m, W_m)
-        compensated, value = self.mcm[unit](
-            part, memory, descriptor, layer.projection, layer.output, with_value=with_value
-        )  # (B, width, H, W), (B, C_m, H_m, W_m)
-        target = layer.target(part, self.config.memory_size) if with_value else None
-        return layer.finish(replaced, kept, compensated, feature), value, target
+            memory = self.iicm[self._unit(scale)](memory, descriptor, keypoints, *given)
+        return Conditioned(kept, replaced, part, descriptor, memory)
+
+    def attention(self, scale: int) -> "MCM | ReleaseMCM":
+        """The MCM of a scale: its `keys`, and its `query` after the scale's `projection`, tell where it looks."""
+        return cast("MCM | ReleaseMCM", self.mcm[self._unit(scale)])
+
+    def _compensate(
+        self, feature: Tensor, keypoints: Tensor, scale: int, noise: Tensor | None, with_value: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        step = self.condition(feature, keypoints, scale, noise)
+        layer, attend = cast(Scale, self.scales[scale]), self.attention(scale)
+        compensated, value = attend(
+            step.part, step.memory, step.descriptor, layer.projection, layer.output, with_value=with_value
+        )  # (B, C, H, W), (B, C_m, H_m, W_m)
+        target = layer.target(step.part, self.config.memory_size) if with_value else None
+        return layer.merge(step.replaced, step.kept, compensated, feature), value, target
+
+    def _unit(self, scale: int) -> int:
+        """Index of the IICM and the MCM that serve a scale."""
+        return 0 if self.config.sharing == "networks" else scale
 
     def _check(self, feature: Tensor, keypoints: Tensor, scale: int, noise: Tensor | None) -> None:
         if not 0 <= scale < len(self.channels):
