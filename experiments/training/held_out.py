@@ -37,7 +37,7 @@ class HeldOut:
             self.batches.append((batch["source"].to(device), batch["driving"].to(device)))
 
     def loss(self, host: Host) -> float:
-        """Mean loss over the pairs."""
+        """Measure the mean loss over the pairs."""
         total = 0.0
         with _evaluating(host):
             for number, (source, driving) in enumerate(self.batches):

@@ -36,7 +36,7 @@ LAST = 20  # the held-out loss is measured after each of this many last steps
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What `train` did.
+    """How far a training came, and its held-out loss before and after.
 
     Attributes:
         folder: of the run.
@@ -74,7 +74,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step gave. `loss` and `terms` are still on the device: to read a number of them is to wait for it."""
+    """The numbers of one step. `loss` and `terms` are still on the device: to read them is to wait for it."""
 
     loss: Tensor
     terms: dict[str, Tensor]
@@ -201,7 +201,7 @@ def _load(host: Host, recipe: Recipe, saved: RunState | None, origin: Path) -> N
 
 
 def _check_same(given: Recipe, saved: Recipe, origin: Path) -> None:
-    """Resuming may change how a run is carried out, but not what it computes."""
+    """Refuse another recipe: resuming may change how a run is carried out, but not what it computes."""
 
     def essence(recipe: Recipe) -> dict[str, object]:
         data = replace(recipe.data, workers=0, cache=None, cache_gb=0.0, root=None)

@@ -15,7 +15,7 @@ CLIP_EPSILON = 1e-6  # added to the norm, as torch's clip_grad_norm_ does, with 
 
 
 def rate_factor(step: int, total: int, steps_per_epoch: float, section: OptimSection) -> float:
-    """What the learning rate of `step` (from 0) of `total` is multiplied with.
+    """Factor of the learning rate in `step` (from 0) of `total`.
 
     A pure function of the step, so that nothing has to be saved to resume.
     """
@@ -94,7 +94,7 @@ class Optimisers:
         return total
 
     def state(self) -> dict[str, Tensor]:
-        """ "<part>.<parameter>.<state>" → tensor, everything Adam remembers."""
+        """Everything that the Adams remember: "<part>.<parameter>.<state>" → tensor."""
         return {
             f"{part}.{name}.{key}": value
             for part, adam in self.adams.items()
@@ -129,7 +129,7 @@ class Optimisers:
             adam.load_state_dict({"state": entries[part], "param_groups": adam.state_dict()["param_groups"]})
 
     def gradients(self) -> list[Tensor]:
-        """Every gradient there is."""
+        """List every gradient there is, of all parts."""
         return [gradient for part in self.adams for gradient in self._gradients(part)]
 
     def _clip(self, part: str, gradients: list[Tensor], norm: float) -> None:
