@@ -1,19 +1,16 @@
-"""Where a recipe's pairs come from: procedural heads or clips, each cut into people's clips."""
+"""The pairs of a recipe, made of procedural heads or of folders of clips."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from memcomp.experiments.data.clips import Clips, user_cache
+from memcomp.experiments.data.heads_set import HeadsSet
 from memcomp.experiments.data.pairs import ClipSource, PairSet
 from memcomp.experiments.recipe.load import Recipe
-
-if TYPE_CHECKING:
-    from memcomp.experiments.data.heads_set import HeadsSet
 
 HELD_OUT_PEOPLE = 16  # identities of the held-out heads
 
@@ -21,21 +18,21 @@ HELD_OUT_PEOPLE = 16  # identities of the held-out heads
 class HeadClips:
     """Procedural heads as a `ClipSource`: every identity is one person with one clip."""
 
-    def __init__(self, heads: "HeadsSet") -> None:
+    def __init__(self, heads: HeadsSet) -> None:
         self.heads = heads
         self._mapped: dict[int, np.ndarray] = {}
         self.people: Sequence[Sequence[int]] = [[identity] for identity in range(len(heads))]
 
     def name(self, clip: int) -> str:
-        """The identity's number."""
+        """Name of a clip: the number of its identity."""
         return f"head {clip}"
 
     def count(self, clip: int) -> int:
-        """Number of frames."""
+        """Number of frames of a clip."""
         return self.heads.length
 
     def read(self, clip: int, frames: Sequence[int]) -> Tensor:
-        """uint8 (len(frames), 3, H, W), or (len(frames), 4, H, W) with depth."""
+        """Read frames: uint8 (len(frames), 3, H, W), or (len(frames), 4, H, W) with depth."""
         if clip not in self._mapped:
             self.heads.frames(clip)  # renders what the cache lacks; later reads touch two frames of its file
             shape = (self.heads.length, self.heads.channels, self.heads.size, self.heads.size)
@@ -44,12 +41,12 @@ class HeadClips:
 
 
 def training_pairs(recipe: Recipe) -> PairSet:
-    """The pairs to train on."""
+    """Make the pairs that a recipe trains on."""
     return PairSet(_clips(recipe, "train"), recipe.seed, recipe.data.repeats, recipe.data.augment)
 
 
 def held_out_pairs(recipe: Recipe) -> PairSet:
-    """Pairs of people that training does not see (heads: split "val"; clips: the folder test/), not augmented.
+    """Make pairs of people that training does not see (heads: split "val"; clips: the folder test/), not augmented.
 
     They are the same for every seed, so that runs compare.
     """
@@ -62,8 +59,6 @@ def _clips(recipe: Recipe, split: str) -> ClipSource:
     if data.kind == "clips":
         assert data.root is not None  # the recipe's check
         return Clips(Path(data.root) / split, recipe.size, cache=cache / "clips", cache_gb=data.cache_gb)
-    from memcomp.experiments.data.heads_set import HeadsSet
-
     identities = data.identities if split == "train" else HELD_OUT_PEOPLE
     heads = HeadsSet(split, identities, data.frames, recipe.size, data.seed, cache, data.rate, data.depth)
     heads.render_all(data.workers)

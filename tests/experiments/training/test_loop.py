@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 import imageio.v3 as iio
 import numpy as np
@@ -119,7 +120,7 @@ def test_resuming_with_another_recipe_names_the_key(tiny, straight):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_after_the_step_with_a_checkpoint(tiny, straight, tmp_path, monkeypatch, number):
-    plain = training._step
+    plain = training.step
 
     def interrupted(*args):
         if not any(tmp_path.glob("sent")):
@@ -128,7 +129,7 @@ def test_a_signal_stops_after_the_step_with_a_checkpoint(tiny, straight, tmp_pat
         return plain(*args)
 
     before = signal.getsignal(number)
-    monkeypatch.setattr(training, "_step", interrupted)
+    monkeypatch.setattr(training, "step", interrupted)
     result = train(tiny, tmp_path / "run", progress=False)
     assert (result.step, result.finished) == (1, False)
     assert signal.getsignal(number) == before
@@ -139,15 +140,15 @@ def test_a_signal_stops_after_the_step_with_a_checkpoint(tiny, straight, tmp_pat
 
 def poison(monkeypatch, steps):
     """Make the host's prediction, and so loss and batch statistics of that step, not finite at some steps."""
-    plain, calls = training._step, []
+    plain, calls = training.step, []
 
-    def step(recipe, host, objective, optimisers, processes, source, *rest):
+    def step(run, batch, number):
         calls.append(None)
         if len(calls) in steps:
-            source = source * math.nan
-        return plain(recipe, host, objective, optimisers, processes, source, *rest)
+            batch = batch | {"source": batch["source"] * math.nan}
+        return plain(run, batch, number)
 
-    monkeypatch.setattr(training, "_step", step)
+    monkeypatch.setattr(training, "step", step)
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_counted(tiny, tmp_path, monkeypatch):
@@ -163,6 +164,29 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(tiny, tmp_path, monkey
     table = rows(tmp_path)
     assert [row["skipped_steps"] for row in table[1:]] == ["0", "1", "1", "1"]
     assert all(math.isfinite(float(row["loss"])) for row in table[3:])
+
+
+def test_numbers_are_read_off_the_device_only_in_steps_that_are_logged(tiny, tmp_path, monkeypatch):
+    plain, read = training.step, []
+
+    class Watched:
+        def __init__(self, value, step):
+            self.value, self.step = value, step
+
+        def item(self):
+            read.append(self.step)
+            return self.value.item()
+
+    def step(run, batch, number):
+        outcome = plain(run, batch, number)
+        terms = {name: Watched(value, number + 1) for name, value in outcome.terms.items()}
+        return replace(outcome, loss=Watched(outcome.loss, number + 1), terms=terms)
+
+    monkeypatch.setattr(training, "step", step)
+    recipe = with_overrides(tiny, ["optim.steps=30", "log.every=3", "log.held_out_every=5"], "test")
+    train(recipe, tmp_path, stop_after=7, progress=False)  # before the last 20, each of which is logged
+    assert set(read) == {3, 5, 6}
+    assert [row["step"] for row in rows(tmp_path)] == ["0", "3", "5", "6"]
 
 
 def test_a_damaged_clip_is_named_once_and_counted(tiny, tmp_path, capsys):
@@ -311,7 +335,7 @@ TWO_PROCESSES = """
 import sys
 import torch
 from safetensors.torch import save_file
-from memcomp.experiments import train as training
+from memcomp.experiments.training import loop as training
 from memcomp.experiments.processes import Processes
 from memcomp.experiments.recipe.load import load_recipe
 
