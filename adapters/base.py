@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from memcomp import KeypointTap, MemoryCompensation, Tap
+from memcomp.adapters.folder import Pretrained, write_pretrained
 from memcomp.adapters.outputs import HostOutput, Keypoints
-from memcomp.handle import CHILD
+from memcomp.handle import CHILD, Handle
 
 
 class Host(nn.Module, ABC):
@@ -216,19 +217,53 @@ class Host(nn.Module, ABC):
             for name, module in self.sections().items()
         }
 
-    def save_pretrained(self, folder: str | os.PathLike[str], *, size: int | None = None) -> None:
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        size: int | None = None,
+        source: Mapping[str, Any] | None = None,
+        training: Mapping[str, Any] | None = None,
+    ) -> None:
         """Write the host, an attached memory included, as a folder for `memcomp.adapters.from_pretrained`.
+
+        Weights keep their dtype. A writer that is stopped at any point leaves the previous host or this one.
 
         Args:
             folder: made if need be; its `model.safetensors` and `config.json` are replaced.
             size: height and width of the pictures that it was trained with, for `memcomp animate` and `evaluate`.
+            source: where the weights came from; anything JSON can hold, by name.
+            training: how it was trained; anything JSON can hold, by name.
 
         Raises:
-            OSError, ValueError: see `memcomp.adapters.pretrained.save_pretrained`.
+            OSError: the folder cannot be made or written.
+            ValueError: a weight is not finite, the model is nothing that JSON can hold, or the memory was not put in
+                place by `attach`. Nothing is written then.
         """
-        from memcomp.adapters.pretrained import save_pretrained  # here, since it imports this module
+        content = Pretrained(
+            host=self.name,
+            model=self.model,
+            memory=self._attached(),
+            size=size,
+            source=None if source is None else dict(source),
+            tensors=self.state_dict(),
+            training=None if training is None else dict(training),
+        )
+        write_pretrained(folder, content)
 
-        save_pretrained(self, folder, size=size)
+    def _attached(self) -> dict[str, Any] | None:
+        """How to attach a memory like this host's; None if it has none."""
+        handle = Handle.of(self.sections()[self.generator_section])
+        if handle is None:
+            return None
+        if handle.mode == "inplace":
+            taps = self.taps()[0]
+            if handle.taps != tuple(taps[scale] for scale in handle.scales):
+                raise ValueError("the memory's taps are not the host's: save it alone, by memcomp.save")
+        about: dict[str, Any] = {"config": None, "mode": handle.mode, "scales": list(handle.scales), "keypoints": None}
+        if isinstance(handle.compensation, MemoryCompensation):  # not the control of mode "skip"
+            about |= {"config": handle.compensation.config.to_dict(), "keypoints": handle.compensation.keypoints}
+        return about
 
 
 def _match_state(section: str, module: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

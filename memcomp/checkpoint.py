@@ -41,7 +41,7 @@ def save(target: MemoryCompensation | HasCompensation, path: str | os.PathLike[s
     tensors = {key: value.detach().cpu().contiguous() for key, value in compensation.state_dict().items()}
     refuse_non_finite(tensors, "the compensation")
     settings = compensation.settings()
-    metadata = {"format": FORMAT, "settings": json.dumps(settings), "sha256": _digest(settings, tensors)}
+    metadata = {"format": FORMAT, "settings": json.dumps(settings), "sha256": digest(settings, tensors)}
     write_whole(path, serialize(tensors, metadata))
 
 
@@ -149,19 +149,20 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tenso
         raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
     if metadata.get("format") != FORMAT or not isinstance(settings, dict):
         raise ValueError(f"{path} was not written by memcomp.save (format {metadata.get('format')!r})")
-    if metadata.get("sha256") != _digest(settings, tensors):
+    if metadata.get("sha256") != digest(settings, tensors):
         raise ValueError(f"{path} is damaged: its sha256 does not match")
     refuse_non_finite(tensors, path)
     return settings, tensors
 
 
-def _digest(settings: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+def digest(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Sha256 of contiguous tensors on the CPU with their keys, dtypes and shapes, and of what JSON says about them."""
+    found = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for key in sorted(tensors):
         tensor = tensors[key]
-        digest.update(f"{key} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update((ctypes.c_char * tensor.nbytes).from_address(tensor.data_ptr()))
-    return digest.hexdigest()
+        found.update(f"{key} {tensor.dtype} {list(tensor.shape)}".encode())
+        found.update((ctypes.c_char * tensor.nbytes).from_address(tensor.data_ptr()))
+    return found.hexdigest()
 
 
 def refuse_non_finite(tensors: Mapping[str, Tensor], where: object) -> None:

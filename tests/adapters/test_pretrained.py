@@ -1,6 +1,7 @@
 """A host as a folder: every weight, dtype and memory comes back; what is damaged or foreign is refused by name."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -93,6 +94,13 @@ def test_the_folder_tells_what_it_holds(folder):
     assert about["memory"] == {"config": MEMORY.to_dict(), "mode": "inplace", "scales": [0, 1, 2], "keypoints": 3}
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
     assert read_pretrained(folder).size == 32
+
+
+def test_the_same_host_is_written_as_the_same_bytes(folder, tmp_path):
+    for index in range(3):
+        make(MEMORY).save_pretrained(tmp_path / str(index), size=32)
+        for name in ("model.safetensors", "config.json"):
+            assert (tmp_path / str(index) / name).read_bytes() == (folder / name).read_bytes()
 
 
 def test_writing_again_replaces_both_files(broken):
@@ -225,3 +233,98 @@ def test_the_hubs_package_is_not_imported_without_need(folder):
     code += "print([name for name in ('huggingface_hub', 'timm', 'torchvision', 'yaml') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# ---------------------------------------------------------------- a writer that is stopped on the way
+
+
+class Killed(BaseException):
+    """What ends a process that is killed: nothing after it runs."""
+
+
+def kill(monkeypatch, step):
+    """Let the writer die at its n-th step on the disk, in the middle of it; the dead clean nothing up."""
+    done = []
+
+    def dying(name, real, half):
+        def call(*args, **options):
+            done.append(name)
+            if len(done) == step:
+                half(*args)
+            if len(done) >= step:
+                raise Killed
+            return real(*args, **options)
+
+        return call
+
+    nothing = lambda *args: None  # noqa: E731
+    write = Path.write_bytes
+    monkeypatch.setattr(
+        Path, "write_bytes", dying("write", write, lambda path, data: write(path, data[: len(data) // 2]))
+    )
+    monkeypatch.setattr(os, "replace", dying("replace", os.replace, nothing))
+    monkeypatch.setattr(Path, "unlink", dying("unlink", Path.unlink, nothing))
+    return done
+
+
+KEPT = Path(__file__).parents[1] / "data" / "round1" / "pretrained"
+STEPS = ["write", "replace", "unlink", "write", "replace", "unlink"]
+
+
+@pytest.mark.parametrize("before", ["another", "version 0.1.0", "nothing"])
+@pytest.mark.parametrize("step", range(1, len(STEPS) + 1))
+def test_a_writer_killed_at_any_step_leaves_the_old_host_or_the_new_one(folder, tmp_path, monkeypatch, before, step):
+    place = tmp_path / "place"
+    old = {"another": folder, "version 0.1.0": KEPT}.get(before)
+    if old is not None:
+        shutil.copytree(old, place)
+    new = make(CompensationConfig.paper(memory_channels=4, memory_size=(2, 2)), scales=[1])
+    with monkeypatch.context() as patched:
+        done = kill(patched, step)
+        with pytest.raises(Killed):
+            new.save_pretrained(place, size=48, training={"steps": 7})
+    assert done[:step] == STEPS[:step]
+    if step <= 2 and old is None:
+        with pytest.raises(FileNotFoundError, match=r"no model\.safetensors"):
+            from_pretrained(place)
+    else:
+        read, expected = read_pretrained(place), new if step > 2 else from_pretrained(old)
+        assert (read.size, read.training) == ((48, {"steps": 7}) if step > 2 else (32, None))
+        host = from_pretrained(place)
+        assert host.model == expected.model and host.memory.config == expected.memory.config
+        state = host.state_dict()
+        assert state.keys() == expected.state_dict().keys()
+        assert all(torch.equal(value, state[key]) for key, value in expected.state_dict().items())
+    new.save_pretrained(place, size=48)  # whatever was left is no hindrance
+    assert read_pretrained(place).training is None
+
+
+def test_weights_describe_themselves(broken):
+    (broken / "config.json").unlink()
+    assert read_pretrained(broken).size == 32 and from_pretrained(broken).memory.config == MEMORY
+    file = broken / "model.safetensors"
+    good = file.read_bytes()
+    for place in (good.index(b'"size') + 9, len(good) - 1):  # of the description, of the weights
+        file.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+        with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+            from_pretrained(broken)
+
+
+def test_version_0_1_0_could_read_what_is_written(folder):
+    import hashlib
+
+    from safetensors import safe_open
+
+    about = json.loads((folder / "config.json").read_text())
+    assert about.keys() == {"format", "host", "model", "memory", "size", "sha256", "source"}
+    assert about["sha256"] == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        assert file.metadata()["format"] == about["format"]
+
+
+def test_how_it_was_trained_is_kept(tmp_path):
+    save_pretrained(make(), tmp_path / "host", training={"steps": 3, "backbone": None})
+    assert read_pretrained(tmp_path / "host").training == {"steps": 3, "backbone": None}
+    change(tmp_path / "host", training=3)
+    with pytest.raises(ValueError, match="'training' is 3"):
+        from_pretrained(tmp_path / "host")
