@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from memcomp.experiments.benchmark.runs import Row, Run
     from memcomp.experiments.benchmark.tables import Benchmark
     from memcomp.experiments.evaluation.scores import Pair
-    from memcomp.experiments.recipe.load import Recipe
+    from memcomp.experiments.recipe.sections import Recipe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ from memcomp.experiments.evaluation.pairs import LIST, add_pair_arguments
 if TYPE_CHECKING:
     from memcomp.experiments.evaluation.pair_lists import ListReport
     from memcomp.experiments.evaluation.scores import Pair, Results, Scores
-    from memcomp.experiments.recipe.load import Recipe
+    from memcomp.experiments.recipe.sections import Recipe
     from memcomp.experiments.training.side_by_side import Job
 
 

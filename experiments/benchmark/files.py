@@ -17,7 +17,7 @@ from memcomp.experiments.files import atomic_write
 from memcomp.experiments.metrics.aggregate import Difference
 from memcomp.experiments.metrics.protocols import MINIMUM_PIXELS, PROTOCOLS, column_title
 from memcomp.experiments.output.tables import versions, versions_line, write_json, write_pairs
-from memcomp.experiments.recipe.load import Recipe
+from memcomp.experiments.recipe.sections import Recipe
 
 
 def write(folder: Path, benchmark: Benchmark, recipe: Recipe, args: argparse.Namespace) -> str:

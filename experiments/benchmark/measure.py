@@ -26,7 +26,7 @@ from memcomp.experiments.evaluation.panel import Panel
 from memcomp.experiments.evaluation.scores import Pair, Predict, Scores, copy_source, host_predictor, score
 from memcomp.experiments.files import atomic_write
 from memcomp.experiments.output.tables import versions
-from memcomp.experiments.recipe.load import Recipe
+from memcomp.experiments.recipe.sections import Recipe
 
 KEPT = 2**29  # bytes of pairs that are read once and held; more are read again for every run
 Measured = Mapping[str, Mapping[str, Scores]]  # sha256 of a checkpoint, or COPY → kind of pairs → scores

@@ -11,7 +11,7 @@ from typing import Any
 from memcomp.experiments.checkpoints.run_file import checkpoint_path, load_run
 from memcomp.experiments.checkpoints.shipped import sha256
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.recipe.load import Recipe
+from memcomp.experiments.recipe.sections import Recipe
 
 # keys of a recipe that do not decide what is trained
 LOCAL = ("seed", "device", "threads", "log", "data.workers", "data.cache", "data.cache_gb", "data.root")
@@ -130,7 +130,7 @@ def label(recipe: Recipe, *, trained: bool = True) -> str:
     """
     memory, text = recipe.memory, recipe.label
     if memory is not None and memory.mode != "skip_control":
-        config = memory.compensation()
+        config = memory.config
         lacks = {
             "IICM": not config.identity_conditioning,
             "Eq. 3": config.split == "none",

@@ -21,7 +21,8 @@ from memcomp.adapters import Host, attach, create_host, pretrained
 from memcomp.adapters.upstream.checkpoint import read_checkpoint
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write, existing_file
-from memcomp.experiments.recipe.load import Recipe, recipe_from_dict
+from memcomp.experiments.recipe.load import recipe_from_dict
+from memcomp.experiments.recipe.sections import Recipe
 from memcomp.handle import Handle
 
 FORMAT = "memcomp-run-1"
@@ -180,7 +181,7 @@ def build_host(recipe: Recipe, *, sync_batchnorm: bool = False) -> Host:
                 host.freeze()
             if recipe.memory is not None:
                 scales = None if recipe.memory.scales == "all" else recipe.memory.scales
-                attach(host, recipe.memory.compensation(), mode=recipe.memory.mode, scales=scales)
+                attach(host, recipe.memory.config, mode=recipe.memory.mode, scales=scales)
             blank = torch.zeros(1, recipe.data.channels, recipe.size, recipe.size)
             with torch.no_grad():
                 made = host.eval()(blank, blank).prediction  # networks that halve a size refuse some, or lose pixels

@@ -19,7 +19,7 @@ from memcomp.experiments.evaluation.scores import host_predictor
 from memcomp.experiments.inspection.memory_figures import memory_picture
 from memcomp.experiments.metrics.aggregate import Difference
 from memcomp.experiments.output.figures import caption, difference_picture, loss_curves, strips
-from memcomp.experiments.recipe.load import Recipe
+from memcomp.experiments.recipe.sections import Recipe
 from memcomp.experiments.training.side_by_side import Job
 from memcomp.experiments.video import Frame, to_frame, write_video
 

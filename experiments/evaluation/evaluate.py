@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from memcomp.experiments.evaluation.clip_pairs import ClipPair
     from memcomp.experiments.evaluation.panel import Panel
     from memcomp.experiments.evaluation.scores import Predict, Results
-    from memcomp.experiments.recipe.load import Recipe
+    from memcomp.experiments.recipe.sections import Recipe
 
 COPY = "copy of the source"
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from memcomp.experiments.data.heads_set import HeadsSet
     from memcomp.experiments.evaluation.pair_lists import ListReport
     from memcomp.experiments.evaluation.scores import Pair
-    from memcomp.experiments.recipe.load import Recipe
+    from memcomp.experiments.recipe.sections import Recipe
 
 SAME, CROSS = "same identity", "cross identity"
 PEOPLE = 50  # identities of the test split of procedural heads

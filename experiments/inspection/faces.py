@@ -16,7 +16,7 @@ from memcomp.experiments.data.heads_set import HeadsSet
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.inspection.attention_figures import Place
 from memcomp.experiments.inspection.observe import ScaleView, observe
-from memcomp.experiments.recipe.load import Recipe
+from memcomp.experiments.recipe.sections import Recipe
 from memcomp.experiments.video import fit, read_picture
 
 DRIVEN = {"yaw": (35.0, -35.0, 20.0), "mouth": (0.7, 0.2, 0.0), "smile": (0.0, 0.6, 0.3)}  # heads: driving poses

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from memcomp import MemoryCompensation
     from memcomp.adapters import Host
     from memcomp.experiments.inspection.faces import Seen
-    from memcomp.experiments.recipe.load import Recipe
+    from memcomp.experiments.recipe.sections import Recipe
 
 CHANNELS = 10  # of M_s that are drawn
 

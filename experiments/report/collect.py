@@ -20,7 +20,7 @@ from memcomp.experiments.files import writable_folder
 from memcomp.experiments.metrics.protocols import metric_of
 from memcomp.experiments.output.figures import error_picture
 from memcomp.experiments.output.tables import write_json
-from memcomp.experiments.recipe.load import Recipe
+from memcomp.experiments.recipe.sections import Recipe
 from memcomp.experiments.report.clips import PairClip, clip_of
 from memcomp.experiments.report.curves import curves
 from memcomp.experiments.report.media import save_clip, save_picture

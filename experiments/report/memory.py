@@ -17,7 +17,7 @@ from memcomp.experiments.inspection.faces import Seen, look, most_hidden, usual_
 from memcomp.experiments.inspection.inspect import numbers, scale_numbers
 from memcomp.experiments.inspection.memory_figures import colour_limit, mosaic, varying_channels
 from memcomp.experiments.inspection.observe import ScaleView, observe
-from memcomp.experiments.recipe.load import Recipe
+from memcomp.experiments.recipe.sections import Recipe
 from memcomp.experiments.report.media import save_heat, save_picture
 from memcomp.experiments.video import to_frame
 

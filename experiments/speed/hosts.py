@@ -26,7 +26,9 @@ from memcomp.experiments.checkpoints.run_file import build_host
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write, writable_folder
 from memcomp.experiments.processes import resolve_device
-from memcomp.experiments.recipe.load import Recipe, load_recipe, recipe_names
+from memcomp.experiments.recipe.load import load_recipe
+from memcomp.experiments.recipe.packaged import recipe_names
+from memcomp.experiments.recipe.sections import Recipe
 from memcomp.experiments.training.loop import train
 
 WAYS = ("float32", "bf16", "fp16", "channels_last")

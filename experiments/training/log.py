@@ -17,7 +17,7 @@ from memcomp.adapters import Host, HostOutput
 from memcomp.experiments.data.pairs import PairSet, collate, seeded
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write
-from memcomp.experiments.recipe.load import Recipe
+from memcomp.experiments.recipe.sections import Recipe
 from memcomp.experiments.training.loss import Objective
 
 COLUMNS = (

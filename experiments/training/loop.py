@@ -24,7 +24,8 @@ from memcomp.experiments.data.sources import held_out_pairs, training_pairs
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write, writable_folder
 from memcomp.experiments.processes import Processes
-from memcomp.experiments.recipe.load import LogSection, Recipe, load_recipe
+from memcomp.experiments.recipe.load import load_recipe
+from memcomp.experiments.recipe.sections import LogSection, Recipe
 from memcomp.experiments.training.capacity import initialise_widened, resolved
 from memcomp.experiments.training.interruption import ignore_interrupts, interruption
 from memcomp.experiments.training.log import Clock, HeldOut, RunLog, save_picture

@@ -153,7 +153,7 @@ def test_with_the_identity_start_both_trainings_begin_as_the_host(quick, ready, 
 
     words, _ = quick
     recipe = load_recipe(demo.MEMORY_RECIPE, words)
-    assert (recipe.memory.config["start"], recipe.init) == ("identity", "demo")
+    assert (recipe.memory.config.start, recipe.init) == ("identity", "demo")
     host = build_host(recipe)
     initialise(host, str(ready[0]))
     original, _ = load_host(ready[0])

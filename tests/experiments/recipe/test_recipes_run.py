@@ -13,7 +13,8 @@ from torch import nn
 from memcomp.experiments.checkpoints.run_file import build_host, load_run
 from memcomp.experiments.cli import main
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.recipe.load import load_recipe, recipe_names, with_overrides
+from memcomp.experiments.recipe.load import load_recipe, with_overrides
+from memcomp.experiments.recipe.packaged import recipe_names
 from memcomp.experiments.training import loss as losses
 from memcomp.experiments.training.loop import train
 from memcomp.experiments.training.loss import HOST_TERMS, Objective

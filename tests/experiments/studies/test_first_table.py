@@ -94,4 +94,4 @@ def test_the_published_widths_fit_heads_of_128_px():
             words = (*plan.overrides, "init=x", "memory.start=identity", "optim.steps=2", *changes)
             recipe = first_table.load_recipe(plan.memory, words)
             assert (recipe.size, recipe.data.kind, recipe.optim.schedule) == (128, "heads", "cosine_tail")
-            assert recipe.memory is None or recipe.memory.compensation().memory_channels == 512
+            assert recipe.memory is None or recipe.memory.config.memory_channels == 512
