@@ -25,12 +25,12 @@ COMMANDS = {
     ),
     "report": ("memcomp.experiments.commands.report", "make the page of a benchmark anew from the files in its folder"),
     "inspect": (
-        "memcomp.experiments.inspection.inspect",
+        "memcomp.experiments.commands.inspect",
         "look into the memory of a checkpoint: M_o, M_s, attention, gates",
     ),
     "animate": ("memcomp.experiments.commands.animate", "move the face of a picture as a video moves"),
     "convert": (
-        "memcomp.experiments.checkpoints.convert",
+        "memcomp.experiments.commands.convert",
         "make a checkpoint of upstream ours, or one of ours upstream's",
     ),
     "heads": ("memcomp.experiments.commands.heads", "draw procedural heads: a contact sheet, or clips to train on"),
@@ -78,11 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _OneLine(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage in front of it."""
+    """A parser that says what is wrong in one line, without the usage in front of it."""
 
     def error(self, message: str) -> NoReturn:
-        """Leave with exit code 2."""
-        self.exit(2, f"{self.prog}: error: {message}; see `{self.prog} --help`\n")
+        """Raise UserError."""
+        raise UserError(f"{message}; see `{self.prog} --help`")
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:

@@ -88,7 +88,7 @@ def measure_runs(jobs: dict[str, Job], pairs: Mapping[str, Sequence[Pair]]) -> R
     """Scores of both runs, and of copying the source."""
     from tqdm import tqdm
 
-    from memcomp.experiments.checkpoints.run_file import load_host
+    from memcomp.experiments.checkpoints.trained import load_host
     from memcomp.experiments.evaluation.evaluate import COPY
     from memcomp.experiments.evaluation.pairs import SAME
     from memcomp.experiments.evaluation.scores import Predict, copy_source, host_predictor, score
@@ -107,7 +107,7 @@ def summary(
     jobs: dict[str, Job], recipes: dict[str, Recipe], results: Results, args: argparse.Namespace
 ) -> tuple[str, dict[str, Any]]:
     """The report's text and the same numbers for JSON."""
-    from memcomp.experiments.checkpoints.run_file import load_run
+    from memcomp.experiments.checkpoints.trained import read_trained
     from memcomp.experiments.output.tables import (
         difference_table,
         differences,
@@ -126,7 +126,7 @@ def summary(
     rows = [[label, *(f"{value:.4f}" for value in losses)] for label, losses in held_out.items()]
     recipe, command = recipes[first], _command(args)
     last = min(LAST, recipe.optim.steps or LAST)
-    backbone = load_run(jobs[first].output).info.get("backbone") or "none"
+    backbone = read_trained(jobs[first].output).info.get("backbone") or "none"
     text = [
         f"`{command}`",
         f"{recipe.size}×{recipe.size}, {recipe.optim.steps} steps of batch {recipe.optim.batch_size}, absolute motion, "

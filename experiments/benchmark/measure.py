@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from memcomp.experiments import metrics
 from memcomp.experiments.benchmark.runs import Row, Run
-from memcomp.experiments.checkpoints.run_file import load_host
+from memcomp.experiments.checkpoints.trained import load_host
 from memcomp.experiments.cost import Cost, cost, device_name, frame, milliseconds
 from memcomp.experiments.data.heads import RENDERER_VERSION
 from memcomp.experiments.data.heads_set import EvalPairs

@@ -41,8 +41,8 @@ def run(args: argparse.Namespace) -> None:
     clock = Stopwatch()
     from tqdm import tqdm
 
-    from memcomp.experiments.checkpoints.run_file import load_host
     from memcomp.experiments.checkpoints.shipped import shipped_host
+    from memcomp.experiments.checkpoints.trained import load_host
     from memcomp.experiments.demo.figures import write_pictures
     from memcomp.experiments.errors import UserError
     from memcomp.experiments.evaluation.evaluate import COPY

@@ -22,7 +22,7 @@ from memcomp.experiments.evaluation.pairs import (
 
 if TYPE_CHECKING:
     from memcomp.adapters import Host
-    from memcomp.experiments.checkpoints.run_file import RunState
+    from memcomp.experiments.checkpoints.trained import Trained
     from memcomp.experiments.evaluation.clip_pairs import ClipPair
     from memcomp.experiments.evaluation.panel import Panel
     from memcomp.experiments.evaluation.scores import Predict, Results
@@ -63,7 +63,8 @@ def run(args: argparse.Namespace) -> None:
     """`memcomp evaluate`."""
     from tqdm import tqdm
 
-    from memcomp.experiments.checkpoints.run_file import build_host, load_run, load_weights
+    from memcomp.experiments.checkpoints.build import build_host, load_weights
+    from memcomp.experiments.checkpoints.trained import read_trained
     from memcomp.experiments.errors import UserError
     from memcomp.experiments.evaluation.pair_lists import ListReport, write_list
     from memcomp.experiments.evaluation.panel import Panel
@@ -79,10 +80,10 @@ def run(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and not least <= value < 2**63:
             raise UserError(f"--{name.replace('_', '-')}: expected {least} or more, got {value}")
-    state = load_run(args.checkpoint)
-    recipe = at_root(with_overrides(state.recipe, args.overrides, str(args.checkpoint)), args.root)
+    state = read_trained(args.checkpoint)
+    recipe = at_root(with_overrides(state.recipe_or_heads(), args.overrides, str(args.checkpoint)), args.root)
     host = build_host(recipe)
-    load_weights(host, state.model(), str(args.checkpoint))
+    load_weights(host, state.weights, str(args.checkpoint))
     processes = Processes.start(recipe.device)  # torchrun shares the pairs among several
     host.to(processes.device).eval()
     metrics = args.metrics.replace(" ", "").split(",") if args.metrics else DEFAULT
@@ -152,7 +153,7 @@ def tables(results: Results, about: Mapping[str, Any]) -> str:
 
 
 def description(
-    state: RunState, recipe: Recipe, args: argparse.Namespace, panel: Panel, counts: Mapping[str, int]
+    state: Trained, recipe: Recipe, args: argparse.Namespace, panel: Panel, counts: Mapping[str, int]
 ) -> dict[str, Any]:
     """What the numbers rest on, for metrics.json."""
     from memcomp.experiments.metrics.protocols import MINIMUM_PIXELS

@@ -50,9 +50,9 @@ class ScaleView:
     keys: Tensor
     """(B, C_m, H_m W_m), times the attention's scale."""
     weight: Tensor
-    """(C_m, C): of the query, a 1×1 convolution before a ReLU."""
+    """(C_m, C): weight of the query, a 1×1 convolution before a ReLU."""
     bias: Tensor
-    """(C_m,)."""
+    """(C_m,): bias of the query."""
 
     def attention_at(self, x: float, y: float, sample: int = 0) -> Tensor:
         """(H_m, W_m), sums to 1: where the place at (x, y) in [0, 1]² of the picture looks (y counts downwards)."""
@@ -62,7 +62,7 @@ class ScaleView:
         return torch.softmax(self._logits(tokens, sample), dim=1)[0].unflatten(0, self.memory.shape[2:])
 
     def attention(self) -> Attention:
-        """Of all places, a chunk of them at a time."""
+        """How all places look into the memory, computed a chunk of them at a time."""
         height, width = self.part.shape[2:]
         entropies, usages = [], []
         for sample, part in enumerate(self.part):

@@ -13,7 +13,7 @@ from torch import Tensor
 from memcomp.adapters import Host
 from memcomp.experiments.benchmark.runs import Row
 from memcomp.experiments.benchmark.tables import Benchmark
-from memcomp.experiments.checkpoints.run_file import load_host
+from memcomp.experiments.checkpoints.trained import load_host
 from memcomp.experiments.evaluation.pairs import SAME
 from memcomp.experiments.evaluation.scores import Pair, host_predictor
 from memcomp.experiments.files import writable_folder

@@ -39,7 +39,10 @@ def memory_shown(
         pairs: kind → pairs: of clips, the people to look at.
     """
     assert host.memory is not None
-    seen = look(host, recipe, identities=IDENTITIES) if recipe.data.kind == "heads" else from_pairs(host, recipe, pairs)
+    if recipe.data.kind == "heads":
+        seen = look(host, recipe.size, identities=IDENTITIES, seed=recipe.data.seed)
+    else:
+        seen = from_pairs(host, recipe, pairs)
     value = host.memory.memory.value.detach().cpu().double()
     channels, strength = varying_channels(value, CHANNELS), value.square().mean(0).sqrt().numpy()
     limit = colour_limit(value)

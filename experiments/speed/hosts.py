@@ -22,7 +22,7 @@ from torch import Tensor
 
 from memcomp import CompensationConfig
 from memcomp.adapters import Host, attach
-from memcomp.experiments.checkpoints.run_file import build_host
+from memcomp.experiments.checkpoints.build import build_host
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write, writable_folder
 from memcomp.experiments.processes import resolve_device

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memcomp.experiments import cli
-from memcomp.experiments.checkpoints.run_file import DEMO_HOST
+from memcomp.experiments.checkpoints.find import DEMO_HOST
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import writable_folder
 from memcomp.experiments.recipe.load import load_recipe

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from memcomp.adapters import Host, create_host
-from memcomp.experiments.checkpoints.run_file import build_host, initialise
+from memcomp.experiments.checkpoints.build import build_host, initialise
 from memcomp.experiments.cost import amount
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.recipe.sections import Recipe

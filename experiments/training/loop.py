@@ -1,7 +1,7 @@
 """Train what a recipe describes: one process, or several under torchrun, from the same file.
 
 A run's folder holds recipe.yaml (resolved), log.csv, losses.png, samples/, checkpoints/last.safetensors (to resume)
-and, once it is done, model.safetensors (weights alone).
+and, once it is done, model.safetensors and config.json: it is a pretrained folder then.
 """
 
 import argparse
@@ -18,7 +18,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from memcomp.adapters import Host
-from memcomp.experiments.checkpoints.run_file import build_host, initialise, load_run, load_weights, save_run
+from memcomp.adapters.folder import WEIGHTS
+from memcomp.experiments.checkpoints.build import build_host, initialise, load_weights
+from memcomp.experiments.checkpoints.run_file import load_run, save_run
+from memcomp.experiments.checkpoints.trained import RECIPE, save_trained
 from memcomp.experiments.data.pairs import StepBatches, collate, seeded
 from memcomp.experiments.data.sources import held_out_pairs, training_pairs
 from memcomp.experiments.errors import UserError
@@ -86,9 +89,11 @@ def _train(
     recipe: Recipe, folder: Path, resume: bool, stop_after: int | None, progress: bool, processes: Processes
 ) -> TrainingResult:
     optim, device, last = recipe.optim, processes.device, folder / "checkpoints" / "last.safetensors"
-    if resume != last.is_file():
-        hint = "nothing to resume; expected" if resume else "there already; resume it or choose another folder:"
-        raise UserError(f"{last}: {hint} the checkpoint of an earlier run")
+    if resume and not last.is_file():
+        raise UserError(f"{last}: nothing to resume; expected the checkpoint of an earlier run")
+    for file in (last, folder / WEIGHTS):
+        if file.is_file() and not resume:
+            raise UserError(f"{file}: there already, of an earlier run; resume it or choose another folder")
     if optim.batch_size % processes.world:
         raise UserError(f"optim.batch_size: {optim.batch_size} pairs cannot be shared by {processes.world} processes")
     writable_folder(folder)
@@ -140,7 +145,7 @@ def _train(
         held_out = HeldOut(recipe, objective, held_out_pairs(recipe), device)
         # measured before anything is written: it finds what a recipe asks of a host that cannot do it
         before = [{"step": 0, "held_out": held_out.loss(host)}] if step == 0 else []
-        with atomic_write(folder / "recipe.yaml") as temporary:
+        with atomic_write(folder / RECIPE) as temporary:
             temporary.write_text(recipe.to_yaml(), encoding="utf-8")
         log = RunLog(folder / "log.csv", step)
         for row in before:
@@ -203,7 +208,8 @@ def _train(
             if stopping:
                 break
     if log is not None and step == total:
-        save_run(folder / "model.safetensors", recipe, host, step, info=info)
+        clips = len(info["damaged_clips"])  # not their names: a folder that others get tells nothing of this machine
+        save_trained(folder, host, recipe, step, info | {"damaged_clips": clips})
     measurements = (log.column("held_out") if log is not None else []) or [math.nan]
     tail = measurements[-LAST:]
     return TrainingResult(folder, step, step == total, measurements[0], sum(tail) / len(tail))

@@ -16,7 +16,9 @@ from memcomp.experiments.benchmark import measure as benchmark_measure
 from memcomp.experiments.benchmark.measure import without_depth
 from memcomp.experiments.benchmark.published import MARK, published, published_rows
 from memcomp.experiments.benchmark.runs import read_runs, rows_of
-from memcomp.experiments.checkpoints.run_file import build_host, load_host, save_run
+from memcomp.experiments.checkpoints.build import build_host
+from memcomp.experiments.checkpoints.run_file import save_run
+from memcomp.experiments.checkpoints.trained import load_host
 from memcomp.experiments.cli import main
 from memcomp.experiments.cost import cost, milliseconds
 from memcomp.experiments.errors import UserError

@@ -16,6 +16,7 @@ import pytest
 from safetensors.torch import load_file
 
 from memcomp.experiments.checkpoints import shipped
+from memcomp.experiments.checkpoints.publish import publish
 from memcomp.experiments.checkpoints.run_file import load_run
 from memcomp.experiments.cli import main
 from memcomp.experiments.demo import demo
@@ -73,7 +74,7 @@ def ready(quick, monkeypatch, tmp_path, head_cache):
     assert main(["train", "demo/fomm", *words, "optim.steps=2", "--output", str(run)]) == 0
     assert main(["evaluate", str(run), "--pairs", "2", "--output", str(tmp_path / "measured")]) == 0
     weights = tmp_path / "weights"
-    shipped.publish(run, tmp_path / "measured" / "metrics.json", "memcomp train demo/fomm", weights)
+    publish(run, tmp_path / "measured" / "metrics.json", "memcomp train demo/fomm", weights)
     for file in shipped.weights_folder().glob("heads_reader.*"):
         shutil.copy(file, weights)
     monkeypatch.setattr(shipped, "weights_folder", lambda: weights)
@@ -148,7 +149,8 @@ def test_the_demo_from_scratch_trains_the_host_first(quick, monkeypatch, tmp_pat
 def test_with_the_identity_start_both_trainings_begin_as_the_host(quick, ready, tmp_path):
     import torch
 
-    from memcomp.experiments.checkpoints.run_file import build_host, initialise, load_host
+    from memcomp.experiments.checkpoints.build import build_host, initialise
+    from memcomp.experiments.checkpoints.trained import load_host
     from memcomp.experiments.recipe.load import load_recipe
 
     words, _ = quick
@@ -199,7 +201,7 @@ def test_a_host_trained_with_paths_of_this_machine_is_not_published(ready, quick
     assert main(["train", "demo/fomm", *words, "optim.steps=1", "--output", str(run)]) == 0
     before = (ready[1] / "demo_fomm.json").read_bytes()
     with pytest.raises(UserError, match=r"trained with data.cache="):
-        shipped.publish(run, tmp_path / "measured" / "metrics.json", "command", ready[1])
+        publish(run, tmp_path / "measured" / "metrics.json", "command", ready[1])
     assert (ready[1] / "demo_fomm.json").read_bytes() == before
 
 
@@ -268,7 +270,7 @@ def test_the_package_has_a_shipped_host_that_fits_its_recipe():
     folder = Path(shipped.__file__).parent / "weights"
     path, about = shipped.shipped_host()
     assert path.parent == folder and path.stat().st_size <= 5e6
-    from memcomp.experiments.checkpoints.run_file import load_host
+    from memcomp.experiments.checkpoints.trained import load_host
     from memcomp.experiments.recipe.load import load_recipe, recipe_from_dict
 
     _, recipe = load_host(path)

@@ -215,7 +215,7 @@ def test_the_release_preset_fills_the_other_fields():
 
 
 def test_a_size_that_the_host_refuses_is_an_error_of_the_recipe():
-    from memcomp.experiments.checkpoints.run_file import build_host
+    from memcomp.experiments.checkpoints.build import build_host
 
     with pytest.raises(UserError, match="multiples of 8, got 20×20"):
         build_host(load_recipe("demo/fomm", ["size=40"]))

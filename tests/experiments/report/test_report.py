@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from memcomp.experiments.checkpoints.run_file import build_host, save_run
+from memcomp.experiments.checkpoints.build import build_host
+from memcomp.experiments.checkpoints.run_file import save_run
 from memcomp.experiments.cli import main
 from memcomp.experiments.evaluation.pair_lists import ListReport
 from memcomp.experiments.evaluation.pairs import CROSS, SAME, evaluation_pairs

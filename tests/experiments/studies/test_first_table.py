@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from memcomp.experiments.checkpoints.run_file import load_run
+from memcomp.experiments.checkpoints.trained import read_trained
 from memcomp.experiments.cli import main
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.studies import first_table
@@ -75,7 +75,7 @@ def test_every_row_starts_from_the_same_host_and_is_measured(tiny, tmp_path, cap
     assert content["baseline"] == "fomm"
     assert {"paper.psnr_peak2", "standard.akd"} <= content["results"]["cross identity"]["fomm"].keys()
     assert (tmp_path / "fomm" / "inspect" / "inspect.json").is_file()
-    recipes = [load_run(tmp_path / "fomm" / name).recipe for name in runs]
+    recipes = [read_trained(tmp_path / "fomm" / name).recipe for name in runs]
     assert {recipe.init for recipe in recipes} == {str(tmp_path / "fomm" / "host")}
     assert [recipe.seed for recipe in recipes] == [1, 2] * 4
     assert {(recipe.optim.steps, recipe.optim.schedule) for recipe in recipes} == {(2, "cosine_tail")}

@@ -10,7 +10,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from skimage.metrics import structural_similarity
 
-from memcomp.experiments.checkpoints.run_file import build_host
+from memcomp.experiments.checkpoints.build import build_host
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.recipe.load import load_recipe, with_overrides
 from memcomp.experiments.recipe.sections import PerceptualSection
