@@ -41,7 +41,7 @@ def write_clips(folder: str | os.PathLike[str], heads: HeadsSet, indices: Iterab
 
 
 def _table(heads: HeadsSet, i: int) -> str:
-    """The truth of a clip as CSV: a row per frame; pose as in `Poses`, then x, y in [-1, 1], visible for 68 landmarks."""
+    """The truth of a clip as CSV: a row per frame; pose as `Poses`, then x, y in [-1, 1], visible of 68 landmarks."""
     poses = heads.poses(i)
     found = landmarks(heads.identity(i), poses)
     head = ["frame", *(f.name for f in fields(Poses)), *(f"{c}{k}" for k in range(68) for c in ("x", "y", "visible"))]
