@@ -136,12 +136,12 @@ def test_a_control_is_trained_from_a_trained_host(small_recipe, tmp_path, head_c
     assert state.recipe.memory is None and state.recipe.host.widened > 1 and state.recipe.capacity is None
     assert load_recipe(tmp_path / "run" / "recipe.yaml") == state.recipe
     trained = build_host(state.recipe)
-    trained.load_state_dict(state.model())
+    trained.load_state_dict(state.weights)
     pictures = torch.rand(2, 1, 3, 32, 32)
     with torch.no_grad():
         before, after = (one.eval()(*pictures).prediction for one in (host, trained))
     assert (before - after).abs().max() < 0.05  # one step, whose batch statistics moved a little
-    assert not any("memory" in key for key in state.model())
+    assert not any("memory" in key for key in state.weights)
 
 
 def test_what_cannot_be_matched_is_said(small_recipe):
