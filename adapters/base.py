@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from memcomp import KeypointTap, MemoryCompensation, Tap
 from memcomp.adapters.folder import Pretrained, write_pretrained
+from memcomp.adapters.layout import Layout, Sections, layout_of
 from memcomp.adapters.outputs import HostOutput, Keypoints
 from memcomp.handle import CHILD, Handle
 
@@ -29,6 +31,9 @@ class Host(nn.Module, ABC):
     stages: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # further training stage → the sections it trains
     motion_modes: tuple[str, ...] = ("relative", "absolute")  # others: `mode=` of the host's `transfer_motion`
     published: ClassVar[Mapping[str, Any]] = {}  # the `model` of the checkpoints that upstream published
+    layouts: ClassVar[tuple[Layout, ...]] = ()  # its generators in upstream's code: for `attach`, and for `recognise`
+    section_files: ClassVar[Mapping[str, re.Pattern[str]]] = {}  # sections in files of their own → what their keys are
+    not_weights: ClassVar[Mapping[str, str]] = {}  # other entries of upstream's sections → what they are
 
     def __init__(self, model: Mapping[str, Any]) -> None:
         super().__init__()
@@ -52,7 +57,7 @@ class Host(nn.Module, ABC):
         return self.generate(source, self.keypoints(source), self.keypoints(driving))
 
     def reconstruct(self, source: Tensor, driving: Tensor) -> HostOutput:
-        """As `forward`, for two frames of one video: hosts that model the background's motion use it here."""
+        """Reconstruct frames of one video; unlike `forward`, with the background's motion if the host models it."""
         return self(source, driving)
 
     def check_trainable(self) -> None:
@@ -62,18 +67,20 @@ class Host(nn.Module, ABC):
     def training_output(
         self, source: Tensor, driving: Tensor, *, epoch: float, generator: torch.Generator
     ) -> HostOutput:
-        """As `reconstruct`, with what upstream does only while training, at a time counted in epochs from 0.
+        """Reconstruct with what upstream does only while training, at a time counted in epochs from 0.
 
         All random draws come from `generator`, a CPU generator.
         """
         return self.reconstruct(source, driving)
 
-    @abstractmethod
     def taps(self) -> tuple[list[Tap], KeypointTap]:
-        """Where warped features and source keypoints pass.
+        """Where warped features and source keypoints pass, as the layout says; without one the host takes no memory.
 
         Taps are named below ``sections()[generator_section]``, the keypoints' module there or as another section.
         """
+        generator = self.sections()[self.generator_section]
+        layout = layout_of(generator, self.layouts)
+        return ([], KeypointTap("")) if layout is None else (layout.taps(generator), layout.keypoints)
 
     @abstractmethod
     def transfer_motion(
@@ -182,7 +189,29 @@ class Host(nn.Module, ABC):
         }
         return {name: parameters for name, parameters in groups.items() if parameters}
 
-    def load_upstream(self, sections: Mapping[str, Mapping[str, Tensor]]) -> None:
+    @classmethod
+    def recognise(cls, sections: Sections) -> int:
+        """By how many parts an upstream checkpoint is known as this host's; 0 = it is not. The host with most has it.
+
+        The parts are those of the layouts, unless a host knows its checkpoints otherwise.
+        """
+        return max((len(layout.parts) for layout in cls.layouts if layout.matches_weights(sections)), default=0)
+
+    @staticmethod
+    def read_model(sections: Sections, published: Mapping[str, Any]) -> dict[str, Any]:
+        """What an upstream checkpoint's weights tell about `model`, nested as there; nothing by default.
+
+        Args:
+            sections: of the checkpoint.
+            published: the `model` that counts where the weights do not tell.
+
+        Returns:
+            The parameters that can be read; None for what the checkpoint has no network of. What leaves no trace in
+            the weights (temperature, variances, paddings) is not among them.
+        """
+        return {}
+
+    def load_upstream(self, sections: Sections) -> None:
         """Load the sections of an upstream checkpoint. Nothing is changed unless everything fits.
 
         ``module.`` prefixes are stripped; sections that are not ours (optimisers, epoch) are ignored, and so are

@@ -104,17 +104,18 @@ def read_pretrained(folder: str | os.PathLike[str]) -> Pretrained:
     about = _config(config) if config.is_file() else None
     weights = file.read_bytes()
     found = hashlib.sha256(weights).hexdigest()
+    says = "nothing" if about is None else about["sha256"]
+    if about is None or says != found:  # a writer was stopped in between, or this is damaged
+        own = _own_description(weights)
+        if own is None and about is None:
+            raise FileNotFoundError(absent + CONFIG)
+        if own is None:
+            raise ValueError(f"{file}: sha256 {found[:12]}…, {CONFIG} says {says[:12]}…: damaged, or another file")
+        about = _checked(own, file)
     try:
         tensors = load(weights)
     except SafetensorError as error:
-        if about is not None and found != about["sha256"]:
-            raise _damaged(file, found, about) from None
         raise ValueError(f"{file} is no safetensors file: {error}") from error
-    if about is None or found != about["sha256"]:  # a writer was stopped in between, or this is damaged
-        own = _own_description(weights, tensors)
-        if own is None:
-            raise FileNotFoundError(absent + CONFIG) if about is None else _damaged(file, found, about)
-        about = _checked(own, file)
     refuse_non_finite(tensors, file)
     return Pretrained(tensors=tensors, **{key: about.get(key) for key in KINDS})  # type: ignore[arg-type]
 
@@ -127,19 +128,18 @@ def _with_metadata(weights: bytes, metadata: dict[str, str]) -> bytes:
     return len(header).to_bytes(8, "little") + header + weights[start:]
 
 
-def _own_description(weights: bytes, tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
-    """What the metadata of a sound weights' file describes; None if nothing, or if it is not of these tensors."""
-    start = 8 + int.from_bytes(weights[:8], "little")
-    metadata = json.loads(weights[8:start]).get("__metadata__", {})
+def _own_description(weights: bytes) -> dict[str, Any] | None:
+    """What the metadata of a weights' file describes; None if nothing, or if the file is not sound."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
     try:
-        about = json.loads(metadata.get("about", "null"))
-    except ValueError:
+        tensors = load(weights)
+        metadata = json.loads(weights[8 : 8 + int.from_bytes(weights[:8], "little")]).get("__metadata__", {})
+        about = json.loads(metadata["about"])
+    except (SafetensorError, KeyError, ValueError):
         return None
-    return about if isinstance(about, dict) and metadata.get("sha256") == digest(about, tensors) else None
-
-
-def _damaged(file: Path, found: str, about: Mapping[str, Any]) -> ValueError:
-    return ValueError(f"{file}: sha256 {found[:12]}…, {CONFIG} says {about['sha256'][:12]}…: damaged, or another file")
+    return about if metadata.get("sha256") == digest(about, tensors) else None
 
 
 def _config(file: Path) -> dict[str, Any]:

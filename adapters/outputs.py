@@ -24,13 +24,13 @@ class Keypoints:
 
     @classmethod
     def of(cls, keypoints: Keypoints | Mapping[str, Tensor]) -> Keypoints:
-        """The same keypoints as `Keypoints`, from a dict with "value" and perhaps "jacobian"."""
+        """Make `Keypoints` of a dict with "value" and perhaps "jacobian"; `Keypoints` are returned as they are."""
         if isinstance(keypoints, Keypoints):
             return keypoints
         return cls(keypoints["value"], keypoints.get("jacobian"))
 
     def detach(self) -> Keypoints:
-        """The same numbers without their history."""
+        """Keypoints with the same numbers and no gradient history."""
         return Keypoints(self.value.detach(), None if self.jacobian is None else self.jacobian.detach())
 
     def __getitem__(self, key: str) -> Tensor:

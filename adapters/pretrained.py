@@ -8,21 +8,11 @@ from pathlib import Path
 
 from memcomp.adapters.attachment.attach import attach
 from memcomp.adapters.base import Host
-from memcomp.adapters.folder import CONFIG, FORMAT, WEIGHTS, Pretrained, read_pretrained
+from memcomp.adapters.folder import CONFIG, WEIGHTS, Pretrained, read_pretrained
+from memcomp.adapters.folder import FORMAT as FORMAT  # for whoever looks at a folder's files
 from memcomp.adapters.registry import create_host
 from memcomp.checkpoint import fill, take_dtypes
 from memcomp.compensation import CompensationConfig
-
-__all__ = [
-    "CONFIG",
-    "FORMAT",
-    "WEIGHTS",
-    "Pretrained",
-    "build_pretrained",
-    "from_pretrained",
-    "read_pretrained",
-    "save_pretrained",
-]
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 save_pretrained = Host.save_pretrained  # as a function of host and folder

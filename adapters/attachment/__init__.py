@@ -1,1 +1,1 @@
-"""How a memory gets into a generator: `attach`, the layouts of upstream's generators, and mode "skip"."""
+"""How a memory gets into a generator: `attach` and mode "skip"."""

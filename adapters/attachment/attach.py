@@ -8,9 +8,10 @@ from typing import cast
 
 from torch import nn
 
-from memcomp.adapters.attachment.layouts import LAYOUTS, Layout, layout_of
 from memcomp.adapters.attachment.skip import SkipCompensation, SkipControl, encoder_channels, encoder_taps
 from memcomp.adapters.base import Host
+from memcomp.adapters.layout import NUM_KP, Layout, in_order, layout_of
+from memcomp.adapters.registry import host_classes
 from memcomp.compensation import CompensationConfig, MemoryCompensation
 from memcomp.taps import Handle, KeypointTap, Tap, check_attachable, inject, tap_channels
 
@@ -41,6 +42,15 @@ class _Site:
             )
         return self.root.get_submodule(name)
 
+    def count(self) -> int:
+        """K, read off the motion network."""
+        attribute, each = self.layout.count if self.layout else NUM_KP
+        motion = self.motion()
+        count = getattr(motion, attribute, None)
+        if not isinstance(count, int):
+            raise ValueError(f"{type(motion).__name__} has no {attribute} to read: say attach(..., keypoints=K)")
+        return count * each
+
 
 def attach(
     target: Host | nn.Module | Mapping[str, nn.Module],
@@ -66,11 +76,11 @@ def attach(
             too, compensated and added to the decoder's (see `memcomp.adapters.attachment.skip`). "skip_control": the
             same without a memory (`config` has no effect then).
         scales: which of the host's taps to use, by index, coarse to fine; None = all.
-        keypoints: K; None = read off the motion network (its `num_kp`, or five for each of its `num_tps`).
+        keypoints: K; None = read off the motion network, as the host's `Layout.count` says (its `num_kp` by default).
 
     Raises:
         ValueError: the target is compiled, wrapped or attached already (the message names the order), is not
-            recognised, or does not fit the other arguments.
+            recognised, is a host that takes no memory, or does not fit the other arguments.
     """
     if mode not in MODES:
         raise ValueError(f"unknown mode {mode!r}; known: {', '.join(MODES)}")
@@ -78,7 +88,7 @@ def attach(
     chosen = _select(len(site.taps), scales)
     taps = [site.taps[scale] for scale in chosen]
     motion = site.motion()
-    channels, count = tap_channels(site.root, taps), keypoints if keypoints is not None else _count(motion)
+    channels, count = tap_channels(site.root, taps), keypoints if keypoints is not None else site.count()
     encoder = _encoder(site, mode, chosen)
     compensation: nn.Module
     if mode == "inplace":
@@ -102,19 +112,10 @@ def _encoder(site: _Site, mode: str, chosen: list[int]) -> list[Tap | None]:
         return [None] * len(chosen)
     if site.layout is None or not site.layout.warps_one:
         name = site.layout.name if site.layout else type(site.root).__name__
-        able = ", ".join(layout.name for layout in LAYOUTS if layout.warps_one)
+        able = ", ".join(layout.name for layout in _all_layouts() if layout.warps_one)
         raise ValueError(f"mode {mode!r} is for generators that warp the feature of one size: {able}; not for {name}")
     found = encoder_taps(site.root, site.taps)
     return [found[scale] for scale in chosen]
-
-
-def _count(motion: nn.Module) -> int:
-    count, transforms = (getattr(motion, name, None) for name in ("num_kp", "num_tps"))
-    if isinstance(count, int):
-        return count
-    if isinstance(transforms, int):
-        return 5 * transforms
-    raise ValueError(f"{type(motion).__name__} has no num_kp and no num_tps to read: say attach(..., keypoints=K)")
 
 
 def _site(target: Host | nn.Module | Mapping[str, nn.Module]) -> _Site:
@@ -125,9 +126,11 @@ def _site(target: Host | nn.Module | Mapping[str, nn.Module]) -> _Site:
     if isinstance(target, Host):
         sections = target.sections()
         generator, (taps, keypoints) = sections[target.generator_section], target.taps()
-        return _Site(generator, layout_of(generator), taps, keypoints, sections)
-    modules = dict(target) if isinstance(target, Mapping) else {}
-    for layout in LAYOUTS:
+        if not taps:
+            raise ValueError(f"the host {target.name!r} takes no memory: it names no taps")
+        return _Site(generator, layout_of(generator, target.layouts), taps, keypoints, sections)
+    modules, layouts = dict(target) if isinstance(target, Mapping) else {}, _all_layouts()
+    for layout in layouts:
         root = modules.get(layout.section) if isinstance(target, Mapping) else target
         if root is not None and layout.matches(root):
             layout.check_own_memory(root)
@@ -136,8 +139,12 @@ def _site(target: Host | nn.Module | Mapping[str, nn.Module]) -> _Site:
         found = ", ".join(f"{name}: {type(module).__name__}" for name, module in target.items())
     else:
         found = f"{type(target).__name__} with {', '.join(name for name, _ in target.named_children())}"
-    known = "; ".join(f"{layout.name} (section {layout.section!r})" for layout in LAYOUTS)
+    known = "; ".join(f"{layout.name} (section {layout.section!r})" for layout in layouts)
     raise ValueError(f"not a generator known here: {found}. Known: {known}. For your own, see memcomp.inject")
+
+
+def _all_layouts() -> list[Layout]:
+    return in_order(layout for host in host_classes() for layout in host.layouts)
 
 
 def _select(taps: int, scales: Sequence[int] | None) -> list[int]:

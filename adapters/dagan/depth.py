@@ -17,7 +17,11 @@ from memcomp.adapters.upstream.checkpoint import read_checkpoint
 WIDTHS = (16, 32, 64, 128, 256)  # of the decoder at 1, 1/2, 1/4, 1/8 and 1/16 of the picture's size
 SCALES = 4  # disparities are predicted at the finest four
 SECTIONS = ("depth_encoder", "depth_decoder")  # of a checkpoint
-NOT_WEIGHTS = ("height", "width", "use_stereo")  # entries which monodepth2 stores among the encoder's weights
+NOT_WEIGHTS = {  # entries which monodepth2 stores among the encoder's weights
+    "height": "size of the pictures it was trained with",
+    "width": "size of the pictures it was trained with",
+    "use_stereo": "setting of its training",
+}
 
 
 class DepthEncoder(nn.Module):

@@ -97,7 +97,7 @@ class DepthAwareGenerator(OcclusionAwareGenerator):
 
 
 class SPADEDepthAwareGenerator(DepthAwareGenerator):
-    """As `DepthAwareGenerator`, with upstream's SPADE decoder of fixed widths.
+    """`DepthAwareGenerator` with upstream's SPADE decoder of fixed widths.
 
     Args: as of `DepthAwareGenerator`; `num_bottleneck_blocks` has no effect.
 

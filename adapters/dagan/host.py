@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,14 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memcomp import KeypointTap, Tap
-from memcomp.adapters.dagan import taps
+from memcomp.adapters.dagan import upstream
 from memcomp.adapters.dagan.depth import NOT_WEIGHTS, SECTIONS, DepthDecoder, DepthEncoder, num_layers, read_depth
 from memcomp.adapters.dagan.generator import DepthAwareGenerator, SPADEDepthAwareGenerator
 from memcomp.adapters.fomm.discriminator import Judgement
 from memcomp.adapters.fomm.host import FOMM
+from memcomp.adapters.layout import Layout
 from memcomp.adapters.outputs import HostOutput, Keypoints
-from memcomp.adapters.registry import register_host
 from memcomp.adapters.shared.params import checked_params
 
 GENERATORS = {kind.__name__: kind for kind in (DepthAwareGenerator, SPADEDepthAwareGenerator)}
@@ -36,7 +36,6 @@ def _model(
     """The signature of `model`."""
 
 
-@register_host
 class DaGAN(FOMM):
     """The depth-aware generator: pictures are (B, 3, H, W), or (B, 4, H, W) with the disparity as fourth channel.
 
@@ -62,6 +61,10 @@ class DaGAN(FOMM):
     further_channels: ClassVar[int] = 1
     generator_type: ClassVar[type[nn.Module]] = DepthAwareGenerator  # by default, and for the names of its parameters
     optional_sections: ClassVar[frozenset[str]] = FOMM.optional_sections | set(SECTIONS)
+    layouts: ClassVar[tuple[Layout, ...]] = upstream.LAYOUTS
+    section_files: ClassVar[Mapping[str, re.Pattern[str]]] = upstream.SECTION_FILES
+    not_weights: ClassVar[Mapping[str, str]] = NOT_WEIGHTS
+    read_model = staticmethod(upstream.read_model)
     published: ClassVar[Mapping[str, Any]] = {  # vox-adv-256 with upstream's --rgbd --kp_num 15
         **FOMM.published,
         "common_params": {"num_kp": 15, "num_channels": 3, "estimate_jacobian": True},
@@ -130,7 +133,7 @@ class DaGAN(FOMM):
             )
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As of any module."""
+        """Load a state dict, after which a depth network that was in it is no longer fresh."""
         loaded = super().load_state_dict(state_dict, *args, **kwargs)
         sections = {key.partition(".")[0] for key in state_dict}
         self._fresh_depth = self._fresh_depth and not sections.issuperset(SECTIONS)
@@ -178,10 +181,6 @@ class DaGAN(FOMM):
 
     def _judge(self, image: Tensor, kp: Keypoints) -> Judgement:
         return super()._judge(image[:, :3], kp)
-
-    def taps(self) -> tuple[list[Tap], KeypointTap]:
-        """As FOMM's, the first one after the depth attention; of the SPADE variant its decoder's places."""
-        return taps.inplace_taps(self.generator), taps.KEYPOINTS
 
     def load_upstream(self, sections: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Load the sections of an upstream checkpoint (see `memcomp.adapters.Host.load_upstream`).

@@ -8,15 +8,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from memcomp import KeypointTap, Tap
 from memcomp.adapters.base import Host
-from memcomp.adapters.fomm import taps
+from memcomp.adapters.fomm import upstream
 from memcomp.adapters.fomm.discriminator import Judgement, MultiScaleDiscriminator
 from memcomp.adapters.fomm.generator import OcclusionAwareGenerator
 from memcomp.adapters.fomm.keypoints import KeypointDetector
 from memcomp.adapters.fomm.motion import DenseMotionNetwork
+from memcomp.adapters.layout import Layout
 from memcomp.adapters.outputs import HostOutput, Keypoints
-from memcomp.adapters.registry import register_host
 from memcomp.adapters.shared import losses
 from memcomp.adapters.shared.params import checked_params
 from memcomp.adapters.shared.transfer import transfer_motion
@@ -36,7 +35,6 @@ def _model(
     """The signature of `model`."""
 
 
-@register_host
 class FOMM(Host):
     """The first-order motion model.
 
@@ -66,6 +64,8 @@ class FOMM(Host):
     model_signature: ClassVar[Callable[..., None]] = staticmethod(_model)  # its parameters are the keys of `model`
     generator_type: ClassVar[type[nn.Module]] = OcclusionAwareGenerator  # descendants of FOMM have another
     further_channels: ClassVar[int] = 0  # that the keypoint detector sees besides the picture's
+    layouts: ClassVar[tuple[Layout, ...]] = upstream.LAYOUTS
+    read_model = staticmethod(upstream.read_model)
     published: ClassVar[Mapping[str, Any]] = {  # vox-256
         "common_params": {"num_kp": 10, "num_channels": 3, "estimate_jacobian": True},
         "kp_detector_params": {
@@ -81,12 +81,7 @@ class FOMM(Host):
             "num_down_blocks": 2,
             "num_bottleneck_blocks": 6,
             "estimate_occlusion_map": True,
-            "dense_motion_params": {
-                "block_expansion": 64,
-                "max_features": 1024,
-                "num_blocks": 5,
-                "scale_factor": 0.25,
-            },
+            "dense_motion_params": {"block_expansion": 64, "max_features": 1024, "num_blocks": 5, "scale_factor": 0.25},
         },
         "discriminator_params": {
             "scales": [1],
@@ -119,10 +114,7 @@ class FOMM(Host):
         self.discriminator: MultiScaleDiscriminator | None = None
         if sections.get("discriminator_params") is not None:
             discriminator = checked_params(
-                "model.discriminator_params",
-                sections["discriminator_params"],
-                MultiScaleDiscriminator,
-                supplied=given,
+                "model.discriminator_params", sections["discriminator_params"], MultiScaleDiscriminator, supplied=given
             )
             self.discriminator = MultiScaleDiscriminator(**shared, **discriminator)
 
@@ -152,7 +144,7 @@ class FOMM(Host):
         relative: bool = True,
         adapt_scale: bool = True,
     ) -> Keypoints:
-        """See `memcomp.adapters.shared.transfer.transfer_motion`."""
+        """Move the source as the driving head moved: `memcomp.adapters.shared.transfer.transfer_motion`."""
         return transfer_motion(kp_source, kp_driving, kp_driving_initial, relative=relative, adapt_scale=adapt_scale)
 
     def loss_terms(
@@ -210,7 +202,3 @@ class FOMM(Host):
         if self.discriminator is None:
             raise ValueError("the host has no discriminator: its model lacks discriminator_params")
         return self.discriminator(image, kp)
-
-    def taps(self) -> tuple[list[Tap], KeypointTap]:
-        """The inputs of the bottleneck, of each further decoder block and of the last convolution."""
-        return taps.inplace_taps(self.generator), taps.KEYPOINTS

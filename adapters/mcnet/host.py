@@ -8,16 +8,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from memcomp import KeypointTap, Tap, inject
+from memcomp import inject
 from memcomp.adapters.fomm.host import FOMM
-from memcomp.adapters.mcnet import release, taps
+from memcomp.adapters.layout import Layout
+from memcomp.adapters.mcnet import release, upstream
 from memcomp.adapters.mcnet.generator import UNetGenerator
 from memcomp.adapters.outputs import HostOutput, Keypoints
-from memcomp.adapters.registry import register_host
 from memcomp.handle import Handle
 
 
-@register_host
 class MCNet(FOMM):
     """MCNet's baseline: FOMM's keypoints and dense motion, and a generator that warps every level of its encoder.
 
@@ -34,6 +33,8 @@ class MCNet(FOMM):
 
     name: ClassVar[str] = "mcnet"
     generator_type: ClassVar[type[nn.Module]] = UNetGenerator
+    layouts: ClassVar[tuple[Layout, ...]] = upstream.LAYOUTS
+    read_model = staticmethod(upstream.read_model)
     published: ClassVar[Mapping[str, Any]] = {
         **FOMM.published,
         "common_params": {"num_kp": 15, "num_channels": 3, "estimate_jacobian": True},
@@ -76,19 +77,15 @@ class MCNet(FOMM):
     def training_output(
         self, source: Tensor, driving: Tensor, *, epoch: float, generator: torch.Generator
     ) -> HostOutput:
-        """As `reconstruct`; if the memory's config asks for noise in training mode, it is drawn from `generator`."""
+        """Reconstruct; if the memory's config asks for noise in training mode, it is drawn from `generator`."""
         memory = self.memory
         if memory is None or not (memory.config.noise and memory.training):
             return self.reconstruct(source, driving)
         shape = (len(source), 1, *memory.config.memory_size)
         return self(source, driving, [torch.randn(shape, generator=generator).to(source) for _ in memory.channels])
 
-    def taps(self) -> tuple[list[Tap], KeypointTap]:
-        """The lowest warped feature, the warped skips, and the blend before the last layer."""
-        return taps.inplace_taps(self.generator), taps.KEYPOINTS
-
     def load_upstream(self, sections: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """As `Host.load_upstream`; a generator with the published memory (``mbUnit.*``) gets it attached.
+        """Load upstream's sections; a generator with the published memory (``mbUnit.*``) gets it attached.
 
         All sizes are read off the weights. A memory of the same kind and sizes that is attached already is filled.
 
@@ -100,18 +97,18 @@ class MCNet(FOMM):
         if not unit:
             super().load_upstream(sections)
             return
-        places = taps.inplace_taps(self.generator)
+        places, keypoints = self.taps()
         memory = release.read(unit, self.generator, places)
         super().load_upstream({**sections, "generator": rest})
         if self.memory is None:
-            inject(self.generator, memory, places[:-1], taps.KEYPOINTS)
+            inject(self.generator, memory, places[:-1], keypoints)
         else:
             self.memory.load_state_dict(memory.state_dict())
 
     def upstream_sections(self) -> dict[str, dict[str, Tensor]]:
-        """As `Host.upstream_sections`; a memory like the published one, at its places, becomes ``mbUnit.*``."""
+        """Upstream's sections; a memory like the published one, at its places, becomes ``mbUnit.*`` in them."""
         sections = super().upstream_sections()
-        handle, places = Handle.of(self.generator), taps.inplace_taps(self.generator)
+        handle, places = Handle.of(self.generator), self.taps()[0]
         if handle is not None and release.is_released(handle, places):
             sections["generator"] |= release.write(handle.compensation, release.level_sizes(places))
         return sections

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from memcomp.adapters.shared.blocks import DownBlock, Norm, ResBlock, SameBlock, UpBlock, warp
 from memcomp.taps import Tap
 
+PARTS = frozenset({"first", "down_blocks", "up_blocks", "resblock", "final"})  # its children, here and upstream
+
 
 class WarpedSkipGenerator(nn.Module):
     """Encodes the source, warps and dims the features of every level, decodes coarse to fine, blends with the image.

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from memcomp import KeypointTap, Tap
 from memcomp.adapters.base import Host
+from memcomp.adapters.layout import Layout
 from memcomp.adapters.outputs import HostOutput, Keypoints
-from memcomp.adapters.registry import register_host
 from memcomp.adapters.shared.losses import equivariance_value
 from memcomp.adapters.shared.params import checked_params
 from memcomp.adapters.shared.transfer import transfer_motion
-from memcomp.adapters.tpsm import losses, taps
+from memcomp.adapters.tpsm import losses, upstream
 from memcomp.adapters.tpsm.avd import AVDNetwork
 from memcomp.adapters.tpsm.inpainting import InpaintingNetwork, TPSMOutput
 from memcomp.adapters.tpsm.keypoints import BackgroundPredictor, KeypointDetector
@@ -39,7 +39,6 @@ def _model(
     """The signature of `model`."""
 
 
-@register_host
 class TPSM(Host):
     """The thin-plate spline motion model.
 
@@ -57,6 +56,8 @@ class TPSM(Host):
     generator_section: ClassVar[str] = "inpainting_network"
     optional_sections: ClassVar[frozenset[str]] = frozenset({"bg_predictor", "avd_network"})
     stages: ClassVar[Mapping[str, tuple[str, ...]]] = {"avd": ("avd_network",)}
+    layouts: ClassVar[tuple[Layout, ...]] = upstream.LAYOUTS
+    read_model = staticmethod(upstream.read_model)
     published: ClassVar[Mapping[str, Any]] = {  # vox-256
         "common_params": {"num_tps": 10, "num_channels": 3, "bg": True, "multi_mask": True},
         "generator_params": {"block_expansion": 64, "max_features": 512, "num_down_blocks": 3},
@@ -143,13 +144,13 @@ class TPSM(Host):
         return self.generate(source, self.keypoints(source), self.keypoints(driving), background=moved)
 
     def reconstruct(self, source: Tensor, driving: Tensor) -> TPSMOutput:
-        """As `forward`, for two frames of one video: with the background's motion if the host predicts one."""
+        """Reconstruct frames of one video, with the background's motion if the host predicts one; see `forward`."""
         return self(source, driving, background=self.bg_predictor is not None)
 
     def training_output(
         self, source: Tensor, driving: Tensor, *, epoch: float, generator: torch.Generator
     ) -> TPSMOutput:
-        """As `reconstruct`, but the background moves from an epoch on and motions are dropped until one."""
+        """Reconstruct as upstream trains: the background moves from an epoch on, motions are dropped until one."""
         kept = self.schedule.kept(epoch, len(source), self.dense_motion_network.num_tps, generator)
         moves = self.bg_predictor is not None and epoch >= self.schedule.bg_start
         return self.generate(
@@ -189,7 +190,7 @@ class TPSM(Host):
         return transfer_motion(kp_source, kp_driving, kp_driving_initial, relative=relative, adapt_scale=adapt_scale)
 
     def enter_stage(self, stage: str) -> None:
-        """See `Host.enter_stage`; the stage "avd" needs an `avd_network`."""
+        """Freeze all but what the stage trains (see `Host.enter_stage`); "avd" needs an `avd_network`."""
         if stage == "avd":
             self._avd()
         super().enter_stage(stage)
@@ -246,4 +247,4 @@ class TPSM(Host):
 
     def taps(self) -> tuple[list[Tap], KeypointTap]:
         """The lowest warped feature, the warped skips and the blend before the last convolution."""
-        return taps.inplace_taps(self.inpainting_network), taps.KEYPOINTS
+        return super().taps()[0], KeypointTap("dense_motion_network")  # our keypoints are no dict with "fg_kp"

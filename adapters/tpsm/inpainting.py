@@ -56,12 +56,7 @@ class InpaintingNetwork(WarpedSkipGenerator):
     """
 
     def __init__(
-        self,
-        num_channels: int,
-        block_expansion: int,
-        max_features: int,
-        num_down_blocks: int,
-        multi_mask: bool = True,
+        self, num_channels: int, block_expansion: int, max_features: int, num_down_blocks: int, multi_mask: bool = True
     ) -> None:
         super().__init__()
         if multi_mask and num_down_blocks != RESOLUTIONS - 1:

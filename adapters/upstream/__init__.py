@@ -1,1 +1,1 @@
-"""Upstream's checkpoints: read without running their pickles, recognised, and what their shapes tell."""
+"""Upstream's checkpoints: read without running their pickles, and recognised; helpers to read sizes off weights."""

@@ -6,7 +6,7 @@ import copy
 import os
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,24 +16,14 @@ import torch
 from torch import Tensor
 
 from memcomp.adapters.base import Host
-from memcomp.adapters.registry import create_host, host_class
-from memcomp.adapters.upstream import shapes
+from memcomp.adapters.layout import Sections
+from memcomp.adapters.registry import create_host, host_class, host_classes
 
 RESAVE = (
     "if you trust it, run in upstream's own environment: python -c \"import torch; c = torch.load('{name}', 'cpu'); "
     "torch.save({{k: {{n: t for n, t in v.items() if torch.is_tensor(t)}} for k, v in c.items() "
     "if not k.startswith('optim') and hasattr(v, 'items')}}, 'plain.pth.tar')\""
 )
-# upstream's names of sections that have files of their own, and their keys
-SINGLE = {
-    "depth_encoder": re.compile(r"(module\.)?encoder\.(conv1|bn1|layer\d|fc)\..+"),
-    "depth_decoder": re.compile(r"(module\.)?decoder\.\d+\..+"),
-}
-NOTES = {  # what is no weight in them
-    "height": "size of the pictures it was trained with",
-    "width": "size of the pictures it was trained with",
-    "use_stereo": "setting of its training",
-}
 
 
 @dataclass(frozen=True)
@@ -96,37 +86,37 @@ def read_checkpoint(*files: str | os.PathLike[str]) -> Checkpoint:
     return Checkpoint(sections, dropped, epoch)
 
 
-def recognise(sections: shapes.Sections, host: str | None = None, model: Mapping[str, Any] | None = None) -> Recognised:
-    """Whose sections these are, and with which parameters.
+def recognise(sections: Sections, host: str | None = None, model: Mapping[str, Any] | None = None) -> Recognised:
+    """Tell whose sections these are, and with which parameters.
 
     Args:
         sections: of `read_checkpoint`.
         host: its name; None = recognised by the sections and their keys.
-        model: what to take where the weights do not tell; None = what upstream published. Of a host that is not known
-            here it is taken as it is.
+        model: what to take where the weights do not tell; None = what upstream published. Of a host that reads
+            nothing off its weights it is taken as it is.
 
     Raises:
         ValueError: the sections of no host known here, or weights that do not tell what they must.
     """
-    seen = next((name for name, (known, _) in KNOWN.items() if known(sections)), None)
-    if host in KNOWN and seen not in (None, host):
-        raise ValueError(f"expected a checkpoint of {host}, but it looks like {seen}'s: it has {_outline(sections)}")
-    name = host or seen
-    if name is None:
+    scores = {known: known.recognise(sections) for known in host_classes()}
+    seen = max(scores, key=scores.__getitem__)  # of equals the first: ours
+    named = seen if host is None else host_class(host)
+    if host is None and not scores[seen]:
+        known = ", ".join(known.name for known in scores if known.layouts)
+        raise ValueError(f"not a checkpoint of {known}: it has {_outline(sections)}. Name the host, and its model")
+    if named.layouts and named.recognise(sections) < scores[seen]:
         raise ValueError(
-            f"not a checkpoint of {', '.join(KNOWN)}: it has {_outline(sections)}. Name the host, and its model"
+            f"expected a checkpoint of {host}, but it looks like {seen.name}'s: it has {_outline(sections)}"
         )
-    base = copy.deepcopy(dict(host_class(name).published if model is None else model))
-    if name not in KNOWN:
-        return Recognised(name, base, tuple(sorted(_leaves(base))), ())
-    _check_mappings(base)
+    name, base = named.name, copy.deepcopy(dict(named.published if model is None else model))
     try:
-        read = KNOWN[name][1](sections, base)
+        read = named.read_model(sections, base)
     except (KeyError, IndexError) as error:
         looks = f"expected a checkpoint of {host}" if host else f"looks like a checkpoint of {name}"
         lacks = f"but it or its model lacks {error.args[0]}"
         raise ValueError(f"{looks}, {lacks}; it has {_outline(sections)}") from None
-    merged, before, told = _merged(base, read), _leaves(base), _leaves(read)
+    merged = _merged(base, read) if read else base
+    before, told = _leaves(base), _leaves(read)
     overruled = [key for key in before if key in told and before[key] != told[key]] if model is not None else []
     return Recognised(name, merged, tuple(sorted(_leaves(merged).keys() - told.keys())), tuple(sorted(overruled)))
 
@@ -173,10 +163,10 @@ def _entries(file: Path) -> dict[str, Any]:
     if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
         raise ValueError(f"{file}: expected sections by name, found {type(found).__name__}")
     keys = [key for key, value in found.items() if isinstance(value, Tensor)]
-    for section, pattern in SINGLE.items():
-        if keys and all(pattern.fullmatch(key) for key in keys):
-            return {section: found}
     if keys:
+        for section, pattern in (entry for host in host_classes() for entry in host.section_files.items()):
+            if all(pattern.fullmatch(key) for key in keys):
+                return {section: found}
         raise ValueError(f"{file}: expected sections, found single weights such as {keys[0]!r}")
     return dict(found)
 
@@ -188,8 +178,8 @@ def _section(file: Path, name: str, entry: Mapping[Any, Any], dropped: dict[str,
             if key.removeprefix("module.") in state:
                 raise ValueError(f"{file}: {name} has {key} and the same key with or without 'module.'")
             state[key.removeprefix("module.")] = value
-        elif key in NOTES:
-            dropped[f"{name}.{key}"] = NOTES[key]
+        elif note := next((host.not_weights[key] for host in host_classes() if key in host.not_weights), None):
+            dropped[f"{name}.{key}"] = note
         else:
             raise ValueError(f"{file}: {name}.{key} is of type {type(value).__name__}, expected weights alone")
     return state
@@ -206,17 +196,6 @@ def _merged(published: Mapping[str, Any], read: Mapping[str, Any]) -> dict[str, 
     return {key: value for key, value in merged.items() if value is not None}
 
 
-def _check_mappings(params: Mapping[str, Any]) -> None:
-    """Raise ValueError unless every entry is what its name says: upstream's `…_params` are mappings, or absent."""
-    for key, value in params.items():
-        if isinstance(value, Mapping):
-            _check_mappings(value)
-        elif str(key).endswith("_params") and value is not None:
-            raise ValueError(f"{key}: expected a mapping of parameters, got {value!r}")
-        elif key == "max_features" and not isinstance(value, int):
-            raise ValueError(f"{key}: expected an integer, got {value!r}")
-
-
 def _leaves(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     leaves: dict[str, Any] = {}
     for key, value in params.items():
@@ -224,26 +203,7 @@ def _leaves(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _outline(sections: shapes.Sections) -> str:
+def _outline(sections: Sections) -> str:
     return (
         "; ".join(f"{name} with {next(iter(state), 'nothing')} …" for name, state in sections.items()) or "no section"
     )
-
-
-def _has(section: str, *prefixes: str) -> Callable[[shapes.Sections], bool]:
-    """Whether `section` has keys with all of these prefixes."""
-
-    def known(sections: shapes.Sections) -> bool:
-        return all(any(key.startswith(prefix) for key in sections.get(section, ())) for prefix in prefixes)
-
-    return known
-
-
-Reading = Callable[[shapes.Sections, Mapping[str, Any]], dict[str, Any]]
-# host: how its sections are known, and what is read off them; the first that fits is taken
-KNOWN: dict[str, tuple[Callable[[shapes.Sections], bool], Reading]] = {
-    "tpsm": (_has("inpainting_network", "resblock.0.", "first."), shapes.tpsm),
-    "dagan": (_has("generator", "dense_motion_network.", "src_first."), shapes.dagan),
-    "mcnet": (_has("generator", "dense_motion_network.", "resblock.0."), shapes.mcnet),
-    "fomm": (_has("generator", "dense_motion_network.", "bottleneck.r0."), shapes.fomm),
-}

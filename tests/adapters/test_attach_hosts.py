@@ -14,7 +14,7 @@ from torch import nn
 
 from memcomp import CompensationConfig, Handle, MemoryCompensation
 from memcomp.adapters import Keypoints, attach, create_host
-from memcomp.adapters.dagan import taps as dagan
+from memcomp.adapters.dagan import upstream as dagan
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(align_corners|sigmoid|indexing|nearest):UserWarning")
 

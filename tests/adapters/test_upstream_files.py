@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from memcomp import CompensationConfig
-from memcomp.adapters import attach, create_host, registry
+from memcomp.adapters import Host, attach, create_host, registry
 from memcomp.adapters.registry import host_class
 from memcomp.adapters.upstream.checkpoint import Checkpoint, build, read_checkpoint, recognise
 
@@ -268,7 +268,7 @@ def test_a_host_of_ones_own_needs_its_model(monkeypatch):
             super().__init__(model["fomm"])
             self.model = dict(model)
 
-    Mine.published = {}
+    Mine.published, Mine.read_model = {}, staticmethod(Host.read_model)
     monkeypatch.setitem(registry._HOSTS, "mine", Mine)
     sections = make("fomm", FOMM).upstream_sections()
     checkpoint = Checkpoint(sections, {}, None)
@@ -282,7 +282,7 @@ def test_sections_that_do_not_fit_are_named():
     host = make("fomm", FOMM)
     sections = host.upstream_sections()
     with pytest.raises(
-        ValueError, match=r"not a checkpoint of tpsm, .*: it has net with a …\. Name the host, and its mod"
+        ValueError, match=r"not a checkpoint of fomm, .*: it has net with a …\. Name the host, and its mod"
     ):
         recognise({"net": {"a": torch.ones(1)}})
     with pytest.raises(ValueError, match="looks like a checkpoint of fomm, but it or its model lacks kp_detector"):
