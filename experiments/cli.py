@@ -13,7 +13,7 @@ from memcomp.experiments.errors import UserError
 # subcommand: (module with `add_arguments(parser)` and `run(args)`, one line of help)
 COMMANDS = {
     "demo": ("memcomp.experiments.demo.demo", "train a small host with and without the memory and compare the two"),
-    "train": ("memcomp.experiments.training.loop", "train what a recipe describes"),
+    "train": ("memcomp.experiments.commands.train", "train what a recipe describes"),
     "evaluate": ("memcomp.experiments.evaluation.evaluate", "measure a checkpoint on seeded pairs of unseen people"),
     "compare": (
         "memcomp.experiments.benchmark.compare",

@@ -33,7 +33,7 @@ class FaceAlignment:
             raise Unavailable("networks of face-alignment", message) from None
 
     def __call__(self, pictures: Sequence[Frame]) -> list[Label | NotFound]:
-        """One picture after the other."""
+        """Place landmarks on one picture after the other."""
         return [self._one(picture) for picture in pictures]
 
     def _one(self, picture: Frame) -> Label | NotFound:

@@ -37,7 +37,7 @@ class ArcFace:
 
     @torch.inference_mode()
     def __call__(self, pictures: Sequence[Frame]) -> list[Label | NotFound]:
-        """Always finds a code."""
+        """Code every picture; there is always a code."""
         codes: list[Label | NotFound] = []
         for picture in pictures:
             image = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float() / 127.5 - 1

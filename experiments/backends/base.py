@@ -1,4 +1,4 @@
-"""What every backend is: something that reads one kind of label off pictures, by code or weights of others."""
+"""The contract of a backend, which reads one kind of label off pictures by code or weights of others."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Backend(Protocol):
         """Name and versions, for the line below a table."""
 
     def __call__(self, pictures: Sequence[Frame]) -> list[Label | NotFound]:
-        """(H, W, 3) uint8 RGB each → a label, or why there is none."""
+        """Read pictures, (H, W, 3) uint8 RGB each → a label, or why there is none."""
 
 
 class Unavailable(UserError):
@@ -69,7 +69,7 @@ def load_package(module: str, extra: str) -> ModuleType:
 
 
 def versions_of(*packages: str) -> str:
-    """`name version` of installed packages, joined by commas."""
+    """List packages as `name version`, joined by commas; one that is not installed by its name alone."""
     found = []
     for package in packages:
         try:

@@ -1,4 +1,4 @@
-"""From what a user writes, such as `identity=openface:FILE`, to a backend."""
+"""The choice of a backend by what a user writes, such as `identity=openface:FILE`."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ CLASSES: Mapping[str, Mapping[str, str]] = {
     "landmarks": {
         "dlib": "dlib_faces.DlibLandmarks",
         "face-alignment": "alignment.FaceAlignment",
-        "heads": "heads.HeadsLandmarks",
+        "heads": "heads.reader.HeadsLandmarks",
     },
     "identity": {
         "dlib": "dlib_faces.DlibIdentity",
         "openface": "openface.OpenFace",
         "arcface": "arcface.ArcFace",
     },
-    "pose": {"landmarks": "head_pose.LandmarkPose", "py-feat": "feat.PyFeat", "heads": "heads.HeadsPose"},
+    "pose": {"landmarks": "head_pose.LandmarkPose", "py-feat": "feat.PyFeat", "heads": "heads.reader.HeadsPose"},
     "action_units": {"py-feat": "feat.PyFeat"},
 }
 NEED_A_FILE = ("openface", "arcface")
 
 
 def read_choices(words: Sequence[str], heads: int | None = None) -> dict[str, str]:
-    """`["identity=arcface:FILE", …]` → every choice, defaults filled in.
+    """Read choices such as `["identity=arcface:FILE", …]` and fill in the defaults.
 
     Args:
         words: what a user wrote.
@@ -65,7 +65,7 @@ def read_choices(words: Sequence[str], heads: int | None = None) -> dict[str, st
 
 
 def create_backend(kind: str, chosen: Mapping[str, str], heads: int | None = None) -> Backend:
-    """The backend that reads labels of one kind: landmarks, identity, pose or action_units.
+    """Make the backend that reads labels of one kind: landmarks, identity, pose or action_units.
 
     Args:
         kind: what it reads.
@@ -79,7 +79,7 @@ def create_backend(kind: str, chosen: Mapping[str, str], heads: int | None = Non
     name, _, file = chosen[kind].partition(":")
     if name not in CLASSES[kind] or (name in NEED_A_FILE) != bool(file):
         raise UserError(f"--backend {kind}={chosen[kind]}: expected {CHOICES[kind][1]}")
-    module, _, backend = CLASSES[kind][name].partition(".")
+    module, _, backend = CLASSES[kind][name].rpartition(".")
     make = getattr(import_module(f"memcomp.experiments.backends.{module}"), backend)
     if file:
         return make(file)

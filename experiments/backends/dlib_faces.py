@@ -33,7 +33,7 @@ class DlibFaces:
         self._predictor = self.dlib.shape_predictor(str(model_file(LANDMARKS_FILE)))
 
     def find(self, picture: Frame) -> tuple[Frame, int, Any] | NotFound:
-        """The picture, enlarged by a whole factor if it is small, that factor, and dlib's landmarks in it."""
+        """Find the face; returns the picture, enlarged by a whole factor if small, the factor, and dlib's landmarks."""
         factor = -(-LEAST // min(picture.shape[:2]))
         large = np.ascontiguousarray(picture if factor == 1 else _enlarge(picture, factor))
         faces = self._detector(large, 0)
@@ -43,7 +43,7 @@ class DlibFaces:
 
 
 class DlibLandmarks:
-    """68 landmarks; a picture without a face, or with more than one, has none."""
+    """Landmarks by dlib, 68 of them; a picture without a face, or with more than one, has none."""
 
     about = f"dlib frontal detector and 68-point predictor ({versions_of(*PACKAGES)})"
 
@@ -51,7 +51,7 @@ class DlibLandmarks:
         self._faces = DlibFaces()
 
     def __call__(self, pictures: Sequence[Frame]) -> list[Label | NotFound]:
-        """Whole pixels of the picture (of the enlarged one, if it is small): dlib rounds."""
+        """Place landmarks in whole pixels of the picture (of the enlarged one, if it is small): dlib rounds."""
         return [self._one(picture) for picture in pictures]
 
     def _one(self, picture: Frame) -> Label | NotFound:
@@ -64,7 +64,7 @@ class DlibLandmarks:
 
 
 class DlibIdentity:
-    """128-d identity codes of aligned faces (150×150 chips); of length about 1.4, not unit."""
+    """Identity codes by dlib, 128-d, of aligned faces (150×150 chips); of length about 1.4, not unit."""
 
     about = f"dlib face recognition ResNet, 128-d ({versions_of(*PACKAGES)})"
 
@@ -73,7 +73,7 @@ class DlibIdentity:
         self._network = self._faces.dlib.face_recognition_model_v1(str(model_file(IDENTITY_FILE)))
 
     def __call__(self, pictures: Sequence[Frame]) -> list[Label | NotFound]:
-        """The faces are found one by one and coded `BATCH` at a time."""
+        """Find the faces one by one, and code them `BATCH` at a time."""
         labels: list[Label | NotFound] = []
         chips, places = [], []
         for place, picture in enumerate(pictures):
@@ -92,7 +92,7 @@ class DlibIdentity:
 
 
 def model_file(name: str) -> Path:
-    """A file of the package `face_recognition_models`, found without importing it (it imports pkg_resources).
+    """Find a file of the package `face_recognition_models` without importing it (it imports pkg_resources).
 
     Raises:
         Unavailable: the package is not installed, or lacks the file.
@@ -107,7 +107,7 @@ def model_file(name: str) -> Path:
 
 
 def _enlarge(picture: Frame, factor: int) -> Frame:
-    """Bilinear, pixel centres kept: x in the small picture is (x + 0.5) * factor - 0.5 in the large one."""
+    """Enlarge bilinearly, pixel centres kept: x in the small picture is (x + 0.5) * factor - 0.5 in the large one."""
     import torch
     from torch.nn.functional import interpolate
 

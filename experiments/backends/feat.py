@@ -14,7 +14,7 @@ from memcomp.experiments.video import Frame
 
 
 class PyFeat:
-    """py-feat's first-generation detector; its networks come from a hub at the first use, with terms of their own.
+    """The first-generation detector of py-feat; its networks come from a hub at the first use, with terms of their own.
 
     Args:
         kind: "action_units" for their probabilities, or "pose".
@@ -37,7 +37,7 @@ class PyFeat:
             raise Unavailable("networks of py-feat", message) from None
 
     def __call__(self, pictures: Sequence[Frame]) -> list[Label | NotFound]:
-        """One picture after the other."""
+        """Read one picture after the other."""
         return [self._one(picture) for picture in pictures]
 
     def _one(self, picture: Frame) -> Label | NotFound:

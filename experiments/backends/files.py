@@ -1,4 +1,4 @@
-"""Weights that a user brings as a file."""
+"""Reading of weights that a user brings as a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from memcomp.experiments.errors import UserError
 
 
 def read_weights(file: str | Path) -> dict[str, Tensor]:
-    """A state dict of a .safetensors, .pth or .pt file; prefixes `module.` are dropped.
+    """Read the state dict of a .safetensors, .pth or .pt file; prefixes `module.` are dropped.
 
     Raises:
         Unavailable: there is no such file.

@@ -38,7 +38,7 @@ class OpenFace:
 
     @torch.inference_mode()
     def __call__(self, pictures: Sequence[Frame]) -> list[Label | NotFound]:
-        """Always finds a code; channels are given as blue, green, red."""
+        """Code every picture, its channels in the order blue, green, red; there is always a code."""
         codes: list[Label | NotFound] = []
         for picture in pictures:
             small = resize(picture[..., ::-1], (SIDE, SIDE))  # floats in [0, 1], smoothed before it is made smaller
@@ -48,7 +48,9 @@ class OpenFace:
 
 
 class Inception(nn.Module):
-    """Branches side by side, concatenated: 1×1 → k×k each, pooling (→ 1×1 if it has a width), perhaps a 1×1 alone.
+    """The Inception block: branches side by side, concatenated.
+
+    The branches are 1×1 → k×k each, pooling (→ 1×1 if it has a width) and perhaps a 1×1 alone.
 
     Args:
         inputs: channels in.
@@ -93,7 +95,7 @@ class Inception(nn.Module):
 
 
 class OpenFaceNetwork(nn.Module):
-    """nn4.small2 with the state-dict keys of its PyTorch port."""
+    """The network nn4.small2 with the state-dict keys of its PyTorch port."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,7 +133,7 @@ def _unit(inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int 
 
 
 def _named(*modules: nn.Module) -> nn.Sequential:
-    """Modules under the port's names: their number and their kind."""
+    """Name modules as the port does, by their number and kind."""
     kinds = {nn.Conv2d: "conv", nn.BatchNorm2d: "bn", nn.ReLU: "relu"}
     names = [f"{number}_{kinds.get(type(module), 'pool')}" for number, module in enumerate(modules, 1)]
     return nn.Sequential(OrderedDict(zip(names, modules, strict=True)))

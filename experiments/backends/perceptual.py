@@ -18,7 +18,7 @@ BACKBONES = {"alex": "alexnet", "vgg": "vgg16"}
 
 
 def load_lpips(variant: str, heads: str, backbone: str) -> tuple[LPIPS, str]:
-    """The network of one variant and a description of its weights.
+    """Load the network of one variant; returns it and a description of its weights.
 
     Args:
         variant: "alex" or "vgg".
@@ -44,7 +44,7 @@ def load_lpips(variant: str, heads: str, backbone: str) -> tuple[LPIPS, str]:
 
 
 def empty_features(variant: str) -> nn.Sequential:
-    """torchvision's `features` with room for weights, not filled: its own random start takes seconds."""
+    """Make torchvision's `features` with room for weights, not filled: its own random start takes seconds."""
     with torch.device("meta"):
         features = torchvision.models.get_model(BACKBONES[variant], weights=None).features
     return features.to_empty(device="cpu")

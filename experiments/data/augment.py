@@ -1,4 +1,4 @@
-"""Augmentation of a pair of frames as the first-order model trains: swap, mirror, colour jitter; the same for both."""
+"""Augmentation of a pair of frames as the first-order model trains: swap, mirror and colour jitter alike for both."""
 
 import torch
 from torch import Tensor

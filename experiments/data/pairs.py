@@ -1,13 +1,16 @@
-"""Training pairs: two frames of one person. Every draw of pair number i derives from (seed, i), so a run can be resumed
-at any step, with any number of worker processes, and sees what it would have seen."""
+"""Training pairs: two frames of one person.
+
+Every draw of pair number i derives from (seed, i), so a run can be resumed at any step, with any number of worker
+processes, and sees what it would have seen.
+"""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from memcomp.experiments.data.augment import augment_pair
 from memcomp.experiments.errors import UserError
@@ -19,7 +22,7 @@ class DamagedClip(UserError):
 
 
 class ClipSource(Protocol):
-    """Clips grouped by person. `Clips` and `HeadClips` are ones."""
+    """Clips grouped by person, such as `Clips` and `HeadClips`."""
 
     people: Sequence[Sequence[int]]  # person → numbers of the person's clips
 
@@ -30,11 +33,11 @@ class ClipSource(Protocol):
         """Number of frames; may raise `DamagedClip`."""
 
     def read(self, clip: int, frames: Sequence[int]) -> Tensor:
-        """uint8 (len(frames), C, H, W), C = 3 or, with a disparity, 4; may raise `DamagedClip`."""
+        """Read frames: uint8 (len(frames), C, H, W), C = 3 or, with a disparity, 4; may raise `DamagedClip`."""
 
 
 class PairSet(Dataset[dict[str, Any]]):
-    """Pair i → {"source": (C, H, W) float in [0, 1], "driving": the same, "skipped": names of damaged clips met}.
+    """Training pairs without end, each {"source": (C, H, W) in [0, 1], "driving": as source, "skipped": damaged clips}.
 
     One epoch of `len(people) * repeats` pairs meets every person `repeats` times, in an order of its own. Of the person
     one clip is drawn, of the clip two frames with replacement, the earlier one being the source.
@@ -78,33 +81,8 @@ class PairSet(Dataset[dict[str, Any]]):
         return int(self._order[1][place])
 
 
-class StepBatches(Sampler[list[int]]):
-    """The pair numbers of the steps `start` … `stop` - 1 that process `rank` of `world` works on."""
-
-    def __init__(self, start: int, stop: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
-        self.steps, self.batch_size, self.share = range(start, stop), batch_size, batch_size // world
-        self.first = rank * self.share
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in self.steps:
-            start = step * self.batch_size + self.first
-            yield list(range(start, start + self.share))
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-
-def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Stack pairs into (B, C, H, W); names of damaged clips become one list."""
-    return {
-        "source": torch.stack([sample["source"] for sample in samples]),
-        "driving": torch.stack([sample["driving"] for sample in samples]),
-        "skipped": [name for sample in samples for name in sample["skipped"]],
-    }
-
-
 def seeded(seed: int, purpose: str, index: int) -> torch.Generator:
-    """A CPU generator for one draw; different seeds, purposes and indices give unrelated streams."""
+    """Make a CPU generator for one draw; different seeds, purposes and indices give unrelated streams."""
     digest = hashlib.blake2b(f"{seed}/{purpose}/{index}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 

@@ -1,4 +1,4 @@
-"""Where a recipe's pairs come from: procedural heads or clips, each cut into people's clips."""
+"""The pairs of a recipe, made of procedural heads or of folders of clips."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,15 +27,15 @@ class HeadClips:
         self.people: Sequence[Sequence[int]] = [[identity] for identity in range(len(heads))]
 
     def name(self, clip: int) -> str:
-        """The identity's number."""
+        """Name of a clip: the number of its identity."""
         return f"head {clip}"
 
     def count(self, clip: int) -> int:
-        """Number of frames."""
+        """Number of frames of a clip."""
         return self.heads.length
 
     def read(self, clip: int, frames: Sequence[int]) -> Tensor:
-        """uint8 (len(frames), 3, H, W), or (len(frames), 4, H, W) with depth."""
+        """Read frames: uint8 (len(frames), 3, H, W), or (len(frames), 4, H, W) with depth."""
         if clip not in self._mapped:
             self.heads.frames(clip)  # renders what the cache lacks; later reads touch two frames of its file
             shape = (self.heads.length, self.heads.channels, self.heads.size, self.heads.size)
@@ -44,12 +44,12 @@ class HeadClips:
 
 
 def training_pairs(recipe: Recipe) -> PairSet:
-    """The pairs to train on."""
+    """Make the pairs that a recipe trains on."""
     return PairSet(_clips(recipe, "train"), recipe.seed, recipe.data.repeats, recipe.data.augment)
 
 
 def held_out_pairs(recipe: Recipe) -> PairSet:
-    """Pairs of people that training does not see (heads: split "val"; clips: the folder test/), not augmented.
+    """Make pairs of people that training does not see (heads: split "val"; clips: the folder test/), not augmented.
 
     They are the same for every seed, so that runs compare.
     """

@@ -1,24 +1,12 @@
-"""What a run leaves besides its weights: log.csv, losses.png, the held-out loss, grids of samples; how fast it was."""
+"""The log of a run, log.csv with its picture losses.png, and the clock that says how fast a step was."""
 
 import csv
 import io
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import imageio.v3 as iio
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from memcomp.adapters import Host, HostOutput
-from memcomp.experiments.data.pairs import PairSet, collate, seeded
-from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write
-from memcomp.experiments.recipe.sections import Recipe
-from memcomp.experiments.training.loss import Objective
 
 COLUMNS = (
     "step",
@@ -34,7 +22,7 @@ COLUMNS = (
 
 
 class RunLog:
-    """log.csv: `COLUMNS`, then one for each loss term, weighted; a cell is empty where nothing was measured.
+    """The table log.csv: `COLUMNS`, then the weighted loss terms; a cell is empty where nothing was measured.
 
     Rows behind step `start` (of a run killed after its last checkpoint) are dropped.
     """
@@ -61,7 +49,7 @@ class RunLog:
             csv.DictWriter(file, self.columns, restval="", lineterminator="\n").writerow(row)
 
     def column(self, name: str) -> list[float]:
-        """The values of a column, where there are any."""
+        """Return the values of a column, of the rows that have one."""
         return [float(row[name]) for row in self.rows if row.get(name)]
 
     def draw(self, path: Path) -> None:
@@ -87,11 +75,11 @@ class Clock:
         self._waited = self._spent = 0.0
 
     def data_is_here(self) -> None:
-        """The step's batch has arrived."""
+        """Note that the step's batch has arrived."""
         self._here = time.perf_counter()
 
     def step_is_done(self, images: int) -> tuple[float, float]:
-        """The step is done: images per second, share of waiting (0 to 1)."""
+        """Note that the step is done; returns images per second and the share of waiting (0 to 1)."""
         now = time.perf_counter()
         keep = 0.95 if self._spent else 0.0
         self._waited = keep * self._waited + (1 - keep) * (self._here - self._begin)
@@ -99,74 +87,5 @@ class Clock:
         return images / self._spent, self._waited / self._spent
 
     def restart(self) -> None:
-        """What came since the step (pictures, checkpoints, the held-out loss) does not count."""
+        """Forget the time since the step: pictures, checkpoints and the held-out loss do not count."""
         self._begin = time.perf_counter()
-
-
-class HeldOut:
-    """Fixed pairs that training does not see: their loss in eval mode, and pictures of them.
-
-    Raises:
-        UserError: one of their clips is damaged.
-    """
-
-    def __init__(self, recipe: Recipe, objective: Objective, pairs: PairSet, device: torch.device) -> None:
-        self.objective = objective
-        self.batches: list[tuple[Tensor, Tensor]] = []
-        for start in range(0, recipe.log.held_out_pairs, recipe.optim.batch_size):
-            stop = min(start + recipe.optim.batch_size, recipe.log.held_out_pairs)
-            batch = collate([pairs[i] for i in range(start, stop)])
-            if batch["skipped"]:
-                raise UserError(batch["skipped"][0])
-            self.batches.append((batch["source"].to(device), batch["driving"].to(device)))
-
-    def loss(self, host: Host) -> float:
-        """Mean loss over the pairs."""
-        total = 0.0
-        with _evaluating(host):
-            for number, (source, driving) in enumerate(self.batches):
-                loss, _, _ = self.objective(host, source, driving, seeded(0, "held out", number))
-                total += loss.item() * len(source)
-        return total / sum(len(source) for source, _ in self.batches)
-
-    def samples(self, host: Host, rows: int = 6) -> Tensor:
-        """`sample_grid` of the first pairs; in a further training stage with the motion that it teaches."""
-        source, driving = (images[:rows] for images in self.batches[0])
-        stage = self.objective.stage
-        with _evaluating(host):
-            if stage not in host.motion_modes:
-                return sample_grid(source, driving, host.reconstruct(source, driving))
-            of_source, of_driving = host.keypoints(source), host.keypoints(driving)
-            motion: dict[str, Any] = {"mode": stage}  # only hosts with such a stage take it
-            moved = host.transfer_motion(of_source, of_driving, of_driving, **motion)
-            return sample_grid(source, driving, host.generate(source, of_source, moved))
-
-
-@contextmanager
-def _evaluating(host: Host) -> Iterator[None]:
-    host.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        host.train()
-
-
-def sample_grid(source: Tensor, driving: Tensor, output: HostOutput) -> Tensor:
-    """Rows of source | driving | warped source | prediction, (B, 3, H, W) each → uint8 (B·H, 4·W, 3).
-
-    A fourth channel, the disparity, is not drawn.
-    Pictures below 128 px are doubled.
-    """
-    columns: Sequence[Tensor] = (source, driving, output.deformed, output.prediction)
-    images = torch.cat([column[:, :3].detach().float().cpu() for column in columns], dim=3)  # (B, 3, H, 4W)
-    if images.shape[2] < 128:
-        images = F.interpolate(images, scale_factor=2, mode="nearest")
-    grid = torch.cat(list(images), dim=1)  # (3, B·H, 4W)
-    return grid.clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
-
-
-def save_picture(path: Path, picture: Tensor) -> None:
-    """Write uint8 (H, W, 3) as PNG, all or nothing."""
-    with atomic_write(path) as temporary:
-        iio.imwrite(temporary, picture.numpy(), extension=".png")

@@ -1,12 +1,10 @@
-"""Train what a recipe describes: one process, or several under torchrun, from the same file.
+"""Train what a recipe describes, by one process or by several under torchrun: set up, loop, step.
 
 A run's folder holds recipe.yaml (resolved), log.csv, losses.png, samples/, checkpoints/last.safetensors (to resume)
 and, once it is done, model.safetensors and config.json: it is a pretrained folder then.
 """
 
-import argparse
 import math
-import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,18 +18,20 @@ from tqdm import tqdm
 from memcomp.adapters import Host
 from memcomp.adapters.folder import WEIGHTS
 from memcomp.experiments.checkpoints.build import build_host, initialise, load_weights
-from memcomp.experiments.checkpoints.run_file import load_run, save_run
+from memcomp.experiments.checkpoints.find import LAST as CHECKPOINT
+from memcomp.experiments.checkpoints.run_file import RunState, load_run, save_run
 from memcomp.experiments.checkpoints.trained import RECIPE, save_trained
-from memcomp.experiments.data.pairs import StepBatches, collate, seeded
+from memcomp.experiments.data.batching import StepBatches, collate
+from memcomp.experiments.data.pairs import seeded
 from memcomp.experiments.data.sources import held_out_pairs, training_pairs
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write, writable_folder
 from memcomp.experiments.processes import Processes
-from memcomp.experiments.recipe.load import load_recipe
 from memcomp.experiments.recipe.sections import LogSection, Recipe
 from memcomp.experiments.training.capacity import initialise_widened, resolved
+from memcomp.experiments.training.held_out import HeldOut
 from memcomp.experiments.training.interruption import ignore_interrupts, interruption
-from memcomp.experiments.training.log import Clock, HeldOut, RunLog, save_picture
+from memcomp.experiments.training.log import Clock, RunLog
 from memcomp.experiments.training.loss import Objective
 from memcomp.experiments.training.optimizers import DISCRIMINATOR, Optimisers, rate_factor
 
@@ -40,7 +40,7 @@ LAST = 20  # the held-out loss is measured after each of this many last steps
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What `train` did.
+    """How far a training came, and its held-out loss before and after.
 
     Attributes:
         folder: of the run.
@@ -55,6 +55,35 @@ class TrainingResult:
     finished: bool
     held_out_start: float
     held_out_end: float
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything that the loop works with, made by `set_up`."""
+
+    recipe: Recipe  # resolved: capacity control widened, files that the host's model named read
+    folder: Path
+    processes: Processes
+    host: Host
+    objective: Objective
+    optimisers: Optimisers
+    batches: DataLoader[dict[str, Any]]  # of the steps that are left
+    start: int  # steps done before
+    total: int
+    steps_per_epoch: float
+    info: dict[str, Any]  # what the checkpoints tell of the run, kept up to date by the loop
+    held_out: HeldOut | None  # these two in the first process only
+    log: RunLog | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The numbers of one step. `loss` and `terms` are still on the device: to read them is to wait for it."""
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    norm: float  # of all gradients before clipping; not finite: the step was undone
+    rate: float
 
 
 def train(
@@ -76,19 +105,29 @@ def train(
     folder, processes = Path(folder), Processes.start(recipe.device)
     fresh = not folder.exists()
     try:
-        return _train(recipe, folder, resume, stop_after, progress and processes.first, processes)
+        run = set_up(recipe, folder, processes, resume)
+        done = loop(run, stop_after, progress and processes.first)
+        if done == run.total and processes.first:
+            clips = len(run.info["damaged_clips"])  # not their names: what others get tells nothing of this machine
+            save_trained(folder, run.host, run.recipe, done, run.info | {"damaged_clips": clips})
     except BaseException:
         if fresh and folder.is_dir() and not any(folder.iterdir()):  # nothing was trained
             folder.rmdir()
         raise
     finally:
         processes.stop()
+    measured = (run.log.column("held_out") if run.log is not None else []) or [math.nan]
+    tail = measured[-LAST:]
+    return TrainingResult(folder, done, done == run.total, measured[0], sum(tail) / len(tail))
 
 
-def _train(
-    recipe: Recipe, folder: Path, resume: bool, stop_after: int | None, progress: bool, processes: Processes
-) -> TrainingResult:
-    optim, device, last = recipe.optim, processes.device, folder / "checkpoints" / "last.safetensors"
+# ---- set up ----------------------------------------------------------------------------------------------------------
+
+
+def set_up(recipe: Recipe, folder: Path, processes: Processes, resume: bool) -> Training:
+    """Make or load everything that a training needs; only then is anything written into `folder`."""
+    # the run: a new one, or one to go on with
+    optim, device, last = recipe.optim, processes.device, _checkpoint(folder)
     if resume and not last.is_file():
         raise UserError(f"{last}: nothing to resume; expected the checkpoint of an earlier run")
     for file in (last, folder / WEIGHTS):
@@ -97,20 +136,62 @@ def _train(
     if optim.batch_size % processes.world:
         raise UserError(f"optim.batch_size: {optim.batch_size} pairs cannot be shared by {processes.world} processes")
     writable_folder(folder)
+    saved = load_run(last) if resume else None
+    start = 0 if saved is None else saved.step
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
 
+    # what learns: the host with its memory, the loss, the optimisers
     recipe = resolved(recipe)
     host = build_host(recipe, sync_batchnorm=processes.world > 1 and device.type == "cuda")
+    recipe = replace(recipe, host=replace(recipe.host, model=host.model))  # files that it named have been read
+    _load(host, recipe, saved, last)
+    host.to(device).to(memory_format=_memory_format(recipe)).train()
+    objective = Objective(recipe.loss, recipe.stage).to(device)
+    optimisers = Optimisers(host, optim)
+    if saved is not None:
+        optimisers.load_state(saved.optimizer(), str(last))
+
+    # what it learns from: pairs of frames, the same for any number of processes and workers
     pairs = training_pairs(recipe)  # after the host, for heads may take minutes to render
     steps_per_epoch = pairs.epoch_length / optim.batch_size
     total = optim.steps if optim.steps is not None else math.ceil((optim.epochs or 0) * steps_per_epoch)
-    objective = Objective(recipe.loss, recipe.stage).to(device)
-    recipe = replace(recipe, host=replace(recipe.host, model=host.model))  # files that it named have been read
-    state = load_run(last) if resume else None
-    if state is not None:
-        _check_same(recipe, state.recipe, last)
-        load_weights(host, state.model(), str(last))
+    batches = DataLoader(
+        pairs,
+        batch_sampler=StepBatches(start, total, optim.batch_size, processes.rank, processes.world),
+        num_workers=recipe.data.workers,
+        collate_fn=collate,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=ignore_interrupts,
+    )
+    torch.backends.cudnn.benchmark = True  # every step has the same sizes
+
+    # what is told of it: numbers for the checkpoints, held-out pairs, the log
+    info: dict[str, Any] = {"backbone": objective.backbone, "torch": torch.__version__}
+    info |= {"skipped_steps": 0, "damaged_clips": []} | ({} if saved is None else saved.info)
+    held_out = HeldOut(recipe, objective, held_out_pairs(recipe), device) if processes.first else None
+    log = None if held_out is None else _open_log(recipe, folder, start, held_out, host)
+    what_learns, schedule = (processes, host, objective, optimisers), (batches, start, total, steps_per_epoch)
+    return Training(recipe, folder, *what_learns, *schedule, info, held_out, log)
+
+
+def _open_log(recipe: Recipe, folder: Path, start: int, held_out: HeldOut, host: Host) -> RunLog:
+    """Write recipe.yaml, and log.csv up to step `start`."""
+    # measured before anything is written: it finds what a recipe asks of a host that cannot do it
+    before = held_out.loss(host) if start == 0 else None
+    with atomic_write(folder / RECIPE) as temporary:
+        temporary.write_text(recipe.to_yaml(), encoding="utf-8")
+    log = RunLog(folder / "log.csv", start)
+    if before is not None:
+        log.add({"step": 0, "held_out": before})
+    return log
+
+
+def _load(host: Host, recipe: Recipe, saved: RunState | None, origin: Path) -> None:
+    """Give the host the weights that it starts with, and prepare it for its stage."""
+    if saved is not None:
+        _check_same(recipe, saved.recipe, origin)
+        load_weights(host, saved.model(), str(origin))
     elif recipe.init is not None and recipe.host.widened != 1:
         initialise_widened(host, recipe)
     elif recipe.init is not None:
@@ -124,134 +205,10 @@ def _train(
             host.enter_stage(recipe.stage)
         except ValueError as error:
             raise UserError(f"stage: {error}") from None
-    form = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    host.to(device).to(memory_format=form).train()
-    torch.backends.cudnn.benchmark = True  # every step has the same sizes
-    optimisers = Optimisers(host, optim)
-    if state is not None:
-        optimisers.load_state(state.optimizer(), str(last))
-    step = 0 if state is None else state.step
-
-    loader = DataLoader(
-        pairs,
-        batch_sampler=StepBatches(step, total, optim.batch_size, processes.rank, processes.world),
-        num_workers=recipe.data.workers,
-        collate_fn=collate,
-        pin_memory=device.type == "cuda",
-        worker_init_fn=ignore_interrupts,
-    )
-    held_out = log = None
-    if processes.first:
-        held_out = HeldOut(recipe, objective, held_out_pairs(recipe), device)
-        # measured before anything is written: it finds what a recipe asks of a host that cannot do it
-        before = [{"step": 0, "held_out": held_out.loss(host)}] if step == 0 else []
-        with atomic_write(folder / RECIPE) as temporary:
-            temporary.write_text(recipe.to_yaml(), encoding="utf-8")
-        log = RunLog(folder / "log.csv", step)
-        for row in before:
-            log.add(row)
-    info: dict[str, Any] = {
-        "backbone": objective.backbone,
-        "torch": torch.__version__,
-        "skipped_steps": 0,
-        "damaged_clips": [],
-    }
-    info |= {} if state is None else state.info
-    bar = tqdm(total=total, initial=step, unit="step", disable=not progress, dynamic_ncols=True, mininterval=0.5)
-    in_a_row = 0  # steps without a finite gradient
-
-    with interruption() as interrupted, bar:
-        clock = Clock()
-        for batch in loader:
-            source, driving = (
-                batch[name].to(device, non_blocking=True).contiguous(memory_format=form)
-                for name in ("source", "driving")
-            )
-            clock.data_is_here()
-            rate = optimisers.set_rate(rate_factor(step, total, steps_per_epoch, optim))
-            draw = seeded(recipe.seed, f"transform {processes.rank}", step)
-            epoch = step / steps_per_epoch
-            loss, terms, norm = _step(recipe, host, objective, optimisers, processes, source, driving, draw, epoch)
-            step += 1
-            finite = math.isfinite(norm)
-            info["skipped_steps"] += not finite
-            in_a_row = 0 if finite else in_a_row + 1
-            if in_a_row > optim.skip_limit:
-                raise UserError(
-                    f"step {step}: {in_a_row} steps in a row had a loss or gradient that is not finite; try a lower "
-                    "optim.lr, optim.clip=10 or a longer optim.warmup"
-                )
-            for message in sorted(set(batch["skipped"]).difference(info["damaged_clips"])):
-                info["damaged_clips"].append(message)
-                tqdm.write(f"memcomp: skipped a damaged clip: {message}", file=sys.stderr)
-            images_per_second, waiting = clock.step_is_done(optim.batch_size)
-            bar.set_postfix_str(
-                f"loss {loss:.4g}, {images_per_second:.1f} images/s, {waiting:.0%} waiting for data", refresh=False
-            )
-            bar.update()
-
-            stopping = processes.any(bool(interrupted)) or step == stop_after
-            if log is not None and held_out is not None:
-                measured = step % recipe.log.held_out_every == 0 or step > total - LAST
-                if measured or step % recipe.log.every == 0:
-                    row = {"step": step, "loss": loss, "lr": rate, "gradient_norm": norm}
-                    row |= {"skipped_steps": info["skipped_steps"], "damaged_clips": len(info["damaged_clips"])}
-                    row |= {"images_per_second": images_per_second, "waiting": waiting}
-                    row |= {"held_out": held_out.loss(host)} if measured else {}
-                    log.add(row | terms)
-                if step % recipe.log.sample_every == 0 or step == total:
-                    save_picture(folder / "samples" / f"{step:07d}.png", held_out.samples(host))
-                    log.draw(folder / "losses.png")
-                if step % recipe.log.checkpoint_every == 0 or step == total or stopping:
-                    save_run(last, recipe, host, step, optimizer=optimisers.state(), info=info)
-            clock.restart()
-            if stopping:
-                break
-    if log is not None and step == total:
-        clips = len(info["damaged_clips"])  # not their names: a folder that others get tells nothing of this machine
-        save_trained(folder, host, recipe, step, info | {"damaged_clips": clips})
-    measurements = (log.column("held_out") if log is not None else []) or [math.nan]
-    tail = measurements[-LAST:]
-    return TrainingResult(folder, step, step == total, measurements[0], sum(tail) / len(tail))
-
-
-def _step(
-    recipe: Recipe,
-    host: Host,
-    objective: Objective,
-    optimisers: Optimisers,
-    processes: Processes,
-    source: Tensor,
-    driving: Tensor,
-    draw: torch.Generator,
-    epoch: float,
-) -> tuple[float, dict[str, float], float]:
-    """One optimiser step; returns the loss, its terms, and the gradient norm (not finite: nothing was changed)."""
-    statistics = [buffer for buffer in host.buffers() if buffer.is_floating_point()]
-    before = [buffer.clone() for buffer in statistics]
-    autocast = torch.autocast(source.device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
-    optimisers.zero_grad()
-    with autocast:
-        loss, terms, output = objective(host, source, driving, draw, epoch)
-    loss.backward()
-    processes.average(optimisers.gradients())
-    norm = optimisers.step(optimisers.generator_parts())
-    if not math.isfinite(norm):  # what is not finite would stay in the running statistics of batch norm for good
-        for buffer, value in zip(statistics, before, strict=True):
-            buffer.copy_(value)
-    elif objective.adversarial and output is not None:
-        optimisers.zero_grad()  # the generator's loss left gradients in the discriminator
-        with autocast:
-            judged = recipe.loss.discriminator_gan * host.discriminator_loss(output, driving)
-        judged.backward()
-        processes.average(optimisers.gradients())
-        optimisers.step([DISCRIMINATOR])
-        terms["discriminator"] = judged.detach()
-    return loss.item(), {name: value.item() for name, value in terms.items()}, norm
 
 
 def _check_same(given: Recipe, saved: Recipe, origin: Path) -> None:
-    """Resuming may change how a run is carried out, but not what it computes."""
+    """Refuse another recipe: resuming may change how a run is carried out, but not what it computes."""
 
     def essence(recipe: Recipe) -> dict[str, object]:
         data = replace(recipe.data, workers=0, cache=None, cache_gb=0.0, root=None)
@@ -268,25 +225,105 @@ def _check_same(given: Recipe, saved: Recipe, origin: Path) -> None:
             raise UserError(f"{origin}: was trained with {key}={theirs.get(key)}, the recipe says {ours.get(key)}")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `memcomp train`."""
-    parser.add_argument("recipe", help="name (`memcomp recipes`) or path of a recipe")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="keys of the recipe to change")
-    parser.add_argument("--output", metavar="DIR", help="folder of the run (default: runs/<recipe>)")
-    parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
+def _checkpoint(folder: Path) -> Path:
+    return folder / CHECKPOINT
 
 
-def run(args: argparse.Namespace) -> None:
-    """`memcomp train`."""
-    recipe = load_recipe(args.recipe, args.overrides)
-    folder = Path(args.output or Path("runs") / Path(args.recipe).with_suffix("").name)
-    result = train(recipe, folder, resume=args.resume)
-    if not result.finished:
-        again = shlex.join(["memcomp", "train", args.recipe, *args.overrides, "--output", str(folder), "--resume"])
-        print(f"stopped after step {result.step}; go on with: {again}")
-        raise KeyboardInterrupt
-    if not math.isnan(result.held_out_start):
-        print(
-            f"{folder}: {result.step} steps; loss on held-out pairs {result.held_out_start:.4g} before the first, "
-            f"{result.held_out_end:.4g} over the last {min(LAST, result.step)}"
-        )
+def _memory_format(recipe: Recipe) -> torch.memory_format:
+    return torch.channels_last if recipe.channels_last else torch.contiguous_format
+
+
+# ---- loop ------------------------------------------------------------------------------------------------------------
+
+
+def loop(run: Training, stop_after: int | None, progress: bool) -> int:
+    """Take the steps that are left, until the last one or an interruption; returns the steps done in all."""
+    done, skipped_in_a_row = run.start, 0
+    bar = tqdm(total=run.total, initial=done, unit="step", disable=not progress, dynamic_ncols=True, mininterval=0.5)
+    with interruption() as interrupted, bar:
+        clock = Clock()
+        for batch in run.batches:
+            clock.data_is_here()
+            outcome = step(run, batch, done)
+            done += 1
+            images_per_second, waiting = clock.step_is_done(run.recipe.optim.batch_size)
+
+            # what went wrong
+            finite = math.isfinite(outcome.norm)
+            run.info["skipped_steps"] += not finite
+            skipped_in_a_row = 0 if finite else skipped_in_a_row + 1
+            if skipped_in_a_row > run.recipe.optim.skip_limit:
+                raise UserError(
+                    f"step {done}: {skipped_in_a_row} steps in a row had a loss or gradient that is not finite; try a "
+                    "lower optim.lr, optim.clip=10 or a longer optim.warmup"
+                )
+            for message in sorted(set(batch["skipped"]).difference(run.info["damaged_clips"])):
+                run.info["damaged_clips"].append(message)
+                tqdm.write(f"memcomp: skipped a damaged clip: {message}", file=sys.stderr)
+
+            # what is told and kept of it
+            if bar.update():  # only when it draws itself anew, at most twice a second
+                speed = f"{images_per_second:.1f} images/s, {waiting:.0%} waiting for data"
+                bar.set_postfix_str(f"loss {outcome.loss.item():.4g}, {speed}")
+            stopping = run.processes.any(bool(interrupted)) or done == stop_after
+            write_down(run, done, outcome, {"images_per_second": images_per_second, "waiting": waiting}, stopping)
+            clock.restart()
+            if stopping:
+                break
+    return done
+
+
+def write_down(run: Training, done: int, outcome: Outcome, speed: dict[str, float], stopping: bool) -> None:
+    """Write the row of the log, the pictures and the checkpoint that are due after `done` steps."""
+    every, info = run.recipe.log, run.info
+    if run.log is None or run.held_out is None:  # another process does
+        return
+    measured = done % every.held_out_every == 0 or done > run.total - LAST
+    if measured or done % every.every == 0:
+        row = {"step": done, "loss": outcome.loss.item(), "lr": outcome.rate, "gradient_norm": outcome.norm}
+        row |= {"skipped_steps": info["skipped_steps"], "damaged_clips": len(info["damaged_clips"])}
+        row |= speed | {name: term.item() for name, term in outcome.terms.items()}
+        run.log.add(row | ({"held_out": run.held_out.loss(run.host)} if measured else {}))
+    if done % every.sample_every == 0 or done == run.total:
+        run.held_out.draw(run.folder / "samples" / f"{done:07d}.png", run.host)
+        run.log.draw(run.folder / "losses.png")
+    if done % every.checkpoint_every == 0 or done == run.total or stopping:
+        save_run(_checkpoint(run.folder), run.recipe, run.host, done, optimizer=run.optimisers.state(), info=info)
+
+
+# ---- step ------------------------------------------------------------------------------------------------------------
+
+
+def step(run: Training, batch: dict[str, Any], number: int) -> Outcome:
+    """Take one optimiser step, `number` from 0; a gradient that is not finite undoes it."""
+    recipe, host, optimisers, device = run.recipe, run.host, run.optimisers, run.processes.device
+    source, driving = (
+        batch[name].to(device, non_blocking=True).contiguous(memory_format=_memory_format(recipe))
+        for name in ("source", "driving")
+    )
+    draw, epoch = seeded(recipe.seed, f"transform {run.processes.rank}", number), number / run.steps_per_epoch
+    rate = optimisers.set_rate(rate_factor(number, run.total, run.steps_per_epoch, recipe.optim))
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
+    statistics = [buffer for buffer in host.buffers() if buffer.is_floating_point()]
+    before = [buffer.clone() for buffer in statistics]
+
+    # the host and its memory, the keypoints among them
+    optimisers.zero_grad()
+    with autocast:
+        loss, terms, output = run.objective(host, source, driving, draw, epoch)
+    loss.backward()
+    run.processes.average(optimisers.gradients())
+    norm = optimisers.step(optimisers.generator_parts())
+
+    if not math.isfinite(norm):  # what is not finite would stay in the running statistics of batch norm for good
+        for buffer, value in zip(statistics, before, strict=True):
+            buffer.copy_(value)
+    elif run.objective.adversarial and output is not None:  # the discriminator, on the prediction that it judged
+        optimisers.zero_grad()  # the generator's loss left gradients in it
+        with autocast:
+            judged = recipe.loss.discriminator_gan * host.discriminator_loss(output, driving)
+        judged.backward()
+        run.processes.average(optimisers.gradients())
+        optimisers.step([DISCRIMINATOR])
+        terms["discriminator"] = judged.detach()
+    return Outcome(loss.detach(), terms, norm, rate)

@@ -26,7 +26,7 @@ HOST_TERMS = (
 
 
 class Objective(nn.Module):
-    """What a recipe's `loss` section asks for, or the loss of a further training stage of the host.
+    """The loss that a recipe's `loss` section asks for, or that of a further training stage of the host.
 
     Args:
         section: the weights.
@@ -160,7 +160,7 @@ class PerceptualPyramid(nn.Module):
         self.train(False)
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Both (B, 3, H, W) in [0, 1] → a scalar."""
+        """Compare two batches of pictures, (B, 3, H, W) in [0, 1] each → a scalar."""
         total = prediction.new_zeros(())
         for shrink in self.pyramid:
             ours = self.features((shrink(prediction) - self.mean) / self.std)
@@ -171,5 +171,5 @@ class PerceptualPyramid(nn.Module):
         return self.weight * total
 
     def train(self, mode: bool = True) -> "PerceptualPyramid":
-        """The network is always in eval mode: its statistics are not ours to change."""
+        """Stay in eval mode whatever `mode` says: the network's statistics are not ours to change."""
         return super().train(False)

@@ -15,7 +15,7 @@ CLIP_EPSILON = 1e-6  # added to the norm, as torch's clip_grad_norm_ does, with 
 
 
 def rate_factor(step: int, total: int, steps_per_epoch: float, section: OptimSection) -> float:
-    """What the learning rate of `step` (from 0) of `total` is multiplied with.
+    """Factor of the learning rate in `step` (from 0) of `total`.
 
     A pure function of the step, so that nothing has to be saved to resume.
     """
@@ -77,22 +77,24 @@ class Optimisers:
         return [part for part in self.adams if part != DISCRIMINATOR]
 
     def step(self, parts: Iterable[str]) -> float:
-        """Clip and step these parts unless a gradient is not finite.
+        """Clip and step these parts unless a gradient is not finite; waits, once, for the device to know.
 
         Returns:
             Norm of all their gradients before clipping; not finite = nothing was changed.
         """
-        parts = list(parts)
-        norms = {part: _norm(self._gradients(part)) for part in parts}
-        total = math.hypot(*norms.values())
+        gradients = {part: found for part in parts if (found := self._gradients(part))}
+        norms = [_norm(found) for found in gradients.values()]
+        largest = [_norm(found, math.inf) for found in gradients.values()] if self.section.clip_norm == "inf" else norms
+        numbers = torch.stack([*norms, *largest]).tolist() if gradients else []
+        total = math.hypot(*numbers[: len(norms)])
         if math.isfinite(total):
-            for part in parts:
-                self._clip(part, norms[part])
+            for part, norm in zip(gradients, numbers[-len(norms) :], strict=True):
+                self._clip(part, gradients[part], norm)
                 self.adams[part].step()
         return total
 
     def state(self) -> dict[str, Tensor]:
-        """ "<part>.<parameter>.<state>" → tensor, everything Adam remembers."""
+        """Everything that the Adams remember: "<part>.<parameter>.<state>" → tensor."""
         return {
             f"{part}.{name}.{key}": value
             for part, adam in self.adams.items()
@@ -127,14 +129,13 @@ class Optimisers:
             adam.load_state_dict({"state": entries[part], "param_groups": adam.state_dict()["param_groups"]})
 
     def gradients(self) -> list[Tensor]:
-        """Every gradient there is."""
+        """List every gradient there is, of all parts."""
         return [gradient for part in self.adams for gradient in self._gradients(part)]
 
-    def _clip(self, part: str, norm: float) -> None:
-        section, gradients = self.section, self._gradients(part)
+    def _clip(self, part: str, gradients: list[Tensor], norm: float) -> None:
+        section = self.section
         if section.clip is None or (section.clip_parts is not None and part not in section.clip_parts):
             return
-        norm = _norm(gradients, math.inf) if section.clip_norm == "inf" else norm
         if norm > section.clip:
             for gradient in gradients:
                 gradient.mul_(section.clip / (norm + CLIP_EPSILON))
@@ -146,9 +147,6 @@ class Optimisers:
         return [parameter.grad for parameter in self._parameters(part) if parameter.grad is not None]
 
 
-def _norm(tensors: list[Tensor], order: float = 2) -> float:
-    """Of all their elements; 0 without tensors."""
-    if not tensors:
-        return 0.0
-    each = torch.stack([torch.linalg.vector_norm(tensor, order) for tensor in tensors])
-    return torch.linalg.vector_norm(each, order).item()
+def _norm(tensors: list[Tensor], order: float = 2) -> Tensor:
+    """Norm of all elements of one tensor or more, a scalar on their device."""
+    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(tensor, order) for tensor in tensors]), order)

@@ -24,7 +24,7 @@ PATIENCE_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Job:
-    """One training."""
+    """One training of several: its recipe, its folder and the command that runs it."""
 
     label: str
     """What the progress bar says."""
@@ -41,13 +41,13 @@ class Job:
         return self.output / "log.csv"
 
     def command(self) -> list[str]:
-        """The command line, which may as well be typed by hand."""
+        """Build the command line, which may as well be typed by hand."""
         resume = ["--resume"] if (self.output / "checkpoints" / "last.safetensors").is_file() else []
         start = [sys.executable, "-m", "memcomp.experiments.cli", "train", self.recipe, *self.overrides]
         return [*start, "--output", str(self.output), *resume]
 
     def step(self) -> int:
-        """Steps done, as the log tells."""
+        """Read from the log how many steps are done."""
         if not self.log.is_file():
             return 0
         with self.log.open(encoding="utf-8") as file:

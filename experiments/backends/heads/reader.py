@@ -26,7 +26,7 @@ NAME = "heads_reader"
 
 
 class HeadsReader:
-    """The network with its weights; half precision in the file, computing in float32, one picture after the other.
+    """The regressor with its weights; half precision in the file, computing in float32, one picture after the other.
 
     Args:
         file: weights; None = the package's, compared with their sha256.
@@ -51,7 +51,7 @@ class HeadsReader:
 
     @torch.inference_mode()
     def read(self, picture: Frame) -> tuple[Label, Label]:
-        """(H, H, 3) uint8 RGB → landmarks (68, 2) in pixels, (0, 0) the upper left pixel's centre; angles (3,) in °.
+        """Read (H, H, 3) uint8 RGB → landmarks (68, 2), pixels, (0, 0) the upper left pixel's centre; angles (3,) in °.
 
         Raises:
             ValueError: the picture is not square.
@@ -89,7 +89,7 @@ class HeadsReader:
 
 
 class HeadsLandmarks:
-    """68 landmarks of a procedural head; always finds them.
+    """The backend of landmarks of a procedural head; it always finds them.
 
     Args:
         size: of the pictures, pixels: whose error `about` tells.
@@ -103,12 +103,12 @@ class HeadsLandmarks:
         self.about = self._reader.about_landmarks(size)
 
     def __call__(self, pictures: Sequence[Frame]) -> list[Label | NotFound]:
-        """(68, 2) each; those that the picture does not show are guessed."""
+        """Place landmarks (68, 2) on each picture; those that it does not show are guessed."""
         return [self._reader.read(picture)[0] for picture in pictures]
 
 
 class HeadsPose:
-    """Yaw, pitch and roll of a procedural head; always finds them.
+    """The backend of yaw, pitch and roll of a procedural head; it always finds them.
 
     Args:
         size: of the pictures, pixels: whose error `about` tells.
@@ -122,5 +122,5 @@ class HeadsPose:
         self.about = self._reader.about_pose(size)
 
     def __call__(self, pictures: Sequence[Frame]) -> list[Label | NotFound]:
-        """(3,) degrees each."""
+        """Read the angles (3,) of each picture, in degrees."""
         return [self._reader.read(picture)[1] for picture in pictures]

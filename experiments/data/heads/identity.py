@@ -1,4 +1,4 @@
-"""Who is shown: the seeded parameters of one procedural person.
+"""The seeded parameters of one procedural person.
 
 Lengths are in head units (1 = half the height of a head without hair, about 115 mm), colours are RGB in [0, 1].
 Sex, age, skin and hair are drawn first and everything else depends on them, so that a beard has the colour of the
@@ -116,7 +116,7 @@ class Identity:
 
     @classmethod
     def sample(cls, seed: int) -> Identity:
-        """The person of this seed: the same one on every machine."""
+        """Draw the person of a seed, the same one on every machine."""
         rng = random.Random(f"memcomp head {seed}")
         uniform = rng.uniform
 

@@ -1,4 +1,4 @@
-"""What a frame shows of a person's material points: landmarks with visibility, and disocclusion between two frames."""
+"""Visibility of a person's material points in a frame: landmarks, and disocclusion between two frames."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ GRAZING = -0.05  # cosine below which a surface is turned away from the camera
 
 @dataclass(frozen=True)
 class View:
-    """What T frames show: the seen triangle and depth at every pixel centre."""
+    """The view of T frames: the seen triangle and depth at every pixel centre."""
 
     triangle: Tensor  # (T, H, W) int64, N: background
     depth: Tensor  # (T, H, W) half pictures, inf: background
@@ -85,7 +85,7 @@ def landmarks(who: Identity, poses: Poses, size: int = 256) -> Landmarks:
 
 @torch.no_grad()
 def disocclusion(who: Identity, source: Poses, driving: Poses, size: int) -> Tensor:
-    """Pixels of the driving frames showing a point of the person that the source frame hides → (T, 1, H, W) bool.
+    """Find the pixels of driving frames that show what the source frame hides of the person → (T, 1, H, W) bool.
 
     Every pixel is followed through the mesh to the same material point in the source frame, with that frame's jaw,
     smile and brows. Also marked: the inside of the mouth that the source's lips cover, eyeball behind the source's
@@ -124,6 +124,6 @@ def disocclusion(who: Identity, source: Poses, driving: Poses, size: int) -> Ten
 
 
 def _opened(mask: Tensor) -> Tensor:
-    """Morphological opening by 2 × 2 pixels: contours one pixel wide and lone pixels go, every other region stays."""
+    """Open masks morphologically by 2 × 2 pixels: contours one pixel wide and lone pixels go, other regions stay."""
     eroded = -max_pool2d(-mask, 2, stride=1)
     return max_pool2d(pad(eroded, (1, 1, 1, 1)), 2, stride=1)

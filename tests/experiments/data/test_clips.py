@@ -10,9 +10,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from memcomp.experiments.data.augment import augment_pair
-from memcomp.experiments.data.clips import Clips, person
-from memcomp.experiments.data.fit import fit
-from memcomp.experiments.data.pairs import DamagedClip, PairSet, StepBatches, collate, seeded
+from memcomp.experiments.data.batching import StepBatches, collate
+from memcomp.experiments.data.clips import Clips, fit, person
+from memcomp.experiments.data.pairs import DamagedClip, PairSet, seeded
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.recipe.sections import AugmentSection
 

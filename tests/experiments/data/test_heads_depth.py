@@ -7,9 +7,10 @@ import torch
 
 from memcomp.experiments.data import heads_set
 from memcomp.experiments.data.augment import augment_pair
+from memcomp.experiments.data.batching import collate
 from memcomp.experiments.data.heads import FAR, NEAR, Frames, Identity, Poses, render
 from memcomp.experiments.data.heads_set import HeadsSet
-from memcomp.experiments.data.pairs import PairSet, collate
+from memcomp.experiments.data.pairs import PairSet
 from memcomp.experiments.data.sources import HeadClips
 from memcomp.experiments.recipe.sections import AugmentSection
 

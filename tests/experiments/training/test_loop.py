@@ -126,7 +126,7 @@ def test_resuming_with_another_recipe_names_the_key(tiny, straight):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_after_the_step_with_a_checkpoint(tiny, straight, tmp_path, monkeypatch, number):
-    plain = training._step
+    plain = training.step
 
     def interrupted(*args):
         if not any(tmp_path.glob("sent")):
@@ -135,7 +135,7 @@ def test_a_signal_stops_after_the_step_with_a_checkpoint(tiny, straight, tmp_pat
         return plain(*args)
 
     before = signal.getsignal(number)
-    monkeypatch.setattr(training, "_step", interrupted)
+    monkeypatch.setattr(training, "step", interrupted)
     result = train(tiny, tmp_path / "run", progress=False)
     assert (result.step, result.finished) == (1, False)
     assert signal.getsignal(number) == before
@@ -146,15 +146,15 @@ def test_a_signal_stops_after_the_step_with_a_checkpoint(tiny, straight, tmp_pat
 
 def poison(monkeypatch, steps):
     """Make the host's prediction, and so loss and batch statistics of that step, not finite at some steps."""
-    plain, calls = training._step, []
+    plain, calls = training.step, []
 
-    def step(recipe, host, objective, optimisers, processes, source, *rest):
+    def step(run, batch, number):
         calls.append(None)
         if len(calls) in steps:
-            source = source * math.nan
-        return plain(recipe, host, objective, optimisers, processes, source, *rest)
+            batch = batch | {"source": batch["source"] * math.nan}
+        return plain(run, batch, number)
 
-    monkeypatch.setattr(training, "_step", step)
+    monkeypatch.setattr(training, "step", step)
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_counted(tiny, tmp_path, monkeypatch):
@@ -318,7 +318,7 @@ TWO_PROCESSES = """
 import sys
 import torch
 from safetensors.torch import save_file
-from memcomp.experiments import train as training
+from memcomp.experiments.training import loop as training
 from memcomp.experiments.processes import Processes
 from memcomp.experiments.recipe.load import load_recipe
 
