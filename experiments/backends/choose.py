@@ -29,14 +29,14 @@ CLASSES: Mapping[str, Mapping[str, str]] = {
     "landmarks": {
         "dlib": "dlib_faces.DlibLandmarks",
         "face-alignment": "alignment.FaceAlignment",
-        "heads": "heads.HeadsLandmarks",
+        "heads": "heads.reader.HeadsLandmarks",
     },
     "identity": {
         "dlib": "dlib_faces.DlibIdentity",
         "openface": "openface.OpenFace",
         "arcface": "arcface.ArcFace",
     },
-    "pose": {"landmarks": "head_pose.LandmarkPose", "py-feat": "feat.PyFeat", "heads": "heads.HeadsPose"},
+    "pose": {"landmarks": "head_pose.LandmarkPose", "py-feat": "feat.PyFeat", "heads": "heads.reader.HeadsPose"},
     "action_units": {"py-feat": "feat.PyFeat"},
 }
 NEED_A_FILE = ("openface", "arcface")
@@ -79,7 +79,7 @@ def create_backend(kind: str, chosen: Mapping[str, str], heads: int | None = Non
     name, _, file = chosen[kind].partition(":")
     if name not in CLASSES[kind] or (name in NEED_A_FILE) != bool(file):
         raise UserError(f"--backend {kind}={chosen[kind]}: expected {CHOICES[kind][1]}")
-    module, _, backend = CLASSES[kind][name].partition(".")
+    module, _, backend = CLASSES[kind][name].rpartition(".")
     make = getattr(import_module(f"memcomp.experiments.backends.{module}"), backend)
     if file:
         return make(file)

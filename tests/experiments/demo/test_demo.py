@@ -265,7 +265,7 @@ def test_a_training_that_fails_is_shown_with_its_last_line(tmp_path):
 
 
 def test_the_package_has_a_shipped_host_that_fits_its_recipe():
-    folder = Path(shipped.__file__).parent / "weights"
+    folder = shipped.weights_folder()
     path, about = shipped.shipped_host()
     assert path.parent == folder and path.stat().st_size <= 5e6
     from memcomp.experiments.checkpoints.run_file import load_host
