@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.evaluation.pairs import CROSS, LIST, SAME, at_root, evaluation_pairs, has_truth, heads_size
     from memcomp.experiments.evaluation.panel import Panel
     from memcomp.experiments.files import writable_folder
-    from memcomp.experiments.metrics.protocols import DEFAULT
+    from memcomp.experiments.metrics.registry import DEFAULT
     from memcomp.experiments.processes import resolve_device
     from memcomp.experiments.recipe.load import with_overrides
 

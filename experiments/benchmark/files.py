@@ -15,7 +15,7 @@ from memcomp.experiments.evaluation.evaluate import COPY
 from memcomp.experiments.evaluation.scores import Scores
 from memcomp.experiments.files import atomic_write
 from memcomp.experiments.metrics.aggregate import Difference
-from memcomp.experiments.metrics.protocols import MINIMUM_PIXELS, PROTOCOLS, column_title
+from memcomp.experiments.metrics.registry import MINIMUM_PIXELS, PROTOCOLS, column_title
 from memcomp.experiments.output.tables import versions, versions_line, write_json, write_pairs
 from memcomp.experiments.recipe.load import Recipe
 

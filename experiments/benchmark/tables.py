@@ -17,9 +17,8 @@ from memcomp.experiments.evaluation.evaluate import COPY
 from memcomp.experiments.evaluation.pair_lists import ListReport
 from memcomp.experiments.evaluation.panel import Panel
 from memcomp.experiments.evaluation.scores import Scores
-from memcomp.experiments.metrics.aggregate import Difference, mean
-from memcomp.experiments.metrics.protocols import MASKED, column_heading, metric_of
-from memcomp.experiments.metrics.seeds import seeds_difference
+from memcomp.experiments.metrics.aggregate import Difference, mean, seeds_difference
+from memcomp.experiments.metrics.registry import MASKED, column_heading, metric_of
 from memcomp.experiments.output.tables import markdown
 
 

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.evaluation.panel import Panel
     from memcomp.experiments.evaluation.scores import copy_source, host_predictor, score
     from memcomp.experiments.files import writable_folder
-    from memcomp.experiments.metrics.protocols import DEFAULT
+    from memcomp.experiments.metrics.registry import DEFAULT
     from memcomp.experiments.output.tables import difference_table, differences, score_table, versions_line, write_pairs
     from memcomp.experiments.recipe.load import load_recipe
     from memcomp.experiments.training.side_by_side import train_side_by_side

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.evaluation.panel import Panel
     from memcomp.experiments.evaluation.scores import copy_source, host_predictor, score
     from memcomp.experiments.files import writable_folder
-    from memcomp.experiments.metrics.protocols import DEFAULT
+    from memcomp.experiments.metrics.registry import DEFAULT
     from memcomp.experiments.output.figures import worst_median_best
     from memcomp.experiments.output.tables import results_json, write_json, write_pairs
     from memcomp.experiments.processes import Processes
@@ -155,7 +155,7 @@ def description(
     state: RunState, recipe: Recipe, args: argparse.Namespace, panel: Panel, counts: Mapping[str, int]
 ) -> dict[str, Any]:
     """What the numbers rest on, for metrics.json."""
-    from memcomp.experiments.metrics.protocols import MINIMUM_PIXELS
+    from memcomp.experiments.metrics.registry import MINIMUM_PIXELS
     from memcomp.experiments.output.tables import versions
 
     backbone = state.info.get("backbone") or "none"

@@ -14,7 +14,7 @@ from memcomp.experiments.backends.choose import create_backend, read_choices
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.metrics.labels import Label
 from memcomp.experiments.metrics.ms_ssim import SMALLEST
-from memcomp.experiments.metrics.protocols import DEFAULT, METRICS, measure
+from memcomp.experiments.metrics.registry import DEFAULT, METRICS, measure_images
 from memcomp.experiments.video import to_frame
 
 
@@ -128,7 +128,7 @@ class Panel:
         labels: Mapping[tuple[str, str], tuple[Label | NotFound, Label | NotFound]],
         truth: bool,
     ) -> Row:
-        row = Row(measure(image, pair.target, pair.disoccluded, self.metrics) if truth else {})
+        row = Row(measure_images(image, pair.target, pair.disoccluded, self.metrics) if truth else {})
         for name in self.metrics:
             metric = METRICS[name]
             if metric.against == "target" and not truth:

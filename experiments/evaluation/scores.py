@@ -13,9 +13,9 @@ from torch import Tensor
 from memcomp.adapters import Host
 from memcomp.experiments.data.batching import batched
 from memcomp.experiments.errors import UserError
+from memcomp.experiments.evaluation.gather import gather, share
 from memcomp.experiments.evaluation.panel import Panel, Row
 from memcomp.experiments.metrics.aggregate import Mean, mean
-from memcomp.experiments.metrics.gather import gather, share
 from memcomp.experiments.video import Frame, to_frame
 
 Predict = Callable[[Tensor, Tensor], Tensor]  # source, driving (B, 3 or 4, H, W) in [0, 1] → prediction (B, 3, H, W)

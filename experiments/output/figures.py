@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from memcomp.experiments.evaluation.scores import Pair, Scores
 from memcomp.experiments.files import atomic_write
 from memcomp.experiments.metrics.aggregate import Difference
-from memcomp.experiments.metrics.protocols import MASKED, METRICS, PROTOCOLS
+from memcomp.experiments.metrics.registry import MASKED, METRICS, PROTOCOLS
 from memcomp.experiments.video import Frame, to_frame
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")  # Tol's bright set, safe for colour-blind

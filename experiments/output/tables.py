@@ -13,7 +13,7 @@ from typing import Any
 from memcomp.experiments.evaluation.scores import Results, Scores
 from memcomp.experiments.files import atomic_write
 from memcomp.experiments.metrics.aggregate import Difference, Mean, paired_difference
-from memcomp.experiments.metrics.protocols import (
+from memcomp.experiments.metrics.registry import (
     MASKED,
     METRICS,
     MINIMUM_PIXELS,

@@ -17,7 +17,7 @@ from memcomp.experiments.checkpoints.run_file import load_host
 from memcomp.experiments.evaluation.pairs import SAME
 from memcomp.experiments.evaluation.scores import Pair, host_predictor
 from memcomp.experiments.files import writable_folder
-from memcomp.experiments.metrics.protocols import metric_of
+from memcomp.experiments.metrics.registry import metric_of
 from memcomp.experiments.output.figures import error_picture
 from memcomp.experiments.output.tables import write_json
 from memcomp.experiments.recipe.load import Recipe

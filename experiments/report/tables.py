@@ -12,7 +12,7 @@ from memcomp.experiments.benchmark.published import add_published
 from memcomp.experiments.benchmark.runs import run_labels
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.metrics.aggregate import Difference, Verdict
-from memcomp.experiments.metrics.protocols import MASKED, PROTOCOLS, column_title, metric_of
+from memcomp.experiments.metrics.registry import MASKED, PROTOCOLS, column_title, metric_of
 from memcomp.experiments.report.charts import interval, scatter
 
 EMPTY = {"mean": "", "apart": "", "pairs": None, "interval": None}  # a cell of a row without this column

@@ -22,8 +22,7 @@ from memcomp.experiments.cost import cost, milliseconds
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.evaluation.evaluate import COPY
 from memcomp.experiments.evaluation.pairs import CROSS, SAME
-from memcomp.experiments.metrics.aggregate import mean, paired_difference
-from memcomp.experiments.metrics.seeds import seeds_difference
+from memcomp.experiments.metrics.aggregate import mean, paired_difference, seeds_difference
 from memcomp.experiments.recipe.load import with_overrides
 
 
