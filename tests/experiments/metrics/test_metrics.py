@@ -16,7 +16,7 @@ from memcomp.experiments.metrics.flicker import flicker
 from memcomp.experiments.metrics.jitter import landmark_jitter
 from memcomp.experiments.metrics.l1 import l1
 from memcomp.experiments.metrics.psnr import psnr
-from memcomp.experiments.metrics.registry import METRICS, MINIMUM_PIXELS
+from memcomp.experiments.metrics.registry import METRICS, MINIMUM_PIXELS, measure_images
 from memcomp.experiments.metrics.ssim import ssim
 
 
