@@ -1,6 +1,7 @@
 """memcomp: a learned facial memory for talking-head generators (MCNet, ICCV 2023).
 
-Importing the package imports nothing else: its names and its modules come when they are first used (PEP 562).
+Importing the package imports nothing else: its names and its modules come when they are first used (PEP 562). The
+letters of the docstrings (B, K, C_i, C_m, H_m, W_m) are those of the paper; `memcomp/reference.py` lists them.
 """
 
 import sys
@@ -30,8 +31,11 @@ if TYPE_CHECKING:
     from memcomp import config as config
     from memcomp import handle as handle
     from memcomp import iicm as iicm
+    from memcomp import injection as injection
+    from memcomp import layers as layers
     from memcomp import mcm as mcm
     from memcomp import memory as memory
+    from memcomp import reference as reference
     from memcomp import release as release
     from memcomp import taps as taps
     from memcomp.checkpoint import load, save
@@ -39,9 +43,10 @@ if TYPE_CHECKING:
     from memcomp.config import CompensationConfig
     from memcomp.handle import Handle
     from memcomp.iicm import IICM
+    from memcomp.injection import inject
     from memcomp.mcm import MCM
     from memcomp.memory import MetaMemory
-    from memcomp.taps import KeypointTap, Tap, inject
+    from memcomp.taps import KeypointTap, Tap
 else:  # hidden from type checkers, to whom a module with `__getattr__` has every name
     _HOMES = {
         "IICM": "iicm",
@@ -53,11 +58,11 @@ else:  # hidden from type checkers, to whom a module with `__getattr__` has ever
         "MemoryCompensation": "compensation",
         "MetaMemory": "memory",
         "Tap": "taps",
-        "inject": "taps",
+        "inject": "injection",
         "load": "checkpoint",
         "save": "checkpoint",
     }
-    _MODULES = {*_HOMES.values(), "adapters", "attention", "experiments", "recipes", "release"}
+    _MODULES = {*_HOMES.values(), "adapters", "attention", "experiments", "layers", "recipes", "reference", "release"}
 
     def __getattr__(name: str) -> Any:
         if name in _HOMES:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from memcomp.config import CompensationConfig
 from memcomp.iicm import IICM
-from memcomp.mcm import MCM, merge, preserve_variance, split
+from memcomp.layers import merge, preserve_variance, split
+from memcomp.mcm import MCM
 from memcomp.memory import MetaMemory
 from memcomp.release import InstanceNorm, ReleaseIICM, ReleaseMCM
 
@@ -28,6 +29,21 @@ class CompensationOutput:
     """F_V (B, C_m, H_m, W_m), with gradient."""
     target: Tensor
     """F_proj resized to (B, C_m, H_m, W_m), detached: what Eq. 4 compares F_V with."""
+
+
+class Conditioned(NamedTuple):
+    """A warped feature on its way through one scale, and the memory that its identity has conditioned (Fig. 3)."""
+
+    kept: Tensor | None
+    """F_w^0, the channels that pass (B, C, H, W); None without split."""
+    replaced: Tensor
+    """F_w^1, the channels that are compensated (B, C, H, W)."""
+    part: Tensor
+    """The same in the dtype that the networks compute in."""
+    descriptor: Tensor
+    """GAP(F_proj), (B, C_m)."""
+    memory: Tensor
+    """M_s (B, C_m, H_m, W_m); without IICM M_o (1, C_m, H_m, W_m)."""
 
 
 class Record:
@@ -96,7 +112,7 @@ class Scale(nn.Module):
                 part = F.interpolate(part, size=size, mode="bilinear", align_corners=True)
             return self.projection(part)
 
-    def finish(self, replaced: Tensor, kept: Tensor | None, compensated: Tensor, like: Tensor) -> Tensor:
+    def merge(self, replaced: Tensor, kept: Tensor | None, compensated: Tensor, like: Tensor) -> Tensor:
         """Gate, merge (Eq. 3), and give the result `like`'s dtype and memory format."""
         compensated = compensated.to(like.dtype)
         if self.gate is not None:
@@ -185,26 +201,40 @@ class MemoryCompensation(nn.Module):
         """What makes two memories' weights interchangeable, as plain values; a file of weights carries it."""
         return {"channels": list(self.channels), "keypoints": self.keypoints, **self.config.to_dict()}
 
-    def _compensate(
-        self, feature: Tensor, keypoints: Tensor, scale: int, noise: Tensor | None, with_value: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def condition(self, feature: Tensor, keypoints: Tensor, scale: int, noise: Tensor | None = None) -> Conditioned:
+        """The first half of `compensate`, arguments as its: split, describe by GAP(F_proj), condition M_o."""
         self._check(feature, keypoints, scale, noise)
-        layer, unit = cast(Scale, self.scales[scale]), 0 if self.config.sharing == "networks" else scale
+        layer, device = cast(Scale, self.scales[scale]), feature.device.type
         kept, replaced = split(feature, self.config.split)
-        device, part = feature.device.type, replaced
+        part = replaced
         if not (torch.is_autocast_enabled(device) and part.dtype == torch.get_autocast_dtype(device)):
             part = part.to(layer.projection.weight.dtype)
-        descriptor = layer.describe(part)  # (B, C_m)
-        memory = self.memory()  # M_o (1, C_m, H_m, W_m)
+        descriptor = layer.describe(part)
+        memory = self.memory()
         if self.config.identity_conditioning:
             keypoints = keypoints.expand(feature.shape[0], -1, -1)
             given = () if noise is None else (noise,)
-            memory = self.iicm[unit](memory, descriptor, keypoints, *given)  # M_s (B, C_m, H_m, W_m)
-        compensated, value = self.mcm[unit](
-            part, memory, descriptor, layer.projection, layer.output, with_value=with_value
-        )  # (B, width, H, W), (B, C_m, H_m, W_m)
-        target = layer.target(part, self.config.memory_size) if with_value else None
-        return layer.finish(replaced, kept, compensated, feature), value, target
+            memory = self.iicm[self._unit(scale)](memory, descriptor, keypoints, *given)
+        return Conditioned(kept, replaced, part, descriptor, memory)
+
+    def attention(self, scale: int) -> "MCM | ReleaseMCM":
+        """The MCM of a scale: its `keys`, and its `query` after the scale's `projection`, tell where it looks."""
+        return cast("MCM | ReleaseMCM", self.mcm[self._unit(scale)])
+
+    def _compensate(
+        self, feature: Tensor, keypoints: Tensor, scale: int, noise: Tensor | None, with_value: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        step = self.condition(feature, keypoints, scale, noise)
+        layer, attend = cast(Scale, self.scales[scale]), self.attention(scale)
+        compensated, value = attend(
+            step.part, step.memory, step.descriptor, layer.projection, layer.output, with_value=with_value
+        )  # (B, C, H, W), (B, C_m, H_m, W_m)
+        target = layer.target(step.part, self.config.memory_size) if with_value else None
+        return layer.merge(step.replaced, step.kept, compensated, feature), value, target
+
+    def _unit(self, scale: int) -> int:
+        """Index of the IICM and the MCM that serve a scale."""
+        return 0 if self.config.sharing == "networks" else scale
 
     def _check(self, feature: Tensor, keypoints: Tensor, scale: int, noise: Tensor | None) -> None:
         if not 0 <= scale < len(self.channels):

@@ -1,7 +1,8 @@
 """IICM: the implicit identity S_id, and the memory M_s conditioned on it (MCNet Fig. 3, Eq. 1).
 
-A convolution whose kernel is scaled per sample is the same as scaling its input before and its output after one shared
-convolution, so no kernel is ever copied per sample.
+`memcomp.reference` has Eq. 1 as the paper writes it, a kernel w'' for each sample. Here no kernel is copied: w'' is w
+scaled along its input channels by s_i and along its output channels by a norm, and a convolution is linear in both, so
+scaling the memory before one shared convolution and the result after it gives the same.
 """
 
 import math

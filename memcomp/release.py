@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from memcomp.attention import cross_attention
 from memcomp.iicm import IICM, ModulatedConv2d
-from memcomp.mcm import DynamicConv2d, compose
+from memcomp.layers import DynamicConv2d, compose
 
 # Released key -> ours. {level} is the feature size the released unit was written for, {scale} its index here.
 KEYS = {
@@ -117,6 +117,10 @@ class ReleaseMCM(nn.Module):
         self.difference = nn.Conv2d(channels, channels, 1)
         self.key_value.reset_parameters(gain=math.sqrt(2 / kernels))
 
+    def keys(self, memory: Tensor, descriptor: Tensor) -> Tensor:
+        """F_K times the attention's scale, (B, C_m, M), from M_s and GAP(F_proj) as in `forward`."""
+        return self._key_and_value(memory, descriptor)[0].flatten(2) * self.scale
+
     def forward(
         self,
         feature: Tensor,
@@ -128,14 +132,18 @@ class ReleaseMCM(nn.Module):
         with_value: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """As `MCM.forward`; `output` is a 3x3 convolution C_m -> C and an instance norm."""
-        keys, value = F.relu(self.key_value(memory, descriptor)).chunk(2, dim=1)  # (B, C_m, H_m, W_m) each
+        key, value = self._key_and_value(memory, descriptor)
         values = F.conv2d(value, self.difference.weight)
         attended = cross_attention(
-            feature, *compose(self.query, projection), keys.flatten(2) * self.scale, values.flatten(2)
+            feature, *compose(self.query, projection), key.flatten(2) * self.scale, values.flatten(2)
         )
         weight, bias = compose(self.difference, projection)
         difference = F.relu(F.conv2d(feature, weight[..., None, None], bias) - attended)  # (B, C_m, H, W)
         return F.relu(output(difference + projection(feature))), value if with_value else None
+
+    def _key_and_value(self, memory: Tensor, descriptor: Tensor) -> tuple[Tensor, Tensor]:
+        key, value = F.relu(self.key_value(memory, descriptor)).chunk(2, dim=1)  # (B, C_m, H_m, W_m) each
+        return key, value
 
 
 def release_levels(state: Mapping[str, Tensor], prefix: str = "mbUnit.") -> list[int]:

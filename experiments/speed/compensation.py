@@ -74,7 +74,7 @@ def _call(variant: str, mode: str, size: int, memory_channels: int) -> Callable[
     import torch
 
     from memcomp import CompensationConfig, MemoryCompensation
-    from memcomp.experiments.speed.plain import plain_compensate
+    from memcomp.reference import compensate as by_the_equations
 
     torch.manual_seed(0)
     unit = MemoryCompensation([CHANNELS[size]], 10, CompensationConfig.paper(memory_channels=memory_channels))
@@ -87,7 +87,7 @@ def _call(variant: str, mode: str, size: int, memory_channels: int) -> Callable[
             if variant == "ours" and mode != "training_eq4":
                 loss = unit(feature, keypoints, scale=0)
             else:
-                compensate = unit.compensate if variant == "ours" else _bind_plain(plain_compensate, unit)
+                compensate = unit.compensate if variant == "ours" else _bind_plain(by_the_equations, unit)
                 output = compensate(feature, keypoints, 0)
                 loss = output.feature
                 if mode == "training_eq4":

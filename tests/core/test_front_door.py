@@ -55,6 +55,15 @@ def test_every_name_and_every_module_comes_when_it_is_used():
         assert getattr(home, name) is getattr(memcomp, name)
 
 
+def test_names_that_moved_stay_where_they_were():
+    from memcomp.taps import Handle, check_attachable, inject
+
+    assert (Handle, inject) == (memcomp.Handle, memcomp.inject)
+    assert check_attachable is memcomp.injection.check_attachable
+    with pytest.raises(AttributeError, match=r"^module 'memcomp.taps' has no attribute 'nonsense'$"):
+        _ = memcomp.taps.nonsense
+
+
 def test_a_star_brings_the_names_and_nothing_else():
     code = "from memcomp import *; print(sorted(name for name in dir() if name[0] != '_'))"
     assert ast.literal_eval(fresh(code)) == sorted(memcomp.__all__)

@@ -4,10 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from memcomp import CompensationConfig, MemoryCompensation
-from memcomp.experiments.speed.plain import plain_compensate
+from memcomp import CompensationConfig, MemoryCompensation, reference
 from memcomp.iicm import ModulatedConv2d
-from memcomp.mcm import compose, convolve_each
+from memcomp.layers import compose
 
 EXACT = {"rtol": 0, "atol": 1e-12}
 
@@ -26,9 +25,7 @@ def unit() -> MemoryCompensation:
 
 def test_a_modulated_convolution_is_scale_convolve_scale() -> None:
     conv, memory, style = ModulatedConv2d(6).double(), torch.randn(1, 6, 5, 4).double(), torch.randn(3, 6).double()
-    kernel = conv.weight * style[:, None, :, None, None]
-    kernel = kernel / torch.sqrt(kernel.square().sum((2, 3, 4), keepdim=True) + conv.eps)
-    torch.testing.assert_close(conv(memory, style), convolve_each(memory, kernel, None), **EXACT)
+    torch.testing.assert_close(conv(memory, style), reference.condition(memory, conv.weight, style, conv.eps), **EXACT)
 
 
 def test_projection_and_query_are_one_convolution(unit: MemoryCompensation) -> None:
@@ -76,7 +73,7 @@ def test_the_whole_equals_the_plain_equations_with_every_gradient(
     if scale == 1:
         inputs = [feature, keypoints, *(p for n, p in unit.named_parameters() if "s.0" not in n and "m.0" not in n)]
     losses = []
-    for output in (unit.compensate(feature, keypoints, scale), plain_compensate(unit, feature, keypoints, scale)):
+    for output in (unit.compensate(feature, keypoints, scale), reference.compensate(unit, feature, keypoints, scale)):
         loss = (output.feature * torch.linspace(-1, 1, 7).double()).sum()
         losses.append(loss + F.l1_loss(output.value, output.target) if record else loss)
     if not record:

@@ -5,8 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memcomp import CompensationConfig, MemoryCompensation
-from memcomp.experiments.speed.plain import plain_compensate
+from memcomp import CompensationConfig, MemoryCompensation, reference
 
 sizes = st.tuples(st.integers(1, 9), st.integers(1, 9))
 
@@ -40,7 +39,7 @@ def test_paper_equals_the_plain_equations(
     points = torch.rand(batch, keypoints, 2).double() * 2 - 1
     for scale, width in enumerate(channels):
         feature = torch.randn(batch, width, *size).double()
-        ours, plain = unit.compensate(feature, points, scale), plain_compensate(unit, feature, points, scale)
+        ours, plain = unit.compensate(feature, points, scale), reference.compensate(unit, feature, points, scale)
         for name in ("feature", "value", "target"):
             torch.testing.assert_close(getattr(ours, name), getattr(plain, name), rtol=0, atol=1e-9)
         torch.testing.assert_close(unit(feature, points, scale=scale), plain.feature, rtol=0, atol=1e-9)
