@@ -35,7 +35,10 @@ COMMANDS = {
     ),
     "heads": ("memcomp.experiments.commands.heads", "draw procedural heads: a contact sheet, or clips to train on"),
     "recipes": ("memcomp.experiments.commands.recipes", "list the recipes, or print one"),
-    "speed": ("memcomp.experiments.speed.compensation", "time the memory against its plain equations"),
+    "speed": (
+        "memcomp.experiments.commands.speed",
+        "time the memory, hosts, procedural heads, and the start",
+    ),
 }
 # modules that a base install (torch and safetensors) lacks, and the extra that brings them
 EXTRAS = {
