@@ -12,15 +12,15 @@ from memcomp.experiments.errors import UserError
 
 # subcommand: (module with `add_arguments(parser)` and `run(args)`, one line of help)
 COMMANDS = {
-    "demo": ("memcomp.experiments.demo.demo", "train a small host with and without the memory and compare the two"),
+    "demo": ("memcomp.experiments.commands.demo", "train a small host with and without the memory and compare the two"),
     "train": ("memcomp.experiments.commands.train", "train what a recipe describes"),
-    "evaluate": ("memcomp.experiments.evaluation.evaluate", "measure a checkpoint on seeded pairs of unseen people"),
+    "evaluate": ("memcomp.experiments.commands.evaluate", "measure a checkpoint on seeded pairs of unseen people"),
     "compare": (
-        "memcomp.experiments.benchmark.compare",
+        "memcomp.experiments.commands.compare",
         "train two recipes side by side and measure both on the same pairs",
     ),
     "benchmark": (
-        "memcomp.experiments.benchmark.benchmark",
+        "memcomp.experiments.commands.benchmark",
         "measure any number of runs on the same pairs, in one table",
     ),
     "report": ("memcomp.experiments.commands.report", "make the page of a benchmark anew from the files in its folder"),
@@ -35,7 +35,10 @@ COMMANDS = {
     ),
     "heads": ("memcomp.experiments.commands.heads", "draw procedural heads: a contact sheet, or clips to train on"),
     "recipes": ("memcomp.experiments.commands.recipes", "list the recipes, or print one"),
-    "speed": ("memcomp.experiments.speed.compensation", "time the memory against its plain equations"),
+    "speed": (
+        "memcomp.experiments.commands.speed",
+        "time the memory, hosts, procedural heads, and the start",
+    ),
 }
 # modules that a base install (torch and safetensors) lacks, and the extra that brings them
 EXTRAS = {

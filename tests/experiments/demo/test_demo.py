@@ -8,13 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from memcomp.experiments.benchmark import compare
 from memcomp.experiments.checkpoints import shipped
 from memcomp.experiments.checkpoints.publish import publish
 from memcomp.experiments.checkpoints.run_file import load_run
@@ -22,7 +22,6 @@ from memcomp.experiments.cli import main
 from memcomp.experiments.demo import demo
 from memcomp.experiments.demo import figures as demo_pictures
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.training import side_by_side
 from memcomp.experiments.training.side_by_side import Job, train_side_by_side
 
 WORDS = [
@@ -55,7 +54,8 @@ def quick(monkeypatch, head_cache):
             commands.append(job.command()[3:])
             assert main(commands[-1]) == 0
 
-    monkeypatch.setattr(side_by_side, "train_side_by_side", train)
+    for module in (demo, compare):
+        monkeypatch.setattr(module, "train_side_by_side", train)
     monkeypatch.setattr("os.cpu_count", lambda: 0)  # heads are rendered in this process
     monkeypatch.setattr("memcomp.experiments.data.sources.HELD_OUT_PEOPLE", 2)
     monkeypatch.setattr("memcomp.experiments.evaluation.pairs.PEOPLE", 6)
@@ -69,7 +69,7 @@ def ready(quick, monkeypatch, tmp_path, head_cache):
     words, _ = quick
     run = tmp_path / "host_run"
     monkeypatch.setattr("memcomp.experiments.data.sources.user_cache", lambda: head_cache)
-    monkeypatch.setattr("memcomp.experiments.data.clips.user_cache", lambda: head_cache)
+    monkeypatch.setattr("memcomp.experiments.evaluation.pairs.user_cache", lambda: head_cache)
     words = [word for word in words if not word.startswith("data.cache")]
     assert main(["train", "demo/fomm", *words, "optim.steps=2", "--output", str(run)]) == 0
     assert main(["evaluate", str(run), "--pairs", "2", "--output", str(tmp_path / "measured")]) == 0
@@ -134,7 +134,7 @@ def test_the_demo_from_scratch_trains_the_host_first(quick, monkeypatch, tmp_pat
     words, commands = quick
     monkeypatch.setattr(shipped, "weights_folder", lambda: tmp_path / "nothing")
     seen = {}
-    monkeypatch.setattr(demo_pictures, "write_pictures", lambda *arguments: seen.update(models=arguments[2]))
+    monkeypatch.setattr(demo, "write_pictures", lambda *arguments: seen.update(models=arguments[2]))
     folder = tmp_path / "demo"
     options = ["--from-scratch", "--host-steps", "2", "--steps", "2", "--pairs", "2", "--output", str(folder)]
     assert main(["demo", *options, *words]) == 0
@@ -267,7 +267,7 @@ def test_a_training_that_fails_is_shown_with_its_last_line(tmp_path):
 
 
 def test_the_package_has_a_shipped_host_that_fits_its_recipe():
-    folder = Path(shipped.__file__).parent / "weights"
+    folder = shipped.weights_folder()
     path, about = shipped.shipped_host()
     assert path.parent == folder and path.stat().st_size <= 5e6
     from memcomp.experiments.checkpoints.trained import load_host

@@ -50,7 +50,6 @@ def tiny(monkeypatch, head_cache, tmp_path):
     plan = first_table.Plan("demo/fomm", str(memory), (*WORDS, f"data.cache={head_cache}"))
     monkeypatch.setattr(first_table, "SMALL_PLANS", {"fomm": plan, "tpsm": plan})
     monkeypatch.setattr("memcomp.experiments.data.sources.HELD_OUT_PEOPLE", 2)
-    monkeypatch.setattr("memcomp.experiments.evaluation.pairs.PEOPLE", 4)
     return done
 
 
