@@ -26,6 +26,7 @@ __all__ = [
 if TYPE_CHECKING:
     from memcomp import adapters as adapters
     from memcomp import attention as attention
+    from memcomp import calls as calls
     from memcomp import checkpoint as checkpoint
     from memcomp import compensation as compensation
     from memcomp import config as config
@@ -62,7 +63,8 @@ else:  # hidden from type checkers, to whom a module with `__getattr__` has ever
         "load": "checkpoint",
         "save": "checkpoint",
     }
-    _MODULES = {*_HOMES.values(), "adapters", "attention", "experiments", "layers", "recipes", "reference", "release"}
+    _MODULES = {*_HOMES.values(), "attention", "calls", "layers", "reference", "release"}
+    _MODULES |= {"adapters", "experiments", "recipes"}
 
     def __getattr__(name: str) -> Any:
         if name in _HOMES:

@@ -1,5 +1,6 @@
 """One memory, N scales (MCNet Fig. 2): split -> project -> condition -> attend -> merge, and Eq. 4's recording."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from memcomp.calls import KeepsCallState
 from memcomp.config import CompensationConfig
 from memcomp.iicm import IICM
 from memcomp.layers import merge, preserve_variance, split
@@ -68,12 +70,15 @@ class Record:
         paper says that the source's features are not affected. Zero if the config has `consistency=False`.
 
         Raises:
-            RuntimeError: if no compensation ran while recording.
+            RuntimeError: if no compensation ran while recording, or only in another thread or disabled.
         """
         if not self._enabled:
             return torch.zeros(())
         if not self._terms:
-            raise RuntimeError("nothing was recorded: call the host inside `with compensation.recording() as record:`")
+            raise RuntimeError(
+                "nothing was recorded: call the host inside `with compensation.recording() as record:`, in the same "
+                "thread and not inside `handle.disabled()`"
+            )
         return torch.stack([torch.stack(terms).mean() for terms in self._terms.values()]).sum()
 
 
@@ -123,7 +128,11 @@ class Scale(nn.Module):
         return merged.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
-class MemoryCompensation(nn.Module):
+class _Call(threading.local):
+    record: Record | None = None
+
+
+class MemoryCompensation(KeepsCallState, nn.Module):
     """Compensates warped features of several scales by one learned memory.
 
     Args:
@@ -134,6 +143,8 @@ class MemoryCompensation(nn.Module):
     Raises:
         ValueError: no scale, odd channels with a split, or no keypoint.
     """
+
+    _call_state, _earlier = _Call, ("_record",)
 
     def __init__(self, channels: Sequence[int], keypoints: int, config: CompensationConfig | None = None) -> None:
         super().__init__()
@@ -152,7 +163,7 @@ class MemoryCompensation(nn.Module):
         self.iicm = nn.ModuleList(_make_iicm(config, keypoints) for _ in range(units if conditioned else 0))
         self.mcm = nn.ModuleList(_make_mcm(config, self.memory.deviation) for _ in range(units))
         self.scales = nn.ModuleList(Scale(c, config) for c in self.channels)
-        self._record: Record | None = None
+        self._call = _Call()
 
     def forward(self, feature: Tensor, keypoints: Tensor, *, scale: int, noise: Tensor | None = None) -> Tensor:
         """F_cpt of one scale.
@@ -169,9 +180,10 @@ class MemoryCompensation(nn.Module):
         Raises:
             ValueError: scale out of range, a tensor of another shape, or a feature of integers.
         """
-        feature_out, value, target = self._compensate(feature, keypoints, scale, noise, self._record is not None)
-        if self._record is not None and value is not None and target is not None:
-            self._record.add(scale, CompensationOutput(feature_out, value, target))
+        record = self._call.record
+        feature_out, value, target = self._compensate(feature, keypoints, scale, noise, record is not None)
+        if record is not None and value is not None and target is not None:
+            record.add(scale, CompensationOutput(feature_out, value, target))
         return feature_out
 
     def compensate(
@@ -186,16 +198,19 @@ class MemoryCompensation(nn.Module):
     def recording(self) -> Iterator[Record]:
         """Collect the terms of Eq. 4: `with m.recording() as record: host(...)`, then `record.consistency_loss()`.
 
+        It hears the calls of its own thread. With activation checkpointing it belongs inside the checkpointed function,
+        see `memcomp/calls.py`.
+
         Raises:
-            RuntimeError: inside another recording.
+            RuntimeError: inside another recording of this thread.
         """
-        if self._record is not None:
+        if self._call.record is not None:
             raise RuntimeError("this compensation is recording already: recordings do not nest")
-        self._record = Record(self.config.consistency)
+        record = self._call.record = Record(self.config.consistency)
         try:
-            yield self._record
+            yield record
         finally:
-            self._record = None
+            self._call.record = None
 
     def settings(self) -> dict[str, Any]:
         """What makes two memories' weights interchangeable, as plain values; a file of weights carries it."""

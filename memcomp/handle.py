@@ -3,31 +3,51 @@
 from __future__ import annotations
 
 import inspect
+import threading
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from memcomp.calls import KeepsCallState
+from memcomp.taps import KeypointTap, Tap
+
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
     from memcomp.compensation import MemoryCompensation
-    from memcomp.taps import KeypointTap, Tap
 
+# Torch's wrappers, and the name under which each holds the module that it calls, hooks and all.
+WRAPPERS = {"OptimizedModule": "_orig_mod", "DistributedDataParallel": "module", "FullyShardedDataParallel": "module"}
 CHILD = "memory_compensation"  # the name under which the root owns the memory: the prefix of its state-dict keys
 
 
-class Handle:
+class _Call(threading.local):
+    def __init__(self) -> None:
+        # The source keypoints of the call in progress and, for each such call, of the call around it. The latter
+        # weakly, for they live in their caller's frame: a call cut off by KeyboardInterrupt then keeps nothing alive.
+        self.keypoints: Tensor | weakref.ref[Tensor] | None = None
+        self.outer: list[weakref.ref[Tensor] | None] = []
+        self.disabled = False
+
+
+class Handle(KeepsCallState):
     """A memory in its place. All its hooks are bound methods of this one object, so that copies work.
 
     `copy.deepcopy` of the root (or of the handle) gives an independent root with its own memory and its own handle,
     found by `Handle.of(copy)`; modules `beside` the root must be copied together with it. Pickling likewise.
 
-    Activation checkpointing works around a call of the whole root, not of a part with taps in it. With a recording as
-    well, use the non-reentrant kind and call `backward` inside the recording: what is recomputed must be recorded too.
+    Several threads may call the root at once (see `memcomp/calls.py`). A layer at a tap must not be replaced while the
+    memory is attached: the next call raises and names the tap.
+
+    Activation checkpointing works around a call of the whole root, not of a part with taps in it. What is recomputed
+    must be recorded too: put the recording inside the checkpointed function.
     """
+
+    _call_state, _earlier = _Call, ("_current", "_outer")
 
     root: nn.Module
     """The module that owns the memory as `memory_compensation`, and that is to be called."""
@@ -38,6 +58,7 @@ class Handle:
     """What becomes of the tapped tensors; `memcomp.adapters.attach` knows further modes."""
     scales: tuple[int, ...]
     """Which of the host's places these taps are, by index."""
+    _source: nn.Module | None = None  # the module called with the keypoints, if it is below the root
 
     def __init__(
         self,
@@ -54,10 +75,9 @@ class Handle:
         self._tapped = tapped
         self._called = keypoints.module or type(root).__name__
         self._position = _argument_position(source, keypoints.argument)
-        # The source keypoints of the call in progress and, for each such call, of the call around it. The latter
-        # weakly, for they live in their caller's frame: a call cut off by KeyboardInterrupt then keeps nothing alive.
-        self._current: Tensor | weakref.ref[Tensor] | None = None
-        self._outer: list[weakref.ref[Tensor] | None] = []
+        below = keypoints.module in dict(root.named_modules()) and root.get_submodule(keypoints.module) is source
+        self._source = source if below else None
+        self._call = _Call()
         self._frozen: set[str] | None = None  # names of the parameters that `freeze_host` froze
         weight = next((value for value in root.parameters() if value.is_floating_point()), None)
         if weight is not None:
@@ -100,6 +120,20 @@ class Handle:
                 self.root.get_parameter(name).requires_grad_(True)
             self._frozen = None
 
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Inside of the block the root gives exactly its own output: hooks and weights stay, the memory has no effect.
+
+        It holds for the calls of its own thread, may be nested, and works under torch.compile. Nothing is recorded
+        inside; with activation checkpointing it belongs inside the checkpointed function, see `memcomp/calls.py`.
+        """
+        call, before = self._call, self._call.disabled
+        call.disabled = True
+        try:
+            yield
+        finally:
+            call.disabled = before
+
     def freeze_host(self) -> None:
         """Train the memory alone: the rest of the root gets no gradients and stays in eval mode even after `.train()`.
 
@@ -120,15 +154,37 @@ class Handle:
         return self.root
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        call = self._call
+        outer = call.keypoints if call.outer else None
+        call.outer.append(weakref.ref(outer) if isinstance(outer, Tensor) else outer)
         if getattr(module, "_is_replica", False):
             raise RuntimeError("nn.DataParallel on several devices cannot train or run an attached memory: use DDP")
-        outer = self._current if self._outer else None
-        self._outer.append(weakref.ref(outer) if isinstance(outer, Tensor) else outer)
+        if not (call.disabled or torch.compiler.is_compiling() or torch.jit.is_tracing()):
+            self._check_places()
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self._current = self._outer.pop() if self._outer else None
+        self._call.keypoints = self._call.outer.pop() if self._call.outer else None
+
+    def _check_places(self) -> None:
+        """Raise RuntimeError if the name of a tap leads to another module than the one with the hooks."""
+        places = [(tap.module, module) for tap, module in zip(self.taps, self._tapped, strict=True)]
+        if self._source is not None:
+            places.append((self.keypoints.module, self._source))
+        for name, module in places:
+            try:
+                found: nn.Module | None = self.root.get_submodule(name)
+            except AttributeError:
+                found = None
+            if found is not module and _inside_wrappers(found) is not module:
+                now = "is gone" if found is None else f"is now another module, a {type(found).__name__}"
+                raise RuntimeError(
+                    f"'{name}' of this {type(self.root).__name__} {now}: what the memory does there would silently be "
+                    "lost. Call remove() of the handle, replace the module, then attach again."
+                )
 
     def _read_keypoints(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._call.disabled:
+            return
         argument, key = self.keypoints.argument, self.keypoints.key
         if argument in kwargs:
             value = kwargs[argument]
@@ -141,18 +197,20 @@ class Handle:
         if not isinstance(value, Tensor):
             wanted = "a tensor" if key is None else f"a dict or object with the tensor '{key}'"
             raise ValueError(f"'{argument}' of '{self._called}' must be {wanted}, as KeypointTap(key={key!r}) says")
-        self._current = value
+        self._call.keypoints = value
 
     def _on_input(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if self._call.disabled:
+            return None
         if args:
             return (self._compensated(module, "input", args[0]), *args[1:]), kwargs
         name = next(iter(inspect.signature(module.forward).parameters))
         return args, {**kwargs, name: self._compensated(module, "input", kwargs[name])}
 
-    def _on_output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor:
-        return self._compensated(module, "output", output)
+    def _on_output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor | None:
+        return None if self._call.disabled else self._compensated(module, "output", output)
 
     def _compensated(self, module: nn.Module, where: str, tensor: Any) -> Tensor:
         scale = next(
@@ -161,9 +219,10 @@ class Handle:
             if tapped is module and tap.where == where
         )
         tap, channels = self.taps[scale], self.compensation.channels[scale]
-        keypoints = self._current() if isinstance(self._current, weakref.ref) else self._current
-        if keypoints is None or not self._outer:
-            self._current = None
+        call = self._call
+        keypoints = call.keypoints() if isinstance(call.keypoints, weakref.ref) else call.keypoints
+        if keypoints is None or not call.outer:
+            call.keypoints = None
             raise RuntimeError(
                 f"the {where} of '{tap.module}' was reached without source keypoints. Call the module, "
                 f"{type(self.root).__name__}(...), not its .forward nor a submodule alone; it must call "
@@ -186,8 +245,15 @@ class Handle:
             memory_format=torch.channels_last if last else torch.contiguous_format
         )
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_current": None, "_outer": []}  # a copy is not in the middle of a call
+
+def _inside_wrappers(module: nn.Module | None) -> nn.Module | None:
+    """What torch's own wrappers, which call the module that they hold, are around."""
+    while module is not None:
+        held = WRAPPERS.get(type(module).__name__)
+        if held is None:
+            return module
+        module = module._modules.get(held)
+    return None
 
 
 def _argument_position(module: nn.Module, argument: str) -> int | None:

@@ -8,6 +8,7 @@ that starts at zero. The control leaves the compensation out: it tells the memor
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from memcomp.calls import KeepsCallState
 from memcomp.compensation import CompensationConfig, MemoryCompensation, Record, Scale
 from memcomp.taps import Tap, tap_channels
 
@@ -48,19 +50,26 @@ class _Call:
     motion: Any = None
 
 
-class EncoderSkips(nn.Module):
+class _Calls(threading.local):
+    def __init__(self) -> None:
+        self.stack: list[_Call] = []
+
+
+class EncoderSkips(KeepsCallState, nn.Module):
     """The skips of some scales: reads encoder and flow while the generator runs, warps, and adds through convolutions.
 
     Args:
         widths: scale → (channels of the encoder's feature, channels of the decoder's).
     """
 
+    _call_state, _earlier = _Calls, ("_calls",)
+
     def __init__(self, widths: Mapping[int, tuple[int, int]]) -> None:
         super().__init__()
         self.convs = nn.ModuleDict({str(scale): nn.Conv2d(*pair, 1) for scale, pair in widths.items()})
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
-        self._calls: list[_Call] = []
+        self._call = _Calls()
 
     def __contains__(self, scale: int) -> bool:
         return str(scale) in self.convs
@@ -83,7 +92,7 @@ class EncoderSkips(nn.Module):
         Raises:
             RuntimeError: outside a call, or before the generator has called the encoder and its motion network.
         """
-        call = self._calls[-1] if self._calls else None
+        call = self._call.stack[-1] if self._call.stack else None
         if call is None or call.motion is None or scale not in call.features:
             raise RuntimeError(
                 f"the skip of scale {scale} was reached before the generator's encoder and motion network: call the "
@@ -103,23 +112,23 @@ class EncoderSkips(nn.Module):
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         # a call that is no deeper than this one cannot be around it: it was cut off, by KeyboardInterrupt
-        depth = len(self._calls) if torch.compiler.is_compiling() else _stack_depth()
-        self._calls = [*(call for call in self._calls if call.depth < depth), _Call(module, depth)]
+        stack = self._call.stack
+        depth = len(stack) if torch.compiler.is_compiling() else _stack_depth()
+        while stack and stack[-1].depth >= depth:
+            stack.pop()
+        stack.append(_Call(module, depth))
 
     def _see_feature(self, scale: int, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        if self._calls:
-            self._calls[-1].features[scale] = output
+        if self._call.stack:
+            self._call.stack[-1].features[scale] = output
 
     def _see_motion(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if self._calls:
-            self._calls[-1].motion = output
+        if self._call.stack:
+            self._call.stack[-1].motion = output
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if self._calls:
-            self._calls.pop()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_calls": []}  # a copy is not in the middle of a call
+        if self._call.stack:
+            self._call.stack.pop()
 
 
 class SkipCompensation(MemoryCompensation):

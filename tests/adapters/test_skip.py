@@ -233,7 +233,7 @@ def test_nothing_is_kept_after_a_call_that_ends_fails_or_is_cut_off(error):
         generator(*inputs(1))  # no hook of torch sees that: the next call clears up
         gc.collect()
     assert image() is None
-    assert handle.compensation.skips._calls == []
+    assert handle.compensation.skips._call.stack == []
 
 
 def test_a_generator_that_calls_itself_keeps_the_features_of_each_call_apart():

@@ -283,7 +283,7 @@ def test_nothing_is_kept_alive_after_a_forward(preset: str) -> None:
     del feature, keypoints, out, loss, record
     gc.collect()
     assert [reference() for reference in alive] == [None] * 5
-    assert unit._record is None and set(vars(unit)) == state
+    assert unit._call.record is None and set(vars(unit)) == state
 
 
 @pytest.mark.parametrize("preset", PRESETS)
