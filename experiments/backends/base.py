@@ -41,6 +41,23 @@ class Backend(Protocol):
         """Read pictures, (H, W, 3) uint8 RGB each → a label, or why there is none."""
 
 
+class OneByOne:
+    """A backend that reads one picture after the other."""
+
+    def __call__(self, pictures: Sequence[Frame]) -> list[Label | NotFound]:
+        """Read pictures, (H, W, 3) uint8 RGB each → a label, or why there is none."""
+        return [self.read(picture) for picture in pictures]
+
+    def read(self, picture: Frame) -> Label | NotFound:
+        """Read one picture."""
+        raise NotImplementedError
+
+
+def not_one_face(found: int) -> NotFound:
+    """Say how many faces a picture shows that should show one."""
+    return NotFound(f"{found} faces" if found else "no face")
+
+
 class Unavailable(UserError):
     """A backend that cannot be used here: its package or its weights are missing.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from memcomp.experiments.backends.base import NotFound, Unavailable, load_package, versions_of
+from memcomp.experiments.backends.base import NotFound, OneByOne, Unavailable, load_package, not_one_face, versions_of
 from memcomp.experiments.metrics.labels import Label
 from memcomp.experiments.video import Frame
 
@@ -38,11 +38,11 @@ class DlibFaces:
         large = np.ascontiguousarray(picture if factor == 1 else _enlarge(picture, factor))
         faces = self._detector(large, 0)
         if len(faces) != 1:
-            return NotFound(f"{len(faces)} faces" if len(faces) else "no face")
+            return not_one_face(len(faces))
         return large, factor, self._predictor(large, faces[0])
 
 
-class DlibLandmarks:
+class DlibLandmarks(OneByOne):
     """Landmarks by dlib, 68 of them; a picture without a face, or with more than one, has none."""
 
     about = f"dlib frontal detector and 68-point predictor ({versions_of(*PACKAGES)})"
@@ -50,11 +50,8 @@ class DlibLandmarks:
     def __init__(self) -> None:
         self._faces = DlibFaces()
 
-    def __call__(self, pictures: Sequence[Frame]) -> list[Label | NotFound]:
+    def read(self, picture: Frame) -> Label | NotFound:
         """Place landmarks in whole pixels of the picture (of the enlarged one, if it is small): dlib rounds."""
-        return [self._one(picture) for picture in pictures]
-
-    def _one(self, picture: Frame) -> Label | NotFound:
         found = self._faces.find(picture)
         if isinstance(found, NotFound):
             return found

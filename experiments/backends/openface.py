@@ -12,7 +12,7 @@ from skimage.transform import resize
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memcomp.experiments.backends.base import NotFound
+from memcomp.experiments.backends.base import OneByOne
 from memcomp.experiments.backends.files import load_weights
 from memcomp.experiments.metrics.labels import Label
 from memcomp.experiments.video import Frame
@@ -20,7 +20,7 @@ from memcomp.experiments.video import Frame
 SIDE = 96  # pixels that the network sees
 
 
-class OpenFace:
+class OpenFace(OneByOne):
     """Unit 128-d codes of whole pictures, resized to 96×96 without looking for the face, as the released code does.
 
     Args:
@@ -37,14 +37,11 @@ class OpenFace:
         self._network.eval()
 
     @torch.inference_mode()
-    def __call__(self, pictures: Sequence[Frame]) -> list[Label | NotFound]:
-        """Code every picture, its channels in the order blue, green, red; there is always a code."""
-        codes: list[Label | NotFound] = []
-        for picture in pictures:
-            small = resize(picture[..., ::-1], (SIDE, SIDE))  # floats in [0, 1], smoothed before it is made smaller
-            image = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1))).float()
-            codes.append(self._network(image[None])[0].double().numpy())
-        return codes
+    def read(self, picture: Frame) -> Label:
+        """Code a picture, its channels in the order blue, green, red; there is always a code."""
+        small = resize(picture[..., ::-1], (SIDE, SIDE))  # floats in [0, 1], smoothed before it is made smaller
+        image = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1))).float()
+        return self._network(image[None])[0].double().numpy()
 
 
 class Inception(nn.Module):

@@ -16,7 +16,7 @@ from memcomp.experiments.checkpoints.shipped import shipped_host
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import existing_file
 
-LAST = "checkpoints/last.safetensors"  # of a run's folder: what training goes on from
+CHECKPOINT = "checkpoints/last.safetensors"  # of a run's folder: what training goes on from
 UPSTREAM = (".pth", ".tar", ".pt")  # suffixes of upstream's checkpoints
 DEMO_HOST = "demo"  # the name, as a path to a checkpoint, of the host that comes with the package
 
@@ -34,9 +34,9 @@ def checkpoint_path(path: str | os.PathLike[str]) -> Path:
         raise UserError(f"{file}: expected a checkpoint of ours; first: memcomp convert {file} --output FOLDER")
     if not file.is_dir():
         return existing_file(file, "checkpoint")
-    found = [file / name for name in (WEIGHTS, LAST) if (file / name).is_file()]
+    found = [file / name for name in (WEIGHTS, CHECKPOINT) if (file / name).is_file()]
     if not found:
-        raise UserError(f"{file}: expected a run's folder with {WEIGHTS} or {LAST}, found neither")
+        raise UserError(f"{file}: expected a run's folder with {WEIGHTS} or {CHECKPOINT}, found neither")
     return max(found, key=_steps)  # the first, of equals
 
 

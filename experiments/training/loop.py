@@ -6,6 +6,7 @@ and, once it is done, model.safetensors and config.json: it is a pretrained fold
 
 import math
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from memcomp.adapters import Host
 from memcomp.adapters.folder import WEIGHTS
 from memcomp.experiments.checkpoints.build import build_host, initialise, load_weights
-from memcomp.experiments.checkpoints.find import LAST as CHECKPOINT
+from memcomp.experiments.checkpoints.find import CHECKPOINT
 from memcomp.experiments.checkpoints.run_file import RunState, load_run, save_run
 from memcomp.experiments.checkpoints.trained import RECIPE, save_trained
 from memcomp.experiments.data.batching import StepBatches, collate
@@ -127,7 +128,7 @@ def train(
 def set_up(recipe: Recipe, folder: Path, processes: Processes, resume: bool) -> Training:
     """Make or load everything that a training needs; only then is anything written into `folder`."""
     # the run: a new one, or one to go on with
-    optim, device, last = recipe.optim, processes.device, _checkpoint(folder)
+    optim, device, last = recipe.optim, processes.device, folder / CHECKPOINT
     if resume and not last.is_file():
         raise UserError(f"{last}: nothing to resume; expected the checkpoint of an earlier run")
     for file in (last, folder / WEIGHTS):
@@ -171,8 +172,21 @@ def set_up(recipe: Recipe, folder: Path, processes: Processes, resume: bool) -> 
     info |= {"skipped_steps": 0, "damaged_clips": []} | ({} if saved is None else saved.info)
     held_out = HeldOut(recipe, objective, held_out_pairs(recipe), device) if processes.first else None
     log = None if held_out is None else _open_log(recipe, folder, start, held_out, host)
-    what_learns, schedule = (processes, host, objective, optimisers), (batches, start, total, steps_per_epoch)
-    return Training(recipe, folder, *what_learns, *schedule, info, held_out, log)
+    return Training(
+        recipe=recipe,
+        folder=folder,
+        processes=processes,
+        host=host,
+        objective=objective,
+        optimisers=optimisers,
+        batches=batches,
+        start=start,
+        total=total,
+        steps_per_epoch=steps_per_epoch,
+        info=info,
+        held_out=held_out,
+        log=log,
+    )
 
 
 def _open_log(recipe: Recipe, folder: Path, start: int, held_out: HeldOut, host: Host) -> RunLog:
@@ -225,10 +239,6 @@ def _check_same(given: Recipe, saved: Recipe, origin: Path) -> None:
             raise UserError(f"{origin}: was trained with {key}={theirs.get(key)}, the recipe says {ours.get(key)}")
 
 
-def _checkpoint(folder: Path) -> Path:
-    return folder / CHECKPOINT
-
-
 def _memory_format(recipe: Recipe) -> torch.memory_format:
     return torch.channels_last if recipe.channels_last else torch.contiguous_format
 
@@ -262,9 +272,11 @@ def loop(run: Training, stop_after: int | None, progress: bool) -> int:
                 tqdm.write(f"memcomp: skipped a damaged clip: {message}", file=sys.stderr)
 
             # what is told and kept of it
-            if bar.update():  # only when it draws itself anew, at most twice a second
+            drawn = progress and (time.time() - bar.last_print_t >= bar.mininterval or done == run.total)
+            if drawn:  # at most twice a second is the loss read for it
                 speed = f"{images_per_second:.1f} images/s, {waiting:.0%} waiting for data"
-                bar.set_postfix_str(f"loss {outcome.loss.item():.4g}, {speed}")
+                bar.set_postfix_str(f"loss {outcome.loss.item():.4g}, {speed}", refresh=False)
+            bar.update()
             stopping = run.processes.any(bool(interrupted)) or done == stop_after
             write_down(run, done, outcome, {"images_per_second": images_per_second, "waiting": waiting}, stopping)
             clock.restart()
@@ -288,7 +300,7 @@ def write_down(run: Training, done: int, outcome: Outcome, speed: dict[str, floa
         run.held_out.draw(run.folder / "samples" / f"{done:07d}.png", run.host)
         run.log.draw(run.folder / "losses.png")
     if done % every.checkpoint_every == 0 or done == run.total or stopping:
-        save_run(_checkpoint(run.folder), run.recipe, run.host, done, optimizer=run.optimisers.state(), info=info)
+        save_run(run.folder / CHECKPOINT, run.recipe, run.host, done, optimizer=run.optimisers.state(), info=info)
 
 
 # ---- step ------------------------------------------------------------------------------------------------------------
@@ -296,6 +308,7 @@ def write_down(run: Training, done: int, outcome: Outcome, speed: dict[str, floa
 
 def step(run: Training, batch: dict[str, Any], number: int) -> Outcome:
     """Take one optimiser step, `number` from 0; a gradient that is not finite undoes it."""
+    # what this step works with: its pictures, draws, learning rate, and the batch statistics to go back to
     recipe, host, optimisers, device = run.recipe, run.host, run.optimisers, run.processes.device
     source, driving = (
         batch[name].to(device, non_blocking=True).contiguous(memory_format=_memory_format(recipe))
@@ -307,7 +320,7 @@ def step(run: Training, batch: dict[str, Any], number: int) -> Outcome:
     statistics = [buffer for buffer in host.buffers() if buffer.is_floating_point()]
     before = [buffer.clone() for buffer in statistics]
 
-    # the host and its memory, the keypoints among them
+    # the host with its memory: forward, backward, average over the processes, clip and step unless not finite
     optimisers.zero_grad()
     with autocast:
         loss, terms, output = run.objective(host, source, driving, draw, epoch)
@@ -315,10 +328,12 @@ def step(run: Training, batch: dict[str, Any], number: int) -> Outcome:
     run.processes.average(optimisers.gradients())
     norm = optimisers.step(optimisers.generator_parts())
 
-    if not math.isfinite(norm):  # what is not finite would stay in the running statistics of batch norm for good
+    # what is not finite is undone: it would stay in the running statistics of batch norm for good
+    if not math.isfinite(norm):
         for buffer, value in zip(statistics, before, strict=True):
             buffer.copy_(value)
-    elif run.objective.adversarial and output is not None:  # the discriminator, on the prediction that it judged
+    # else the discriminator has its turn, on the same prediction
+    elif run.objective.adversarial and output is not None:
         optimisers.zero_grad()  # the generator's loss left gradients in it
         with autocast:
             judged = recipe.loss.discriminator_gan * host.discriminator_loss(output, driving)

@@ -67,10 +67,10 @@ class Optimisers:
                 group["lr"] = factor * group["base_lr"]
         return factor * self.section.lr
 
-    def zero_grad(self, parts: Iterable[str] | None = None) -> None:
-        """Forget the gradients of these parts, or of all."""
-        for part in self.adams if parts is None else parts:
-            self.adams[part].zero_grad(set_to_none=True)
+    def zero_grad(self) -> None:
+        """Forget the gradients of all parts."""
+        for adam in self.adams.values():
+            adam.zero_grad(set_to_none=True)
 
     def generator_parts(self) -> list[str]:
         """All parts but the discriminator."""

@@ -73,12 +73,9 @@ def train_side_by_side(jobs: Sequence[Job], steps: int) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores // len(jobs)))}
     with ExitStack() as stack:
         running = [stack.enter_context(_Training(job, environment)) for job in jobs]
+        often = 0.5 if sys.stderr.isatty() else 10  # seconds between two lines
         bars = [
-            stack.enter_context(
-                tqdm(
-                    total=steps, desc=job.label, position=i, unit="step", mininterval=0.5 if sys.stderr.isatty() else 10
-                )
-            )
+            stack.enter_context(tqdm(total=steps, desc=job.label, position=i, unit="step", mininterval=often))
             for i, job in enumerate(jobs)
         ]
         while True:

@@ -7,14 +7,14 @@ trained on, stands in `experiments/weights/heads_reader.json` and below every ta
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from memcomp.experiments.backends.base import NotFound, Unavailable
+from memcomp.experiments.backends.base import OneByOne, Unavailable
 from memcomp.experiments.backends.files import load_weights
 from memcomp.experiments.backends.heads.network import HeadsNetwork, seen
 from memcomp.experiments.checkpoints.shipped import shipped
@@ -88,7 +88,7 @@ class HeadsReader:
         )
 
 
-class HeadsLandmarks:
+class HeadsLandmarks(OneByOne):
     """The backend of landmarks of a procedural head; it always finds them.
 
     Args:
@@ -102,12 +102,12 @@ class HeadsLandmarks:
         self._reader = HeadsReader()
         self.about = self._reader.about_landmarks(size)
 
-    def __call__(self, pictures: Sequence[Frame]) -> list[Label | NotFound]:
-        """Place landmarks (68, 2) on each picture; those that it does not show are guessed."""
-        return [self._reader.read(picture)[0] for picture in pictures]
+    def read(self, picture: Frame) -> Label:
+        """Place landmarks (68, 2); those that the picture does not show are guessed."""
+        return self._reader.read(picture)[0]
 
 
-class HeadsPose:
+class HeadsPose(OneByOne):
     """The backend of yaw, pitch and roll of a procedural head; it always finds them.
 
     Args:
@@ -121,6 +121,6 @@ class HeadsPose:
         self._reader = HeadsReader()
         self.about = self._reader.about_pose(size)
 
-    def __call__(self, pictures: Sequence[Frame]) -> list[Label | NotFound]:
-        """Read the angles (3,) of each picture, in degrees."""
-        return [self._reader.read(picture)[1] for picture in pictures]
+    def read(self, picture: Frame) -> Label:
+        """Read the angles (3,) in degrees."""
+        return self._reader.read(picture)[1]

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 import imageio.v3 as iio
 import numpy as np
@@ -170,6 +171,29 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(tiny, tmp_path, monkey
     table = rows(tmp_path)
     assert [row["skipped_steps"] for row in table[1:]] == ["0", "1", "1", "1"]
     assert all(math.isfinite(float(row["loss"])) for row in table[3:])
+
+
+def test_numbers_are_read_off_the_device_only_in_steps_that_are_logged(tiny, tmp_path, monkeypatch):
+    plain, read = training.step, []
+
+    class Watched:
+        def __init__(self, value, step):
+            self.value, self.step = value, step
+
+        def item(self):
+            read.append(self.step)
+            return self.value.item()
+
+    def step(run, batch, number):
+        outcome = plain(run, batch, number)
+        terms = {name: Watched(value, number + 1) for name, value in outcome.terms.items()}
+        return replace(outcome, loss=Watched(outcome.loss, number + 1), terms=terms)
+
+    monkeypatch.setattr(training, "step", step)
+    recipe = with_overrides(tiny, ["optim.steps=30", "log.every=3", "log.held_out_every=5"], "test")
+    train(recipe, tmp_path, stop_after=7, progress=False)  # before the last 20, each of which is logged
+    assert set(read) == {3, 5, 6}
+    assert [row["step"] for row in rows(tmp_path)] == ["0", "3", "5", "6"]
 
 
 def test_a_damaged_clip_is_named_once_and_counted(tiny, tmp_path, capsys):
