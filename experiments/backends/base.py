@@ -6,6 +6,8 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
@@ -83,6 +85,13 @@ def load_package(module: str, extra: str) -> ModuleType:
             raise Unavailable(f"memcomp[{extra}]", f"{module} needs {error.name}, which is not installed") from None
         message = f"{module} is not installed: pip install 'memcomp[{extra}]'"
         raise Unavailable(f"memcomp[{extra}]", message) from None
+
+
+def package_file(package: str, path: str) -> Path | None:
+    """Find a file of an installed package without importing it; None if there is no such package or file."""
+    spec = find_spec(package)
+    folders = (spec.submodule_search_locations or ()) if spec else ()
+    return next((file for folder in folders if (file := Path(folder) / path).is_file()), None)
 
 
 def versions_of(*packages: str) -> str:

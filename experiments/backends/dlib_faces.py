@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch.nn.functional import interpolate
 
-from memcomp.experiments.backends.base import NotFound, OneByOne, Unavailable, load_package, not_one_face, versions_of
+from memcomp.experiments.backends.base import (
+    NotFound,
+    OneByOne,
+    Unavailable,
+    load_package,
+    not_one_face,
+    package_file,
+    versions_of,
+)
 from memcomp.experiments.metrics.labels import Label
 from memcomp.experiments.video import Frame
 
@@ -89,25 +98,20 @@ class DlibIdentity:
 
 
 def model_file(name: str) -> Path:
-    """Find a file of the package `face_recognition_models` without importing it (it imports pkg_resources).
+    """Find a file of the package `face_recognition_models`, whose import would need pkg_resources.
 
     Raises:
         Unavailable: the package is not installed, or lacks the file.
     """
-    spec = find_spec("face_recognition_models")
-    folders = [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
-    for folder in folders:
-        if (folder / "models" / name).is_file():
-            return folder / "models" / name
-    message = f"face_recognition_models with {name} is not installed: pip install 'memcomp[faces]'"
-    raise Unavailable("memcomp[faces]", message)
+    file = package_file("face_recognition_models", f"models/{name}")
+    if file is None:
+        message = f"face_recognition_models with {name} is not installed: pip install 'memcomp[faces]'"
+        raise Unavailable("memcomp[faces]", message)
+    return file
 
 
 def _enlarge(picture: Frame, factor: int) -> Frame:
     """Enlarge bilinearly, pixel centres kept: x in the small picture is (x + 0.5) * factor - 0.5 in the large one."""
-    import torch
-    from torch.nn.functional import interpolate
-
     planes = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float()
     large = interpolate(planes, scale_factor=factor, mode="bilinear", align_corners=False)[0]
     return large.round().byte().permute(1, 2, 0).numpy()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
-from memcomp.experiments.backends.base import Unavailable
+from memcomp.experiments.backends.base import Unavailable, package_file
 from memcomp.experiments.backends.files import read_weights
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.metrics.lpips import LAYERS, LPIPS
@@ -58,11 +57,9 @@ def _entry(state: dict[str, Tensor], key: str, shape: tuple[int, ...], source: o
 
 
 def _package_file(variant: str) -> Path:
-    spec = find_spec("lpips")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        file = Path(folder) / "weights" / "v0.1" / f"{variant}.pth"
-        if file.is_file():
-            return file
+    file = package_file("lpips", f"weights/v0.1/{variant}.pth")
+    if file is not None:
+        return file
     message = (
         f"lpips_{variant}: no linear heads here; name the file ({variant}.pth of the lpips package, v0.1) with "
         f"--backend lpips_{variant}=FILE, or install the package lpips"

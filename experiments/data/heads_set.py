@@ -15,6 +15,7 @@ from typing import overload
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from memcomp.experiments.data.heads import FAR, NEAR, RENDERER_VERSION, Identity, Poses, disocclusion, render
 from memcomp.experiments.data.heads.pose import FRAME_RATE
@@ -126,8 +127,6 @@ class HeadsSet:
 
     def render_all(self, workers: int = 0) -> None:
         """Render every clip that the cache lacks, in `workers` processes (0: in this one), showing progress."""
-        from tqdm import tqdm
-
         missing = [i for i in range(len(self)) if self._read(self.path(i)) is None]
         if not missing:
             return

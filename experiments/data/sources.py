@@ -2,18 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from memcomp.experiments.data.clips import Clips, user_cache
+from memcomp.experiments.data.heads_set import HeadsSet
 from memcomp.experiments.data.pairs import ClipSource, PairSet
 from memcomp.experiments.recipe.sections import Recipe
-
-if TYPE_CHECKING:
-    from memcomp.experiments.data.heads_set import HeadsSet
 
 HELD_OUT_PEOPLE = 16  # identities of the held-out heads
 
@@ -21,7 +18,7 @@ HELD_OUT_PEOPLE = 16  # identities of the held-out heads
 class HeadClips:
     """Procedural heads as a `ClipSource`: every identity is one person with one clip."""
 
-    def __init__(self, heads: "HeadsSet") -> None:
+    def __init__(self, heads: HeadsSet) -> None:
         self.heads = heads
         self._mapped: dict[int, np.ndarray] = {}
         self.people: Sequence[Sequence[int]] = [[identity] for identity in range(len(heads))]
@@ -62,8 +59,6 @@ def _clips(recipe: Recipe, split: str) -> ClipSource:
     if data.kind == "clips":
         assert data.root is not None  # the recipe's check
         return Clips(Path(data.root) / split, recipe.size, cache=cache / "clips", cache_gb=data.cache_gb)
-    from memcomp.experiments.data.heads_set import HeadsSet
-
     identities = data.identities if split == "train" else HELD_OUT_PEOPLE
     heads = HeadsSet(split, identities, data.frames, recipe.size, data.seed, cache, data.rate, data.depth)
     heads.render_all(data.workers)

@@ -13,6 +13,7 @@ from urllib.request import getproxies
 import timm
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from memcomp.experiments.errors import UserError
@@ -178,8 +179,6 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
         raise UserError(f"loss.perceptual.weights: expected 'hub', 'package:NAME' or a file, found no {file}")
     try:
         if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             return load_file(file)
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file shows in many ways

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
+from memcomp.experiments.backends.heads.reader import HeadsReader
 from memcomp.experiments.backends.heads.samples import blurred
 from memcomp.experiments.data.heads import Identity, Poses, landmarks, render
 from memcomp.experiments.data.heads_set import HeadsSet
 from memcomp.experiments.metrics.labels import Label
 from memcomp.experiments.video import to_frame
-
-if TYPE_CHECKING:
-    from memcomp.experiments.backends.heads.reader import HeadsReader
 
 SIZES = (64, 128)  # pixels
 BINS = ((0, 15), (15, 30), (30, 45), (45, 60))  # |yaw| in degrees
