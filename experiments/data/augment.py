@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import functional
 
-from memcomp.experiments.recipe.load import AugmentSection
+from memcomp.experiments.recipe.sections import AugmentSection
 
 
 def augment_pair(pair: Tensor, settings: AugmentSection, generator: torch.Generator) -> Tensor:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from memcomp.experiments.data.augment import augment_pair
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.recipe.load import AugmentSection
+from memcomp.experiments.recipe.sections import AugmentSection
 
 
 class DamagedClip(UserError):

@@ -10,7 +10,7 @@ from torch import Tensor
 from memcomp.experiments.data.clips import Clips, user_cache
 from memcomp.experiments.data.heads_set import HeadsSet
 from memcomp.experiments.data.pairs import ClipSource, PairSet
-from memcomp.experiments.recipe.load import Recipe
+from memcomp.experiments.recipe.sections import Recipe
 
 HELD_OUT_PEOPLE = 16  # identities of the held-out heads
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from memcomp.adapters import Host, create_host
-from memcomp.experiments.checkpoints.run_file import build_host, initialise
+from memcomp.experiments.checkpoints.build import build_host, initialise
 from memcomp.experiments.cost import amount
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.recipe.load import Recipe
+from memcomp.experiments.recipe.sections import Recipe
 
 SECTION, KEYS = "generator_params", ("block_expansion", "max_features")  # of `model`: the generator's widths
 MOST = 8  # times the width

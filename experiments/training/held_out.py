@@ -15,7 +15,7 @@ from memcomp.experiments.data.batching import batched, collate
 from memcomp.experiments.data.pairs import PairSet, seeded
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write
-from memcomp.experiments.recipe.load import Recipe
+from memcomp.experiments.recipe.sections import Recipe
 from memcomp.experiments.training.loss import Objective
 from memcomp.experiments.video import Frame, to_frame
 

@@ -1,7 +1,7 @@
 """Train what a recipe describes, by one process or by several under torchrun: set up, loop, step.
 
 A run's folder holds recipe.yaml (resolved), log.csv, losses.png, samples/, checkpoints/last.safetensors (to resume)
-and, once it is done, model.safetensors (weights alone).
+and, once it is done, model.safetensors and config.json: it is a pretrained folder then.
 """
 
 import math
@@ -17,14 +17,18 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from memcomp.adapters import Host
-from memcomp.experiments.checkpoints.run_file import RunState, build_host, initialise, load_run, load_weights, save_run
+from memcomp.adapters.folder import WEIGHTS
+from memcomp.experiments.checkpoints.build import build_host, initialise, load_weights
+from memcomp.experiments.checkpoints.find import CHECKPOINT
+from memcomp.experiments.checkpoints.run_file import RunState, load_run, save_run
+from memcomp.experiments.checkpoints.trained import RECIPE, save_trained
 from memcomp.experiments.data.batching import StepBatches, collate
 from memcomp.experiments.data.pairs import seeded
 from memcomp.experiments.data.sources import held_out_pairs, training_pairs
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write, writable_folder
 from memcomp.experiments.processes import Processes
-from memcomp.experiments.recipe.load import LogSection, Recipe
+from memcomp.experiments.recipe.sections import LogSection, Recipe
 from memcomp.experiments.training.capacity import initialise_widened, resolved
 from memcomp.experiments.training.held_out import HeldOut
 from memcomp.experiments.training.interruption import ignore_interrupts, interruption
@@ -32,7 +36,6 @@ from memcomp.experiments.training.log import Clock, RunLog
 from memcomp.experiments.training.loss import Objective
 from memcomp.experiments.training.optimizers import DISCRIMINATOR, Optimisers, rate_factor
 
-CHECKPOINT = "checkpoints/last.safetensors"
 LAST = 20  # the held-out loss is measured after each of this many last steps
 
 
@@ -106,7 +109,8 @@ def train(
         run = set_up(recipe, folder, processes, resume)
         done = loop(run, stop_after, progress and processes.first)
         if done == run.total and processes.first:
-            save_run(folder / "model.safetensors", run.recipe, run.host, done, info=run.info)
+            clips = len(run.info["damaged_clips"])  # not their names: what others get tells nothing of this machine
+            save_trained(folder, run.host, run.recipe, done, run.info | {"damaged_clips": clips})
     except BaseException:
         if fresh and folder.is_dir() and not any(folder.iterdir()):  # nothing was trained
             folder.rmdir()
@@ -125,9 +129,11 @@ def set_up(recipe: Recipe, folder: Path, processes: Processes, resume: bool) -> 
     """Make or load everything that a training needs; only then is anything written into `folder`."""
     # the run: a new one, or one to go on with
     optim, device, last = recipe.optim, processes.device, folder / CHECKPOINT
-    if resume != last.is_file():
-        hint = "nothing to resume; expected" if resume else "there already; resume it or choose another folder:"
-        raise UserError(f"{last}: {hint} the checkpoint of an earlier run")
+    if resume and not last.is_file():
+        raise UserError(f"{last}: nothing to resume; expected the checkpoint of an earlier run")
+    for file in (last, folder / WEIGHTS):
+        if file.is_file() and not resume:
+            raise UserError(f"{file}: there already, of an earlier run; resume it or choose another folder")
     if optim.batch_size % processes.world:
         raise UserError(f"optim.batch_size: {optim.batch_size} pairs cannot be shared by {processes.world} processes")
     writable_folder(folder)
@@ -187,7 +193,7 @@ def _open_log(recipe: Recipe, folder: Path, start: int, held_out: HeldOut, host:
     """Write recipe.yaml, and log.csv up to step `start`."""
     # measured before anything is written: it finds what a recipe asks of a host that cannot do it
     before = held_out.loss(host) if start == 0 else None
-    with atomic_write(folder / "recipe.yaml") as temporary:
+    with atomic_write(folder / RECIPE) as temporary:
         temporary.write_text(recipe.to_yaml(), encoding="utf-8")
     log = RunLog(folder / "log.csv", start)
     if before is not None:

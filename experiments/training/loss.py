@@ -12,7 +12,7 @@ from memcomp.adapters import Host
 from memcomp.adapters.outputs import HostOutput
 from memcomp.adapters.shared.blocks import AntiAliasDown
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.recipe.load import LossSection, PerceptualSection
+from memcomp.experiments.recipe.sections import LossSection, PerceptualSection
 from memcomp.experiments.training.perceptual import Features, load_backbone
 
 HOST_TERMS = (

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from memcomp.adapters import Host
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.recipe.load import OptimSection
+from memcomp.experiments.recipe.sections import OptimSection
 
 DISCRIMINATOR = "discriminator"
 CLIP_EPSILON = 1e-6  # added to the norm, as torch's clip_grad_norm_ does, with which upstream trains

@@ -27,12 +27,12 @@ from memcomp.experiments.backends.heads.measure import measure
 from memcomp.experiments.backends.heads.network import SIDE, HeadsNetwork
 from memcomp.experiments.backends.heads.reader import NAME, HeadsReader
 from memcomp.experiments.backends.heads.samples import Samples, draw_batch, read_heads
-from memcomp.experiments.checkpoints.shipped import sha256, weights_folder
+from memcomp.experiments.checkpoints.shipped import weights_folder
 from memcomp.experiments.data.heads import RENDERER_VERSION
 from memcomp.experiments.data.heads_set import HeadsSet
 from memcomp.experiments.data.pairs import seeded
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.files import atomic_write, writable_folder
+from memcomp.experiments.files import atomic_write, sha256, writable_folder
 from memcomp.experiments.output.tables import write_json
 from memcomp.experiments.training.interruption import interruption
 

@@ -12,7 +12,7 @@ from memcomp.experiments.data.heads import FAR, NEAR, Frames, Identity, Poses, r
 from memcomp.experiments.data.heads_set import HeadsSet
 from memcomp.experiments.data.pairs import PairSet
 from memcomp.experiments.data.sources import HeadClips
-from memcomp.experiments.recipe.load import AugmentSection
+from memcomp.experiments.recipe.sections import AugmentSection
 
 
 def small(tmp_path: Path, *, depth: bool = True) -> HeadsSet:
