@@ -34,11 +34,11 @@ def from_pretrained(folder_or_hub_id: str | os.PathLike[str], *, revision: str |
     folder = Path(folder_or_hub_id)
     if not folder.is_dir():
         folder = _from_hub(os.fspath(folder_or_hub_id), revision)
-    return build_pretrained(read_pretrained(folder), folder)
+    return build_pretrained(read_pretrained(folder), folder / WEIGHTS)
 
 
-def build_pretrained(read: Pretrained, folder: Path) -> Host:
-    """Make the host that `read_pretrained` found in `folder`, as `from_pretrained` returns it.
+def build_pretrained(read: Pretrained, file: Path) -> Host:
+    """Make the host that was read from a pretrained folder, as `from_pretrained` returns it; errors name `file`.
 
     Raises:
         ValueError: the weights do not fit the host that the config describes, or there is no such host.
@@ -50,9 +50,9 @@ def build_pretrained(read: Pretrained, folder: Path) -> Host:
             config = memory.pop("config")
             attach(host, None if config is None else CompensationConfig.from_dict(config), **memory)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{folder / CONFIG} describes no host that can be made: {error}") from error
+        raise ValueError(f"{file} describes no host that can be made: {error}") from error
     take_dtypes(host, read.tensors)
-    fill(host, read.tensors, folder / WEIGHTS)
+    fill(host, read.tensors, file)
     return host.eval()
 
 

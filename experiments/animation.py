@@ -1,16 +1,25 @@
-"""Motion transfer over a video: one source picture, driving frames in, generated frames out, a batch at a time."""
+"""Motion transfer: one source picture and driving frames in, generated frames out, a batch at a time.
+
+`animate_video` goes from files to a file; `animate` from tensors to tensors.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from memcomp.adapters import Host, Keypoints
+from memcomp.experiments.checkpoints.trained import read_trained
 from memcomp.experiments.data.batching import batched
 from memcomp.experiments.errors import UserError
+from memcomp.experiments.files import writable_folder
+from memcomp.experiments.processes import resolve_device
+from memcomp.experiments.video import Frames, fit, keep_audio, read_picture, to_frame, write_video
 
 
 @dataclass(frozen=True)
@@ -30,10 +39,61 @@ class Motion:
             raise UserError(f"motion: expected one of {known} of the host {host.name!r}, got {self.mode!r}")
 
 
+@dataclass(frozen=True)
+class Animated:
+    """A video that was written: its frames, their height and width, frames per second, whether it has the sound."""
+
+    frames: int
+    size: int
+    rate: float
+    sound: bool
+
+
+def animate_video(
+    checkpoint: str,
+    source: Path,
+    driving: Path,
+    output: Path,
+    motion: Motion,
+    *,
+    side_by_side: bool = False,
+    batch: int = 8,
+    device: str = "auto",
+) -> Animated:
+    """Write a video of the source picture's face that moves as the driving video's does, with the latter's sound.
+
+    Args:
+        checkpoint: trained host: see `read_trained`.
+        source: picture.
+        driving: video, or folder of pictures.
+        output: mp4 file; it appears when all frames are done.
+        motion: how it is transferred.
+        side_by_side: source, driving frame and result beside each other.
+        batch: frames generated at once.
+        device: auto, cpu or cuda.
+
+    Raises:
+        UserError: a file that cannot be read or written; what `animate` refuses.
+    """
+    face, frames = read_picture(source), Frames(driving)
+    trained = read_trained(checkpoint)
+    host = trained.host(resolve_device(device))
+    motion.check(host)  # before the first line of progress
+    writable_folder(output.parent)
+    picture = fit(face, trained.size)
+    poses = (fit(frame, trained.size) for frame in frames)
+    bar = tqdm(total=frames.length, unit=" frames", desc="animate")
+    with bar, write_video(output, frames.frame_rate) as append:
+        for pose, result in animate(host, picture, poses, motion, batch):
+            append(to_frame(torch.cat([picture, pose, result], dim=-1) if side_by_side else result))
+            bar.update()
+    return Animated(bar.n, trained.size, float(frames.frame_rate), keep_audio(output, driving, output))
+
+
 def animate(
     host: Host, source: Tensor, poses: Iterable[Tensor], motion: Motion, batch: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Generate a video frame by frame; no more than `batch` frames are held.
+    """Generate the frames of a video one after the other; no more than `batch` of them are held.
 
     Args:
         host: in eval mode.

@@ -12,30 +12,33 @@ from memcomp.experiments.errors import UserError
 
 # subcommand: (module with `add_arguments(parser)` and `run(args)`, one line of help)
 COMMANDS = {
-    "demo": ("memcomp.experiments.demo.demo", "train a small host with and without the memory and compare the two"),
+    "demo": ("memcomp.experiments.commands.demo", "train a small host with and without the memory and compare the two"),
     "train": ("memcomp.experiments.commands.train", "train what a recipe describes"),
-    "evaluate": ("memcomp.experiments.evaluation.evaluate", "measure a checkpoint on seeded pairs of unseen people"),
+    "evaluate": ("memcomp.experiments.commands.evaluate", "measure a checkpoint on seeded pairs of unseen people"),
     "compare": (
-        "memcomp.experiments.benchmark.compare",
+        "memcomp.experiments.commands.compare",
         "train two recipes side by side and measure both on the same pairs",
     ),
     "benchmark": (
-        "memcomp.experiments.benchmark.benchmark",
+        "memcomp.experiments.commands.benchmark",
         "measure any number of runs on the same pairs, in one table",
     ),
     "report": ("memcomp.experiments.commands.report", "make the page of a benchmark anew from the files in its folder"),
     "inspect": (
-        "memcomp.experiments.inspection.inspect",
+        "memcomp.experiments.commands.inspect",
         "look into the memory of a checkpoint: M_o, M_s, attention, gates",
     ),
     "animate": ("memcomp.experiments.commands.animate", "move the face of a picture as a video moves"),
     "convert": (
-        "memcomp.experiments.checkpoints.convert",
+        "memcomp.experiments.commands.convert",
         "make a checkpoint of upstream ours, or one of ours upstream's",
     ),
     "heads": ("memcomp.experiments.commands.heads", "draw procedural heads: a contact sheet, or clips to train on"),
     "recipes": ("memcomp.experiments.commands.recipes", "list the recipes, or print one"),
-    "speed": ("memcomp.experiments.speed.compensation", "time the memory against its plain equations"),
+    "speed": (
+        "memcomp.experiments.commands.speed",
+        "time the memory, hosts, procedural heads, and the start",
+    ),
 }
 # modules that a base install (torch and safetensors) lacks, and the extra that brings them
 EXTRAS = {
@@ -78,11 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _OneLine(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage in front of it."""
+    """A parser that says what is wrong in one line, without the usage in front of it."""
 
     def error(self, message: str) -> NoReturn:
-        """Leave with exit code 2."""
-        self.exit(2, f"{self.prog}: error: {message}; see `{self.prog} --help`\n")
+        """Raise UserError."""
+        raise UserError(f"{message}; see `{self.prog} --help`")
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:

@@ -1,5 +1,6 @@
-"""Writing files so that a reader never meets half of one."""
+"""Files: written so that a reader never meets half of one; found or refused in one line; told apart by their sha256."""
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -62,6 +63,11 @@ def existing_file(path: str | os.PathLike[str], what: str = "file") -> Path:
     if not file.is_file():
         raise UserError(f"{file}: expected a {what}, found {'a folder' if file.is_dir() else 'nothing'}")
     return file
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @contextmanager

@@ -24,7 +24,7 @@ __all__ = ["CompensationConfig", "CompensationOutput", "MemoryCompensation", "Re
 
 @dataclass(frozen=True)
 class CompensationOutput:
-    """What one scale gives."""
+    """What the compensation of one scale gives."""
 
     feature: Tensor
     """F_cpt (B, C_i, H, W): the compensated feature, in the input's dtype and memory format."""
@@ -61,7 +61,7 @@ class Conditioned(NamedTuple):
 
 
 class Record:
-    """The terms of Eq. 4 of the host calls made while recording."""
+    """The terms of Eq. 4 that the calls of a host gave while they were recorded."""
 
     def __init__(self, enabled: bool) -> None:
         self._enabled = enabled
@@ -195,7 +195,7 @@ class MemoryCompensation(KeepsCallState, nn.Module):
         driving: Tensor | None = None,
         visibility: Tensor | None = None,
     ) -> Tensor:
-        """F_cpt of one scale.
+        """The compensated feature F_cpt of one scale.
 
         Args:
             feature: warped feature (B, C_i, H, W).
@@ -226,7 +226,7 @@ class MemoryCompensation(KeepsCallState, nn.Module):
         driving: Tensor | None = None,
         visibility: Tensor | None = None,
     ) -> CompensationOutput:
-        """As `forward`, with the tensors of Eq. 4 too; records nothing."""
+        """Compensate one scale and give the tensors of Eq. 4 too, arguments as `forward`'s; nothing is recorded."""
         given = Given(keypoints, noise, driving, visibility)
         out, value, target = self._compensate(feature, given, scale, with_value=True)
         assert value is not None and target is not None
@@ -264,7 +264,7 @@ class MemoryCompensation(KeepsCallState, nn.Module):
         driving: Tensor | None = None,
         visibility: Tensor | None = None,
     ) -> Conditioned:
-        """The first half of `compensate`, arguments as its: split, describe by GAP(F_proj), condition M_o."""
+        """Split a feature, describe it by GAP(F_proj) and condition M_o by it: the first half of `compensate`."""
         return self._condition(feature, Given(keypoints, noise, driving, visibility), scale)
 
     def attention(self, scale: int) -> "MCM | ReleaseMCM | PlacedMCM":

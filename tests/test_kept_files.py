@@ -44,7 +44,7 @@ SOURCE, DRIVING = numbers(31, 1, 3, 32, 32), numbers(17, 1, 3, 32, 32)
 
 @pytest.mark.parametrize("name", ["run", "unfinished"])
 def test_runs(name):
-    from memcomp.experiments.checkpoints.run_file import load_host
+    from memcomp.experiments.checkpoints.trained import load_host
 
     host, recipe = load_host(KEPT / name)
     assert recipe.memory is not None and recipe.optim.steps == 3
@@ -57,7 +57,7 @@ def test_an_unfinished_run_goes_on(tmp_path, monkeypatch):
     folder = tmp_path / "unfinished"
     shutil.copytree(KEPT / "unfinished", folder)
     assert cli.main(["train", str(folder / "recipe.yaml"), "--output", str(folder), "--resume"]) == 0
-    from memcomp.experiments.checkpoints.run_file import load_host
+    from memcomp.experiments.checkpoints.trained import load_host
 
     ours, theirs = (load_host(place)[0].state_dict() for place in (folder, KEPT / "run"))
     assert ours.keys() == theirs.keys()

@@ -1,1 +1,1 @@
-"""What reads faces for the metrics: landmarks, identity, action units, head pose; one package or file each."""
+"""The room of backends, which read faces for the metrics: landmarks, identity, action units, head pose."""

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from memcomp.experiments.backends.base import NotFound, Unavailable, load_package, versions_of
+from memcomp.experiments.backends.base import NotFound, OneByOne, Unavailable, load_package, not_one_face, versions_of
 from memcomp.experiments.metrics.labels import Label
 from memcomp.experiments.video import Frame
 
 
-class FaceAlignment:
+class FaceAlignment(OneByOne):
     """68 landmarks in the plane of the picture; its networks come from its authors' server at the first use.
 
     Raises:
@@ -32,14 +31,9 @@ class FaceAlignment:
             message = f"face-alignment could not fetch its networks ({error}); they are kept in torch's hub folder"
             raise Unavailable("networks of face-alignment", message) from None
 
-    def __call__(self, pictures: Sequence[Frame]) -> list[Label | NotFound]:
-        """One picture after the other."""
-        return [self._one(picture) for picture in pictures]
-
-    def _one(self, picture: Frame) -> Label | NotFound:
+    def read(self, picture: Frame) -> Label | NotFound:
+        """Place landmarks on a picture."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns of every picture without a face
             faces = self._network.get_landmarks_from_image(picture) or []
-        if len(faces) != 1:
-            return NotFound(f"{len(faces)} faces" if len(faces) else "no face")
-        return np.asarray(faces[0], np.float64)
+        return np.asarray(faces[0], np.float64) if len(faces) == 1 else not_one_face(len(faces))

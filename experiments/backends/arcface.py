@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from memcomp.experiments.backends.base import NotFound
+from memcomp.experiments.backends.base import OneByOne
 from memcomp.experiments.backends.files import load_weights
 from memcomp.experiments.metrics.labels import Label
 from memcomp.experiments.video import Frame
@@ -19,7 +18,7 @@ SIDE = 128  # pixels that the network sees
 GREY = (0.2989, 0.5870, 0.1140)  # of red, green, blue
 
 
-class ArcFace:
+class ArcFace(OneByOne):
     """512-d codes of whole pictures, grey in [-1, 1] and resized to 128×128 without looking for the face.
 
     Args:
@@ -36,15 +35,12 @@ class ArcFace:
         self._network.eval()
 
     @torch.inference_mode()
-    def __call__(self, pictures: Sequence[Frame]) -> list[Label | NotFound]:
-        """Always finds a code."""
-        codes: list[Label | NotFound] = []
-        for picture in pictures:
-            image = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float() / 127.5 - 1
-            grey = (image * torch.tensor(GREY).view(3, 1, 1)).sum(0)[None, None]
-            small = interpolate(grey, (SIDE, SIDE), mode="bilinear", align_corners=False)
-            codes.append(self._network(small)[0].double().numpy())
-        return codes
+    def read(self, picture: Frame) -> Label:
+        """Code a picture; there is always a code."""
+        image = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float() / 127.5 - 1
+        grey = (image * torch.tensor(GREY).view(3, 1, 1)).sum(0)[None, None]
+        small = interpolate(grey, (SIDE, SIDE), mode="bilinear", align_corners=False)
+        return self._network(small)[0].double().numpy()
 
 
 class Block(nn.Module):

@@ -1,4 +1,4 @@
-"""What every backend is: something that reads one kind of label off pictures, by code or weights of others."""
+"""The contract of a backend, which reads one kind of label off pictures by code or weights of others."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
@@ -38,7 +40,24 @@ class Backend(Protocol):
         """Name and versions, for the line below a table."""
 
     def __call__(self, pictures: Sequence[Frame]) -> list[Label | NotFound]:
-        """(H, W, 3) uint8 RGB each → a label, or why there is none."""
+        """Read pictures, (H, W, 3) uint8 RGB each → a label, or why there is none."""
+
+
+class OneByOne:
+    """A backend that reads one picture after the other."""
+
+    def __call__(self, pictures: Sequence[Frame]) -> list[Label | NotFound]:
+        """Read pictures, (H, W, 3) uint8 RGB each → a label, or why there is none."""
+        return [self.read(picture) for picture in pictures]
+
+    def read(self, picture: Frame) -> Label | NotFound:
+        """Read one picture."""
+        raise NotImplementedError
+
+
+def not_one_face(found: int) -> NotFound:
+    """Say how many faces a picture shows that should show one."""
+    return NotFound(f"{found} faces" if found else "no face")
 
 
 class Unavailable(UserError):
@@ -68,8 +87,15 @@ def load_package(module: str, extra: str) -> ModuleType:
         raise Unavailable(f"memcomp[{extra}]", message) from None
 
 
+def package_file(package: str, path: str) -> Path | None:
+    """Find a file of an installed package without importing it; None if there is no such package or file."""
+    spec = find_spec(package)
+    folders = (spec.submodule_search_locations or ()) if spec else ()
+    return next((file for folder in folders if (file := Path(folder) / path).is_file()), None)
+
+
 def versions_of(*packages: str) -> str:
-    """`name version` of installed packages, joined by commas."""
+    """List packages as `name version`, joined by commas; one that is not installed by its name alone."""
     found = []
     for package in packages:
         try:

@@ -1,4 +1,4 @@
-"""From what a user writes, such as `identity=openface:FILE`, to a backend."""
+"""The choice of a backend by what a user writes, such as `identity=openface:FILE`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ NEED_A_FILE = ("openface", "arcface")
 
 
 def read_choices(words: Sequence[str], heads: int | None = None) -> dict[str, str]:
-    """`["identity=arcface:FILE", …]` → every choice, defaults filled in.
+    """Read choices such as `["identity=arcface:FILE", …]` and fill in the defaults.
 
     Args:
         words: what a user wrote.
@@ -65,7 +65,7 @@ def read_choices(words: Sequence[str], heads: int | None = None) -> dict[str, st
 
 
 def create_backend(kind: str, chosen: Mapping[str, str], heads: int | None = None) -> Backend:
-    """The backend that reads labels of one kind: landmarks, identity, pose or action_units.
+    """Make the backend that reads labels of one kind: landmarks, identity, pose or action_units.
 
     Args:
         kind: what it reads.

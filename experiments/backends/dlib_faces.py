@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch.nn.functional import interpolate
 
-from memcomp.experiments.backends.base import NotFound, Unavailable, load_package, versions_of
+from memcomp.experiments.backends.base import (
+    NotFound,
+    OneByOne,
+    Unavailable,
+    load_package,
+    not_one_face,
+    package_file,
+    versions_of,
+)
 from memcomp.experiments.metrics.labels import Label
 from memcomp.experiments.video import Frame
 
@@ -33,28 +42,25 @@ class DlibFaces:
         self._predictor = self.dlib.shape_predictor(str(model_file(LANDMARKS_FILE)))
 
     def find(self, picture: Frame) -> tuple[Frame, int, Any] | NotFound:
-        """The picture, enlarged by a whole factor if it is small, that factor, and dlib's landmarks in it."""
+        """Find the face; returns the picture, enlarged by a whole factor if small, the factor, and dlib's landmarks."""
         factor = -(-LEAST // min(picture.shape[:2]))
         large = np.ascontiguousarray(picture if factor == 1 else _enlarge(picture, factor))
         faces = self._detector(large, 0)
         if len(faces) != 1:
-            return NotFound(f"{len(faces)} faces" if len(faces) else "no face")
+            return not_one_face(len(faces))
         return large, factor, self._predictor(large, faces[0])
 
 
-class DlibLandmarks:
-    """68 landmarks; a picture without a face, or with more than one, has none."""
+class DlibLandmarks(OneByOne):
+    """Landmarks by dlib, 68 of them; a picture without a face, or with more than one, has none."""
 
     about = f"dlib frontal detector and 68-point predictor ({versions_of(*PACKAGES)})"
 
     def __init__(self) -> None:
         self._faces = DlibFaces()
 
-    def __call__(self, pictures: Sequence[Frame]) -> list[Label | NotFound]:
-        """Whole pixels of the picture (of the enlarged one, if it is small): dlib rounds."""
-        return [self._one(picture) for picture in pictures]
-
-    def _one(self, picture: Frame) -> Label | NotFound:
+    def read(self, picture: Frame) -> Label | NotFound:
+        """Place landmarks in whole pixels of the picture (of the enlarged one, if it is small): dlib rounds."""
         found = self._faces.find(picture)
         if isinstance(found, NotFound):
             return found
@@ -64,7 +70,7 @@ class DlibLandmarks:
 
 
 class DlibIdentity:
-    """128-d identity codes of aligned faces (150×150 chips); of length about 1.4, not unit."""
+    """Identity codes by dlib, 128-d, of aligned faces (150×150 chips); of length about 1.4, not unit."""
 
     about = f"dlib face recognition ResNet, 128-d ({versions_of(*PACKAGES)})"
 
@@ -73,7 +79,7 @@ class DlibIdentity:
         self._network = self._faces.dlib.face_recognition_model_v1(str(model_file(IDENTITY_FILE)))
 
     def __call__(self, pictures: Sequence[Frame]) -> list[Label | NotFound]:
-        """The faces are found one by one and coded `BATCH` at a time."""
+        """Find the faces one by one, and code them `BATCH` at a time."""
         labels: list[Label | NotFound] = []
         chips, places = [], []
         for place, picture in enumerate(pictures):
@@ -92,25 +98,20 @@ class DlibIdentity:
 
 
 def model_file(name: str) -> Path:
-    """A file of the package `face_recognition_models`, found without importing it (it imports pkg_resources).
+    """Find a file of the package `face_recognition_models`, whose import would need pkg_resources.
 
     Raises:
         Unavailable: the package is not installed, or lacks the file.
     """
-    spec = find_spec("face_recognition_models")
-    folders = [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
-    for folder in folders:
-        if (folder / "models" / name).is_file():
-            return folder / "models" / name
-    message = f"face_recognition_models with {name} is not installed: pip install 'memcomp[faces]'"
-    raise Unavailable("memcomp[faces]", message)
+    file = package_file("face_recognition_models", f"models/{name}")
+    if file is None:
+        message = f"face_recognition_models with {name} is not installed: pip install 'memcomp[faces]'"
+        raise Unavailable("memcomp[faces]", message)
+    return file
 
 
 def _enlarge(picture: Frame, factor: int) -> Frame:
-    """Bilinear, pixel centres kept: x in the small picture is (x + 0.5) * factor - 0.5 in the large one."""
-    import torch
-    from torch.nn.functional import interpolate
-
+    """Enlarge bilinearly, pixel centres kept: x in the small picture is (x + 0.5) * factor - 0.5 in the large one."""
     planes = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float()
     large = interpolate(planes, scale_factor=factor, mode="bilinear", align_corners=False)[0]
     return large.round().byte().permute(1, 2, 0).numpy()

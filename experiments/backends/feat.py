@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from memcomp.experiments.backends.base import NotFound, Unavailable, load_package, versions_of
+from memcomp.experiments.backends.base import NotFound, OneByOne, Unavailable, load_package, not_one_face, versions_of
 from memcomp.experiments.metrics.labels import Label
 from memcomp.experiments.video import Frame
 
 
-class PyFeat:
-    """py-feat's first-generation detector; its networks come from a hub at the first use, with terms of their own.
+class PyFeat(OneByOne):
+    """The first-generation detector of py-feat; its networks come from a hub at the first use, with terms of their own.
 
     Args:
         kind: "action_units" for their probabilities, or "pose".
@@ -36,11 +35,8 @@ class PyFeat:
             message = f"py-feat could not load its networks ({type(error).__name__}: {error})"
             raise Unavailable("networks of py-feat", message) from None
 
-    def __call__(self, pictures: Sequence[Frame]) -> list[Label | NotFound]:
-        """One picture after the other."""
-        return [self._one(picture) for picture in pictures]
-
-    def _one(self, picture: Frame) -> Label | NotFound:
+    def read(self, picture: Frame) -> Label | NotFound:
+        """Read action units or pose off a picture."""
         tensor = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None]
         faces = self._detector.detect(tensor, data_type="tensor", progress_bar=False)
         if self._kind == "action_units":
@@ -48,6 +44,4 @@ class PyFeat:
         else:  # it tells angles in radians since version 2
             values = np.degrees(np.asarray(faces.poses[["Yaw", "Pitch", "Roll"]], np.float64))
         values = values[np.isfinite(values).all(axis=1)]  # a picture without a face is a row of NaN
-        if len(values) != 1:
-            return NotFound(f"{len(values)} faces" if len(values) else "no face")
-        return values[0]
+        return values[0] if len(values) == 1 else not_one_face(len(values))

@@ -1,10 +1,11 @@
-"""Weights that a user brings as a file."""
+"""Reading of weights that a user brings as a file."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from memcomp.experiments.backends.base import Unavailable
@@ -12,7 +13,7 @@ from memcomp.experiments.errors import UserError
 
 
 def read_weights(file: str | Path) -> dict[str, Tensor]:
-    """A state dict of a .safetensors, .pth or .pt file; prefixes `module.` are dropped.
+    """Read the state dict of a .safetensors, .pth or .pt file; prefixes `module.` are dropped.
 
     Raises:
         Unavailable: there is no such file.
@@ -23,8 +24,6 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
         raise Unavailable(path.name or "a file", f"{path}: expected a file of weights, found none")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             state: object = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)

@@ -27,17 +27,17 @@ class LandmarkPose:
 
     @property
     def about(self) -> str:
-        """Names the landmarks' backend."""
+        """Name of the method and of the landmarks' backend."""
         return f"least-squares pose of a generic face on landmarks by {self._landmarks.about}"
 
     def __call__(self, pictures: Sequence[Frame]) -> list[Label | NotFound]:
-        """(3,) degrees for each picture whose landmarks were found."""
+        """Solve (3,) degrees for each picture whose landmarks were found."""
         found = self._landmarks(pictures)
         return [points if isinstance(points, NotFound) else head_pose(points) for points in found]
 
 
 def head_pose(points: Label) -> Label:
-    """Least-squares pose of the generic face, seen by a camera `DISTANCE` in front of it.
+    """Solve for the least-squares pose of the generic face, seen by a camera `DISTANCE` in front of it.
 
     Gauss-Newton over the rotation, from the best affine map. The camera is taken to look at the head's centre, so the
     place in the picture does not matter. The generic face is no one's: expect a few degrees of constant error for a
@@ -69,7 +69,7 @@ def head_pose(points: Label) -> Label:
 
 
 def _centred(values: Label) -> Label:
-    """Values (68, …) less their weighted mean: what is left when the place in the picture is free."""
+    """Subtract the weighted mean from values (68, …), as the place in the picture is free."""
     return values - np.tensordot(WEIGHT, values, 1)
 
 
@@ -103,7 +103,7 @@ def _step(turned: Label, seen: Label) -> Label:
 
 
 def _turn(axis_angle: Label) -> Label:
-    """Rodrigues' formula: (3,) radians → (3, 3)."""
+    """Rotate by Rodrigues' formula: axis times radians (3,) → (3, 3)."""
     angle = float(np.linalg.norm(axis_angle))
     if angle == 0:
         return np.eye(3)
@@ -113,7 +113,7 @@ def _turn(axis_angle: Label) -> Label:
 
 
 def _angles(rotation: Label) -> Label:
-    """Yaw, pitch, roll of roll · pitch · yaw, the order of `memcomp.experiments.data.heads.pose.rotation`."""
+    """Read yaw, pitch and roll off roll · pitch · yaw, the order of `memcomp.experiments.data.heads.pose.rotation`."""
     yaw = np.arctan2(-rotation[2, 0], rotation[2, 2])
     pitch = np.arcsin(np.clip(-rotation[2, 1], -1, 1))
     roll = np.arctan2(-rotation[0, 1], rotation[1, 1])

@@ -12,7 +12,7 @@ from skimage.transform import resize
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memcomp.experiments.backends.base import NotFound
+from memcomp.experiments.backends.base import OneByOne
 from memcomp.experiments.backends.files import load_weights
 from memcomp.experiments.metrics.labels import Label
 from memcomp.experiments.video import Frame
@@ -20,7 +20,7 @@ from memcomp.experiments.video import Frame
 SIDE = 96  # pixels that the network sees
 
 
-class OpenFace:
+class OpenFace(OneByOne):
     """Unit 128-d codes of whole pictures, resized to 96×96 without looking for the face, as the released code does.
 
     Args:
@@ -37,18 +37,17 @@ class OpenFace:
         self._network.eval()
 
     @torch.inference_mode()
-    def __call__(self, pictures: Sequence[Frame]) -> list[Label | NotFound]:
-        """Always finds a code; channels are given as blue, green, red."""
-        codes: list[Label | NotFound] = []
-        for picture in pictures:
-            small = resize(picture[..., ::-1], (SIDE, SIDE))  # floats in [0, 1], smoothed before it is made smaller
-            image = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1))).float()
-            codes.append(self._network(image[None])[0].double().numpy())
-        return codes
+    def read(self, picture: Frame) -> Label:
+        """Code a picture, its channels in the order blue, green, red; there is always a code."""
+        small = resize(picture[..., ::-1], (SIDE, SIDE))  # floats in [0, 1], smoothed before it is made smaller
+        image = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1))).float()
+        return self._network(image[None])[0].double().numpy()
 
 
 class Inception(nn.Module):
-    """Branches side by side, concatenated: 1×1 → k×k each, pooling (→ 1×1 if it has a width), perhaps a 1×1 alone.
+    """The Inception block: branches side by side, concatenated.
+
+    The branches are 1×1 → k×k each, pooling (→ 1×1 if it has a width) and perhaps a 1×1 alone.
 
     Args:
         inputs: channels in.
@@ -93,7 +92,7 @@ class Inception(nn.Module):
 
 
 class OpenFaceNetwork(nn.Module):
-    """nn4.small2 with the state-dict keys of its PyTorch port."""
+    """The network nn4.small2 with the state-dict keys of its PyTorch port."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,7 +130,7 @@ def _unit(inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int 
 
 
 def _named(*modules: nn.Module) -> nn.Sequential:
-    """Modules under the port's names: their number and their kind."""
+    """Name modules as the port does, by their number and kind."""
     kinds = {nn.Conv2d: "conv", nn.BatchNorm2d: "bn", nn.ReLU: "relu"}
     names = [f"{number}_{kinds.get(type(module), 'pool')}" for number, module in enumerate(modules, 1)]
     return nn.Sequential(OrderedDict(zip(names, modules, strict=True)))

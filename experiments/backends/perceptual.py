@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
-from memcomp.experiments.backends.base import Unavailable
+from memcomp.experiments.backends.base import Unavailable, package_file
 from memcomp.experiments.backends.files import read_weights
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.metrics.lpips import LAYERS, LPIPS
@@ -18,7 +17,7 @@ BACKBONES = {"alex": "alexnet", "vgg": "vgg16"}
 
 
 def load_lpips(variant: str, heads: str, backbone: str) -> tuple[LPIPS, str]:
-    """The network of one variant and a description of its weights.
+    """Load the network of one variant; returns it and a description of its weights.
 
     Args:
         variant: "alex" or "vgg".
@@ -44,7 +43,7 @@ def load_lpips(variant: str, heads: str, backbone: str) -> tuple[LPIPS, str]:
 
 
 def empty_features(variant: str) -> nn.Sequential:
-    """torchvision's `features` with room for weights, not filled: its own random start takes seconds."""
+    """Make torchvision's `features` with room for weights, not filled: its own random start takes seconds."""
     with torch.device("meta"):
         features = torchvision.models.get_model(BACKBONES[variant], weights=None).features
     return features.to_empty(device="cpu")
@@ -58,11 +57,9 @@ def _entry(state: dict[str, Tensor], key: str, shape: tuple[int, ...], source: o
 
 
 def _package_file(variant: str) -> Path:
-    spec = find_spec("lpips")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        file = Path(folder) / "weights" / "v0.1" / f"{variant}.pth"
-        if file.is_file():
-            return file
+    file = package_file("lpips", f"weights/v0.1/{variant}.pth")
+    if file is not None:
+        return file
     message = (
         f"lpips_{variant}: no linear heads here; name the file ({variant}.pth of the lpips package, v0.1) with "
         f"--backend lpips_{variant}=FILE, or install the package lpips"

@@ -2,48 +2,31 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from memcomp.experiments.benchmark.published import MARK, published
+from memcomp.experiments.benchmark.result import Benchmark
 from memcomp.experiments.benchmark.runs import reasons
-from memcomp.experiments.benchmark.tables import Benchmark, cost_table, table
+from memcomp.experiments.benchmark.tables import cost_table, table
 from memcomp.experiments.cost import NOT_COUNTED
-from memcomp.experiments.evaluation.evaluate import COPY
+from memcomp.experiments.evaluation.options import COPY
 from memcomp.experiments.evaluation.scores import Scores
+from memcomp.experiments.evaluation.tables import write_pairs
 from memcomp.experiments.files import atomic_write
-from memcomp.experiments.metrics.aggregate import Difference
-from memcomp.experiments.metrics.protocols import MINIMUM_PIXELS, PROTOCOLS, column_title
-from memcomp.experiments.output.tables import versions, versions_line, write_json, write_pairs
-from memcomp.experiments.recipe.load import Recipe
+from memcomp.experiments.metrics.registry import MINIMUM_PIXELS, PROTOCOLS, column_title
+from memcomp.experiments.output.tables import versions, versions_line, write_json
 
 
-def write(folder: Path, benchmark: Benchmark, recipe: Recipe, args: argparse.Namespace) -> str:
+def write(folder: Path, benchmark: Benchmark) -> str:
     """Write report.md, benchmark.json and pairs.csv; returns the report's text."""
-    differences = {
-        kind: {
-            row.name: {
-                column: delta
-                for column in benchmark.columns(kind)
-                if (delta := benchmark.difference(row.name, kind, column)) is not None
-            }
-            for row in benchmark.rows
-            if row.name != benchmark.baseline
-        }
-        for kind in benchmark.kinds
-    }
-    parts = [
-        table(benchmark, kind, protocol, differences[kind], with_published=args.published)
-        for protocol in PROTOCOLS
-        for kind in benchmark.kinds
-    ]
-    said = notes(benchmark, recipe, args)
-    text = "\n\n".join([*parts, cost_table(benchmark), *said])
+    parts = [table(benchmark, kind, protocol) for protocol in PROTOCOLS for kind in benchmark.kinds]
+    told = notes(benchmark)
+    text = "\n\n".join([*parts, cost_table(benchmark), *told])
     with atomic_write(folder / "report.md") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
-    write_json(folder / "benchmark.json", content(benchmark, recipe, args, differences) | {"notes": said})
+    write_json(folder / "benchmark.json", content(benchmark) | {"notes": told})
     write_pairs(folder / "pairs.csv", {kind: dict(labelled(benchmark, kind)) for kind in benchmark.kinds})
     return f"{text}\n\nwritten to {folder}: report.md, benchmark.json, pairs.csv"
 
@@ -56,8 +39,9 @@ def labelled(benchmark: Benchmark, kind: str) -> Iterator[tuple[str, Scores]]:
             yield label, benchmark.measured[run.sha256][kind]
 
 
-def notes(benchmark: Benchmark, recipe: Recipe, args: argparse.Namespace) -> list[str]:
+def notes(benchmark: Benchmark) -> list[str]:
     """What the numbers rest on, and what they do not tell."""
+    options, size = benchmark.options, benchmark.recipe.size
     seeds = {len(row.runs) for row in benchmark.rows}
     base = benchmark.row(benchmark.baseline)
     over = "pairs and seeds (drawn on two levels; with two or three seeds somewhat too narrow)"
@@ -65,11 +49,11 @@ def notes(benchmark: Benchmark, recipe: Recipe, args: argparse.Namespace) -> lis
         over = "pairs only: one seed each, so the interval does not tell what another training would give"
     elif min(seeds) == 1:
         over += "; where a row has one seed, over the pairs and the other row's seeds only"
-    changed = f" with {' '.join(args.set)}" if args.set else ""
+    changed = f" with {' '.join(options.changes)}" if options.changes else ""
     lines = [
         f"Baseline: {benchmark.baseline}. A difference stands with its 95 % interval, a bootstrap over {over}. "
         "**better** or **worse**: the interval leaves out 0; of many columns one in twenty does so by chance.",
-        f"{recipe.size}×{recipe.size}, absolute motion, pairs of the baseline's data{changed}, seed {args.seed}. "
+        f"{size}×{size}, absolute motion, pairs of the baseline's data{changed}, seed {options.pairs.seed}. "
         "(d): on disoccluded pixels, those that the source hides; "
         f"a pair with fewer than {MINIMUM_PIXELS} of them is left out there.",
         "GFLOP: 10⁹ operations of convolutions, matrix products and attention, a multiplication and its addition being "
@@ -79,7 +63,7 @@ def notes(benchmark: Benchmark, recipe: Recipe, args: argparse.Namespace) -> lis
         lines[-1] += f" ms: median of {benchmark.costs.repeats} frames, one at a time, {benchmark.costs.device}."
     if base is not None and max(seeds) > 1 and any(row.seeds != base.seeds for row in benchmark.rows):
         lines.append("Rows with other seeds than the baseline's: seeds are drawn independently on both sides.")
-    if args.published:
+    if options.published:
         about = published()
         lines.append(
             f"“{MARK}”: copied from {about['source']}; other data, pictures of 256×256; "
@@ -107,8 +91,8 @@ def pairs_left_out(benchmark: Benchmark) -> list[str]:
         total = len(benchmark.measured[COPY][kind].names)
         columns: dict[str, dict[str, None]] = {}
         for column in benchmark.columns(kind):
-            means = [benchmark.mean(name, kind, column) for name in benchmark.scores(kind)]
-            most, why = max(m["left_out"] for m in means), dict.fromkeys(r for m in means for r in m["skipped"])
+            cells = [row[column] for row in benchmark.cells[kind].values()]
+            most, why = max(cell.left_out for cell in cells), dict.fromkeys(r for cell in cells for r in cell.skipped)
             if 0 < most < total:
                 count = f"{most} of {total}{' (' + ', '.join(why) + ')' if why else ''}"
                 columns.setdefault(count, {})[column_title(column)] = None
@@ -116,21 +100,16 @@ def pairs_left_out(benchmark: Benchmark) -> list[str]:
     return found
 
 
-def content(
-    benchmark: Benchmark,
-    recipe: Recipe,
-    args: argparse.Namespace,
-    differences: Mapping[str, Mapping[str, Mapping[str, Difference]]],
-) -> dict[str, Any]:
-    """The same for machines."""
+def content(benchmark: Benchmark) -> dict[str, Any]:
+    """The report as JSON-ready data (benchmark.json)."""
     costs = benchmark.costs
     return {
         "format": "memcomp-benchmark-1",
         "baseline": benchmark.baseline,
-        "size": recipe.size,
+        "size": benchmark.recipe.size,
         "pairs": {kind: len(scores.names) for kind, scores in benchmark.measured[COPY].items()},
-        "pairs_seed": args.seed,
-        "pairs_files": [file.name for file in args.pairs_file],
+        "pairs_seed": benchmark.options.pairs.seed,
+        "pairs_files": [file.name for file in benchmark.options.pairs.files],
         "rows": [
             {
                 "name": row.name,
@@ -147,18 +126,19 @@ def content(
         "metrics": benchmark.panel.metrics,
         "backends": benchmark.panel.about,
         "results": {
-            kind: {
-                name: {column: benchmark.mean(name, kind, column) for column in benchmark.columns(kind)}
-                for name in benchmark.scores(kind)
-            }
-            for kind in benchmark.kinds
+            kind: {name: {column: cell.to_json() for column, cell in row.items()} for name, row in rows.items()}
+            for kind, rows in benchmark.cells.items()
         },
         "differences": {
-            kind: {name: {column: vars(delta) for column, delta in found.items()} for name, found in rows.items()}
-            for kind, rows in differences.items()
+            kind: {
+                row.name: {c: vars(cell.difference) for c, cell in rows[row.name].items() if cell.difference}
+                for row in benchmark.rows
+                if row.name != benchmark.baseline
+            }
+            for kind, rows in benchmark.cells.items()
         },
         "left_out": dict(benchmark.left_out),
         "lists": vars(benchmark.lists) if benchmark.lists.rows else None,
-        "published": published() if args.published else None,
+        "published": published() if benchmark.options.published else None,
         "versions": versions(),
     }

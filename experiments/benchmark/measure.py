@@ -14,36 +14,37 @@ from tqdm import tqdm
 
 from memcomp.experiments import metrics
 from memcomp.experiments.benchmark.runs import Row, Run
-from memcomp.experiments.checkpoints.run_file import load_host
+from memcomp.experiments.checkpoints.trained import load_host
 from memcomp.experiments.cost import Cost, cost, device_name, frame, milliseconds
 from memcomp.experiments.data.heads import RENDERER_VERSION
 from memcomp.experiments.data.heads_set import EvalPairs
 from memcomp.experiments.errors import UserError
+from memcomp.experiments.evaluation import panel as panel_file
+from memcomp.experiments.evaluation import scores as scores_file
 from memcomp.experiments.evaluation.clip_pairs import ClipPair
-from memcomp.experiments.evaluation.evaluate import COPY
-from memcomp.experiments.evaluation.pairs import SAME, has_truth
+from memcomp.experiments.evaluation.options import COPY, PairOptions
+from memcomp.experiments.evaluation.pairs import has_truth
 from memcomp.experiments.evaluation.panel import Panel
-from memcomp.experiments.evaluation.scores import Pair, Predict, Scores, copy_source, host_predictor, score
+from memcomp.experiments.evaluation.scores import Model, Pair, Scores, measure
 from memcomp.experiments.files import atomic_write
 from memcomp.experiments.output.tables import versions
-from memcomp.experiments.recipe.load import Recipe
+from memcomp.experiments.recipe.sections import Recipe
 
 KEPT = 2**29  # bytes of pairs that are read once and held; more are read again for every run
 Measured = Mapping[str, Mapping[str, Scores]]  # sha256 of a checkpoint, or COPY → kind of pairs → scores
 
 
-def pairs_key(recipe: Recipe, pairs: Mapping[str, Sequence[Pair]], count: int | None, seed: int, panel: Panel) -> str:
-    """Digest of everything that decides pairs and formulas: equal keys, equal numbers.
+def pairs_key(recipe: Recipe, pairs: Mapping[str, Sequence[Pair]], options: PairOptions, panel: Panel) -> str:
+    """Digest of everything that decides pairs and numbers: equal keys, equal numbers.
 
     Args:
         recipe: whose data the pairs are of.
         pairs: kind → pairs.
-        count: how many of each kind were asked for; None = the default.
-        seed: of their draw.
+        options: which pairs were asked for.
         panel: what is measured.
     """
     data = recipe.data
-    about: list[Any] = [versions(), recipe.size, data.kind, count, seed, panel.metrics, panel.about]
+    about: list[Any] = [versions(), recipe.size, data.kind, options.count, options.seed, panel.metrics, panel.about]
     for kind, chosen in pairs.items():
         about += [kind, len(chosen)]
         if isinstance(chosen, EvalPairs):
@@ -53,12 +54,18 @@ def pairs_key(recipe: Recipe, pairs: Mapping[str, Sequence[Pair]], count: int | 
             files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in chosen[0].clips.paths]
             about += [[pair.name for pair in chosen], files]
     digest = hashlib.sha256(json.dumps(about).encode())
-    for file in sorted(Path(str(metrics.__file__)).parent.glob("*.py")):
+    for file in formula_files():
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def measure(
+def formula_files() -> list[Path]:
+    """The files that numbers come from, by name, wherever they stand: formulas, panel, and how models are asked."""
+    formulas = Path(str(metrics.__file__)).parent.glob("*.py")
+    return sorted((*formulas, *(Path(str(one.__file__)) for one in (panel_file, scores_file))), key=lambda f: f.name)
+
+
+def measure_runs(
     runs: Sequence[Run],
     pairs: Mapping[str, Sequence[Pair]],
     panel: Panel,
@@ -73,7 +80,7 @@ def measure(
     Args:
         runs: what to measure.
         pairs: kind → pairs.
-        panel: what to measure.
+        panel: what to measure on them.
         folder: where scores are kept as soon as a run is measured, and found again; one for these pairs alone.
         recipe: whose data the pairs are of.
         device: where to predict.
@@ -98,25 +105,19 @@ def measure(
             if held is None:
                 held = {k: list(c) for k, c in pairs.items()} if total * recipe.size**2 * 40 < KEPT else pairs
             try:
-                found = {}
-                host = None if run is None else load_host(run.path, device)[0]
-                for kind, chosen in held.items():
-                    predict = copy_source if host is None else host_predictor(host, same=kind == SAME)
-                    if run is not None and not run.recipe.data.depth:
-                        predict = without_depth(predict)
-                    true = has_truth(recipe, kind)
-                    found[kind] = score({name: predict}, chosen, panel, truth=true, batch=batch, tick=bar.update)[name]
+                model = {name: load_model(run, device)}
+                scored = measure(model, held, panel, lambda kind: has_truth(recipe, kind), batch=batch, tick=bar.update)
             except (UserError, ValueError) as error:
                 broken[run.path if run else name] = str(error)
                 continue
-            write_scores(file, found)
-            measured[name] = found
+            measured[name] = {kind: scores[name] for kind, scores in scored.items()}
+            write_scores(file, measured[name])
     return measured, broken
 
 
-def without_depth(predict: Predict) -> Predict:
-    """For a host that takes three channels, whatever the pairs have."""
-    return lambda source, driving: predict(source[:, :3], driving[:, :3])
+def load_model(run: Run | None, device: torch.device) -> Model:
+    """A run's host, which is given the channels that it knows; without a run, what copies the source."""
+    return Model() if run is None else Model(load_host(run.path, device)[0], run.recipe.data.channels)
 
 
 def write_scores(path: Path, scores: Mapping[str, Scores]) -> None:
@@ -134,7 +135,7 @@ def write_scores(path: Path, scores: Mapping[str, Scores]) -> None:
 
 
 def read_scores(path: Path) -> dict[str, Scores] | None:
-    """What `write_scores` wrote; None if there is no such file, or a damaged one."""
+    """Read what `write_scores` wrote; None if there is no such file, or a damaged one."""
     try:
         plain = json.loads(path.read_text("utf-8"))
         return {
@@ -163,7 +164,7 @@ class Costs:
 
 
 def costs_of(rows: Sequence[Row], device: torch.device, repeats: int) -> Costs:
-    """Of the first run of each row, the times taken in turns."""
+    """What a frame of each row's first run costs, the times taken in turns."""
     counted, calls = {}, {}
     for row in rows:
         run = row.runs[0]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from importlib import resources
 from typing import Any
 
-from memcomp.experiments.metrics.protocols import MASKED
+from memcomp.experiments.metrics.registry import MASKED
 
 MARK = "published, not measured here"
 PublishedRow = tuple[str, dict[str, str]]  # its label, and texts as printed

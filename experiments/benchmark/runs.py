@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memcomp.experiments.checkpoints.run_file import checkpoint_path, load_run
-from memcomp.experiments.checkpoints.shipped import sha256
+from memcomp.experiments.checkpoints.trained import read_trained
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.recipe.load import Recipe
+from memcomp.experiments.files import sha256
+from memcomp.experiments.recipe.sections import Recipe
 
 # keys of a recipe that do not decide what is trained
 LOCAL = ("seed", "device", "threads", "log", "data.workers", "data.cache", "data.cache_gb", "data.root")
@@ -70,8 +70,9 @@ def read_runs(words: Sequence[str]) -> tuple[list[Run], dict[str, str]]:
         if not equals or Path(word).exists():
             name, path = "", word
         try:
-            state = load_run(path)
-            found = Run(path, name or None, state.recipe, state.step, sha256(checkpoint_path(path)))
+            state = read_trained(path)
+            step = 0 if state.recipe is None else state.step  # what is not known to be alike is a row of its own
+            found = Run(path, name or None, state.recipe_or_heads(), step, sha256(state.path))
         except UserError as error:
             failed[word] = str(error)
             continue
@@ -130,7 +131,7 @@ def label(recipe: Recipe, *, trained: bool = True) -> str:
     """
     memory, text = recipe.memory, recipe.label
     if memory is not None and memory.mode != "skip_control":
-        config = memory.compensation()
+        config = memory.config
         lacks = {
             "IICM": not config.identity_conditioning,
             "Eq. 3": config.split == "none",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
+
+from memcomp.experiments.evaluation.options import DRAWN, LIST, MeasureOptions, PairOptions
 
 LARGEST = 2**63 - 1  # that numpy and torch take for a count or a seed
 
@@ -21,3 +24,55 @@ def at_least(least: int) -> Callable[[str], int]:
         return value
 
     return read
+
+
+def words_of(text: str) -> tuple[str, ...]:
+    """A `type=` of argparse: names separated by commas."""
+    return tuple(word.strip() for word in text.split(",")) if text.strip() else ()
+
+
+def add_pair_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of every command that measures pairs; `pair_options` reads them."""
+    counted = f"pairs of each kind (default: {DRAWN}, or all of a list)"
+    parser.add_argument("--pairs", type=at_least(1), metavar="N", help=counted)
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of the pairs (default: %(default)s)")
+    parser.add_argument(
+        "--pairs-file",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="CSV",
+        help=f"these pairs: a {LIST} of a former run, or a list of upstream's",
+    )
+    parser.add_argument(
+        "--root", type=Path, metavar="FOLDER", help="measure clips below this folder instead of the recipe's data"
+    )
+
+
+def pair_options(args: argparse.Namespace) -> PairOptions:
+    """Which pairs to measure."""
+    return PairOptions(args.pairs, args.seed, tuple(args.pairs_file), args.root)
+
+
+def add_measure_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the commands whose metrics can be chosen; `measure_options` reads them."""
+    parser.add_argument("--batch", type=at_least(1), default=8, help="pairs predicted at once (default: %(default)s)")
+    parser.add_argument(
+        "--metrics",
+        type=words_of,
+        default=(),
+        metavar="NAME,…",
+        help="all, or some of those in experiments/metrics/README.md (default: L1, PSNR and SSIM)",
+    )
+    parser.add_argument(
+        "--backend",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="what reads faces, or where weights are: landmarks=face-alignment, identity=openface:FILE, …",
+    )
+
+
+def measure_options(args: argparse.Namespace) -> MeasureOptions:
+    """What to measure on the pairs."""
+    return MeasureOptions(args.metrics, tuple(args.backend), args.batch)

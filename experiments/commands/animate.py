@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from memcomp.experiments.commands._shared import at_least
+from memcomp.experiments.errors import UserError
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `memcomp animate`."""
-    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint of a run, or its folder")
+    parser.add_argument("--checkpoint", required=True, help="run, checkpoint or pretrained folder, or `demo`")
     parser.add_argument("--source", type=Path, required=True, help="picture with the face to move")
     parser.add_argument("--driving", type=Path, required=True, help="video, or folder of pictures, to follow")
     parser.add_argument("--output", type=Path, required=True, help="mp4 file to write")
@@ -21,41 +24,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-adapt-scale", action="store_true", help="relative: do not scale by the heads' sizes")
     parser.add_argument("--side-by-side", action="store_true", help="source, driving and result beside each other")
-    parser.add_argument("--batch", type=int, default=8, help="frames generated at once (default 8)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
+    parser.add_argument("--batch", type=at_least(1), default=8, help="frames generated at once (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> None:
-    """`memcomp animate`."""
-    import torch
-    from tqdm import tqdm
-
-    from memcomp.experiments.animation import Motion, animate
-    from memcomp.experiments.checkpoints.run_file import load_host
-    from memcomp.experiments.errors import UserError
-    from memcomp.experiments.files import writable_folder
-    from memcomp.experiments.processes import resolve_device
-    from memcomp.experiments.video import Frames, fit, keep_audio, read_picture, to_frame, write_video
+    """Write the video, and say what is in it."""
+    from memcomp.experiments.animation import Motion, animate_video
 
     if args.output.suffix.lower() != ".mp4":
         raise UserError(f"{args.output}: expected an output name that ends in .mp4")
     if args.output.resolve() in (args.source.resolve(), args.driving.resolve()):
         raise UserError(f"{args.output}: expected an output that is neither the source nor the driving video")
-    if args.batch < 1:
-        raise UserError(f"--batch: expected 1 or more, got {args.batch}")
-    source_picture, driving = read_picture(args.source), Frames(args.driving)
-    host, recipe = load_host(args.checkpoint, resolve_device(args.device))
-    writable_folder(args.output.parent)
-
-    source = fit(source_picture, recipe.size)
-    motion = Motion(args.motion, not args.no_adapt_scale)
-    motion.check(host)  # before the first line of progress
-    poses = (fit(frame, recipe.size) for frame in driving)
-    bar = tqdm(total=driving.length, unit=" frames", desc="animate")
-    with bar, write_video(args.output, driving.frame_rate) as append:
-        for pose, result in animate(host, source, poses, motion, args.batch):
-            append(to_frame(torch.cat([source, pose, result], dim=-1) if args.side_by_side else result))
-            bar.update()
-    sound = "with its sound" if keep_audio(args.output, args.driving, args.output) else "without sound"
-    rate = float(driving.frame_rate)
-    print(f"{args.output}: {bar.n} frames of {recipe.size}×{recipe.size} at {rate:g} per second, {sound}")
+    made = animate_video(
+        args.checkpoint,
+        args.source,
+        args.driving,
+        args.output,
+        Motion(args.motion, not args.no_adapt_scale),
+        side_by_side=args.side_by_side,
+        batch=args.batch,
+        device=args.device,
+    )
+    sound = "with its sound" if made.sound else "without sound"
+    print(f"{args.output}: {made.frames} frames of {made.size}×{made.size} at {made.rate:g} per second, {sound}")

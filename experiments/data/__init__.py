@@ -1,1 +1,1 @@
-"""Where frames come from: procedural heads, or folders of clips."""
+"""The room of data: frames of procedural heads or of folders of clips, and the pairs and batches made of them."""

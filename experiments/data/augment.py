@@ -1,10 +1,10 @@
-"""Augmentation of a pair of frames as the first-order model trains: swap, mirror, colour jitter; the same for both."""
+"""Augmentation of a pair of frames as the first-order model trains: swap, mirror and colour jitter alike for both."""
 
 import torch
 from torch import Tensor
 from torchvision.transforms import functional
 
-from memcomp.experiments.recipe.load import AugmentSection
+from memcomp.experiments.recipe.sections import AugmentSection
 
 
 def augment_pair(pair: Tensor, settings: AugmentSection, generator: torch.Generator) -> Tensor:

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` items, the last one perhaps shorter; reads no further than needed."""
+    """Yield lists of `size` items, the last one perhaps shorter; reads no further than needed."""
     iterator = iter(items)
     while group := list(islice(iterator, size)):
         yield group

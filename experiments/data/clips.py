@@ -76,7 +76,7 @@ class Clips:
         return len(self.paths)
 
     def add(self, path: Path) -> int:
-        """One clip more; returns its number."""
+        """Add a clip; returns its number."""
         number = len(self.paths)
         self.paths.append(path)
         who = person(path)
@@ -87,7 +87,7 @@ class Clips:
         return number
 
     def name(self, clip: int) -> str:
-        """File or folder name."""
+        """File or folder name of a clip."""
         return self.paths[clip].name
 
     def pictures(self, clip: int) -> list[str]:
@@ -105,7 +105,7 @@ class Clips:
         return self._counts[clip]
 
     def read(self, clip: int, frames: Sequence[int]) -> Tensor:
-        """Frames by number (each 0 … count - 1) → uint8 (len(frames), 3, size, size).
+        """Read frames by number (each 0 … count - 1) → uint8 (len(frames), 3, size, size).
 
         Raises:
             DamagedClip: it cannot be decoded, or ends before 90 % of its frames.
@@ -127,7 +127,7 @@ class Clips:
         return Frames(path).length or sum(1 for _ in Frames(path))  # webm does not say how many frames it has
 
     def _listed(self, path: Path) -> list[Path]:
-        """A folder's pictures, looked up once: CelebV has tens of thousands in one."""
+        """List a folder's pictures, looked up once: CelebV has tens of thousands in one."""
         if path not in self._pictures:
             self._pictures[path] = sorted(inside for inside in path.iterdir() if inside.suffix.lower() in PICTURES)
         return self._pictures[path]
@@ -155,7 +155,7 @@ class Clips:
         return torch.stack([kept[min(frame, number)] for frame in frames])
 
     def _cached(self, path: Path, count: int) -> np.ndarray | None:
-        """The decoded frames (T, 3, size, size), mapped from the cache; None if the cache is full or not wanted."""
+        """Map the decoded frames (T, 3, size, size) from the cache; None if the cache is full or not wanted."""
         if self.cache is None:
             return None
         frame_bytes, status = 3 * self.size**2, path.stat()
@@ -188,12 +188,12 @@ def fit(frame: Tensor, size: int) -> Tensor:
 
 
 def label(path: Path) -> str:
-    """A clip's name without suffix; CelebV keeps a person's pictures in `<person>/Image`: there that of the person."""
+    """Label a clip by its name without suffix; CelebV's, `<person>/Image`, by the person."""
     return path.parent.name if path.name == "Image" else path.stem
 
 
 def person(path: Path) -> str:
-    """Who a clip shows, by its label: what stands before the first "#" or, without one, the first "_".
+    """Name the person that a clip shows, by its label: what stands before the first "#" or, without one, the first "_".
 
     Not so in CelebV, where the label is the person.
     """
@@ -202,12 +202,12 @@ def person(path: Path) -> str:
 
 
 def user_cache() -> Path:
-    """The user's cache folder of memcomp: $MEMCOMP_CACHE or ~/.cache/memcomp."""
+    """Cache folder of memcomp for this user: $MEMCOMP_CACHE or ~/.cache/memcomp."""
     return Path(os.environ.get("MEMCOMP_CACHE") or Path.home() / ".cache" / "memcomp")
 
 
 def is_clip(path: Path) -> bool:
-    """Whether it is a video, by its name, or a folder with pictures; hidden files are none."""
+    """Whether a path is a video, by its name, or a folder with pictures; hidden ones are no clips."""
     if path.name.startswith("."):
         return False
     if path.is_dir():

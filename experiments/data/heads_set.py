@@ -16,6 +16,7 @@ from typing import overload
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from memcomp.experiments.data.heads import FAR, NEAR, RENDERER_VERSION, Identity, Poses, disocclusion, render
 from memcomp.experiments.data.heads.pose import FRAME_RATE
@@ -98,15 +99,15 @@ class HeadsSet:
         return Identity.sample(self._seed(i))
 
     def poses(self, i: int, frames: int | None = None, steps: int = 1) -> Poses:
-        """Pose and expression of every frame of clip i; or of `frames` frames, `steps` in the time of one."""
+        """Pose and expression in every frame of clip i, or in `frames` frames, `steps` in the time of one."""
         return Poses.trajectory(self._seed(i), frames or self.length, self.rate * steps)
 
     def angles(self, i: int) -> Tensor:
-        """(T, 3) yaw, pitch, roll of clip i in degrees."""
+        """Yaw, pitch and roll of clip i in degrees, (T, 3)."""
         return self.poses(i).angles()
 
     def frames(self, i: int) -> Tensor:
-        """Clip i: uint8 (T, 3 or 4, H, W), RGB first. A missing or damaged file of the cache is rendered again."""
+        """Read clip i, or render it if the cache lacks it or holds it damaged: uint8 (T, 3 or 4, H, W), RGB first."""
         path = self.path(i)
         clip = self._read(path)
         if clip is None:
@@ -115,7 +116,7 @@ class HeadsSet:
         return clip
 
     def render(self, who: Identity, poses: Poses) -> Tensor:
-        """Anyone as this set shows people: (T, 3 or 4, H, W) in [0, 1]."""
+        """Render anyone as this set shows people: (T, 3 or 4, H, W) in [0, 1]."""
         shown = render(who, poses, self.size)
         return shown.rgbd() if self.depth else shown.image
 
@@ -124,15 +125,13 @@ class HeadsSet:
         return f"head{self._seed(i):07d}.mp4"
 
     def path(self, i: int) -> Path:
-        """The cache's file of clip i; its name depends on everything that decides the pixels."""
+        """File of clip i in the cache; its name depends on everything that decides the pixels."""
         depth = ("disparity", NEAR, FAR) if self.depth else ()
         key = repr((RENDERER_VERSION, self.identity(i), self.poses(i).as_tensor().tolist(), self.size, *depth))
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.rgb{'d' * self.depth}"
 
     def render_all(self, workers: int = 0) -> None:
         """Render every clip that the cache lacks, in `workers` processes (0: in this one), showing progress."""
-        from tqdm import tqdm
-
         missing = [i for i in range(len(self)) if self._read(self.path(i)) is None]
         if not missing:
             return
@@ -149,11 +148,11 @@ class HeadsSet:
                     bar.update()
 
     def same_identity(self, n: int, seed: int = 0) -> Sequence[EvalPair]:
-        """n pairs of frames of one clip each; the target is the driving frame."""
+        """Draw n pairs of frames of one clip each; the target is the driving frame."""
         return EvalPairs(self, _draw(n, len(self), self.length, seed, cross=False))
 
     def cross_identity(self, n: int, seed: int = 0) -> Sequence[EvalPair]:
-        """n pairs of frames of two people each; the target shows the source's person as the driving one is posed."""
+        """Draw n pairs of frames of two people; the target shows the source's person as the driving one is posed."""
         if len(self) < 2:
             raise UserError(f"cross-identity pairs need 2 or more identities, the {self.split} split has {len(self)}")
         return EvalPairs(self, _draw(n, len(self), self.length, seed, cross=True))
@@ -162,7 +161,7 @@ class HeadsSet:
         return self._first + range(len(self))[i]
 
     def _read(self, path: Path) -> Tensor | None:
-        """The clip of a sound file, None for a missing or damaged one. The file ends with the CRC-32 of its pixels."""
+        """Read a clip's file, which ends with the CRC-32 of its pixels; None if it is missing or damaged."""
         shape = (self.length, self.channels, self.size, self.size)
         count = math.prod(shape)
         try:
@@ -209,15 +208,15 @@ class HeadClips:
         self.people: Sequence[Sequence[int]] = [[identity] for identity in range(len(heads))]
 
     def name(self, clip: int) -> str:
-        """The identity's number."""
+        """Name of a clip: the number of its identity."""
         return f"head {clip}"
 
     def count(self, clip: int) -> int:
-        """Number of frames."""
+        """Number of frames of a clip."""
         return self.heads.length
 
     def read(self, clip: int, frames: Sequence[int]) -> Tensor:
-        """uint8 (len(frames), 3, H, W), or (len(frames), 4, H, W) with depth."""
+        """Read frames: uint8 (len(frames), 3, H, W), or (len(frames), 4, H, W) with depth."""
         if clip not in self._mapped:
             self.heads.frames(clip)  # renders what the cache lacks; later reads touch two frames of its file
             shape = (self.heads.length, self.heads.channels, self.heads.size, self.heads.size)

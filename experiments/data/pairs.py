@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from memcomp.experiments.data.augment import augment_pair
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.recipe.load import AugmentSection
+from memcomp.experiments.recipe.sections import AugmentSection
 
 
 class DamagedClip(UserError):
@@ -22,7 +22,7 @@ class DamagedClip(UserError):
 
 
 class ClipSource(Protocol):
-    """Clips grouped by person. `Clips` and `HeadClips` are ones."""
+    """Clips grouped by person, such as `Clips` and `HeadClips`."""
 
     people: Sequence[Sequence[int]]  # person → numbers of the person's clips
 
@@ -33,11 +33,11 @@ class ClipSource(Protocol):
         """Number of frames; may raise `DamagedClip`."""
 
     def read(self, clip: int, frames: Sequence[int]) -> Tensor:
-        """uint8 (len(frames), C, H, W), C = 3 or, with a disparity, 4; may raise `DamagedClip`."""
+        """Read frames: uint8 (len(frames), C, H, W), C = 3 or, with a disparity, 4; may raise `DamagedClip`."""
 
 
 class PairSet(Dataset[dict[str, Any]]):
-    """Pair i → {"source": (C, H, W) float in [0, 1], "driving": the same, "skipped": names of damaged clips met}.
+    """Training pairs without end, each {"source": (C, H, W) in [0, 1], "driving": as source, "skipped": damaged clips}.
 
     One epoch of `len(people) * repeats` pairs meets every person `repeats` times, in an order of its own. Of the person
     one clip is drawn, of the clip two frames with replacement, the earlier one being the source.
@@ -82,7 +82,7 @@ class PairSet(Dataset[dict[str, Any]]):
 
 
 def seeded(seed: int, purpose: str, index: int) -> torch.Generator:
-    """A CPU generator for one draw; different seeds, purposes and indices give unrelated streams."""
+    """Make a CPU generator for one draw; different seeds, purposes and indices give unrelated streams."""
     digest = hashlib.blake2b(f"{seed}/{purpose}/{index}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 

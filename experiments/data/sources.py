@@ -1,22 +1,22 @@
-"""Where a recipe's pairs come from: procedural heads or clips, each cut into people's clips."""
+"""The pairs of a recipe, made of procedural heads or of folders of clips."""
 
 from pathlib import Path
 
 from memcomp.experiments.data.clips import Clips, user_cache
+from memcomp.experiments.data.heads_set import HeadClips, HeadsSet
 from memcomp.experiments.data.pairs import PairSet
-from memcomp.experiments.recipe.load import Recipe
-from memcomp.experiments.recipe.sections import AugmentSection
+from memcomp.experiments.recipe.sections import AugmentSection, Recipe
 
 HELD_OUT_PEOPLE = 16  # identities of the held-out heads
 
 
 def training_pairs(recipe: Recipe) -> PairSet:
-    """The pairs to train on."""
+    """Make the pairs that a recipe trains on."""
     return _pairs(recipe, "train", recipe.seed, recipe.data.repeats, recipe.data.augment)
 
 
 def held_out_pairs(recipe: Recipe) -> PairSet:
-    """Pairs of people that training does not see (heads: split "val"; clips: the folder test/), not augmented.
+    """Make pairs of people that training does not see (heads: split "val"; clips: the folder test/), not augmented.
 
     They are the same for every seed, so that runs compare.
     """
@@ -30,8 +30,6 @@ def _pairs(recipe: Recipe, split: str, seed: int, repeats: int = 1, augment: Aug
         assert data.root is not None  # the recipe's check
         clips = Clips(Path(data.root) / split, recipe.size, cache=cache / "clips", cache_gb=data.cache_gb)
         return PairSet(clips, seed, repeats, augment)
-    from memcomp.experiments.data.heads_set import HeadClips, HeadsSet
-
     identities = data.identities if split == "train" else HELD_OUT_PEOPLE
     heads = HeadsSet(split, identities, data.frames, recipe.size, data.seed, cache, data.rate, data.depth)
     heads.render_all(data.workers)

@@ -1,4 +1,4 @@
-"""`memcomp demo`: give a trained host a memory, train it on with and without, and measure both.
+"""Give a trained host a memory, train it on with and without, and measure both.
 
 1. a small host that already animates procedural heads (shipped, or trained here with --from-scratch: first to move
    heads, then to draw their details);
@@ -9,92 +9,110 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from memcomp.experiments.training.side_by_side import Job
+from memcomp.adapters import Host
+from memcomp.experiments.checkpoints.shipped import shipped_host
+from memcomp.experiments.checkpoints.trained import load_host
+from memcomp.experiments.data.sources import held_out_pairs, training_pairs
+from memcomp.experiments.demo.figures import write_pictures
+from memcomp.experiments.errors import UserError
+from memcomp.experiments.evaluation.options import COPY, CROSS, SAME, PairOptions
+from memcomp.experiments.evaluation.pairs import evaluation_pairs, has_truth, heads_size
+from memcomp.experiments.evaluation.panel import Panel
+from memcomp.experiments.evaluation.scores import Model, Results, measure
+from memcomp.experiments.evaluation.tables import (
+    Differences,
+    difference_table,
+    differences,
+    differences_json,
+    results_json,
+    score_table,
+    write_pairs,
+)
+from memcomp.experiments.files import atomic_write, writable_folder
+from memcomp.experiments.metrics.registry import DEFAULT
+from memcomp.experiments.output.tables import versions, versions_line, write_json
+from memcomp.experiments.recipe.load import load_recipe
+from memcomp.experiments.recipe.sections import Recipe
+from memcomp.experiments.training.side_by_side import Job, train_side_by_side
 
 MOTION_RECIPE, HOST_RECIPE, MEMORY_RECIPE = "demo/fomm", "demo/fomm_detail", "demo/fomm_mcnet"
-STEPS = 350  # of both trainings together with the rest under five minutes on two cores
+METRICS = (*DEFAULT, "akd", "prmse")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `memcomp demo`."""
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys to change in all the demo's recipes")
-    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder (default: %(default)s)")
-    parser.add_argument("--from-scratch", action="store_true", help="train the host as well: much longer")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of training with and without (default: %(default)s)")
-    parser.add_argument("--host-steps", type=int, help="with --from-scratch: of the host (default: its recipe's)")
-    parser.add_argument("--pairs", type=int, default=100, help="test pairs of each kind (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="of the training (default: %(default)s)")
+@dataclass(frozen=True)
+class DemoOptions:
+    """What `memcomp demo` is asked for."""
+
+    output: Path
+    steps: int
+    """Steps of training with and without the memory."""
+    overrides: tuple[str, ...] = ()
+    """`key=value` words that change all the demo's recipes."""
+    from_scratch: bool = False
+    """Train the host as well."""
+    host_steps: int | None = None
+    """Steps of each of its two trainings; None = their recipes'."""
+    pairs: int = 100
+    """Test pairs of each kind."""
+    seed: int = 1
+    """Seed of the training."""
 
 
-def run(args: argparse.Namespace) -> None:
-    """`memcomp demo`."""
+def demo(options: DemoOptions) -> None:
+    """Train, measure, print the tables, and write them with videos and pictures to the output folder.
+
+    Raises:
+        UserError: the shipped host is missing, or the folder holds a demo with other settings.
+    """
     clock = Stopwatch()
-    from tqdm import tqdm
-
-    from memcomp.experiments.checkpoints.run_file import load_host
-    from memcomp.experiments.checkpoints.shipped import shipped_host
-    from memcomp.experiments.demo.figures import write_pictures
-    from memcomp.experiments.errors import UserError
-    from memcomp.experiments.evaluation.evaluate import COPY
-    from memcomp.experiments.evaluation.pairs import CROSS, SAME, evaluation_pairs, heads_size
-    from memcomp.experiments.evaluation.panel import Panel
-    from memcomp.experiments.evaluation.scores import copy_source, host_predictor, score
-    from memcomp.experiments.files import writable_folder
-    from memcomp.experiments.metrics.protocols import DEFAULT
-    from memcomp.experiments.output.tables import difference_table, differences, score_table, versions_line, write_pairs
-    from memcomp.experiments.recipe.load import load_recipe
-    from memcomp.experiments.training.side_by_side import train_side_by_side
-
-    for name in ("steps", "pairs", "host_steps"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')}: expected 1 or more, got {value}")
-    recipe = load_recipe(HOST_RECIPE, [*args.overrides, f"seed={args.seed}"])
-    if not args.from_scratch:
+    recipe = load_recipe(HOST_RECIPE, [*options.overrides, f"seed={options.seed}"])
+    if not options.from_scratch:
         shipped_host()  # if it is missing, say so before anything takes time
-    folder = writable_folder(args.output)
-    remember_settings(folder / "demo.json", args)
+    folder = writable_folder(options.output)
+    remember_settings(folder / "demo.json", options)
     try:
         with clock.stage("the heads to train on"):
-            render_heads(args.overrides)
+            render_heads(options.overrides)
         with clock.stage("the host"):
-            init, origin = find_host(args, folder)
+            init, origin = find_host(options, folder)
         print(f"host: {origin}")
-        jobs = training_jobs(folder, init, args)
-        with clock.stage(f"training, {args.steps} steps with and without memory"):
-            train_side_by_side(jobs, args.steps)
+        jobs = training_jobs(folder, init, options)
+        with clock.stage(f"training, {options.steps} steps with and without memory"):
+            train_side_by_side(jobs, options.steps)
     except KeyboardInterrupt:
         print(f"\ninterrupted; the same command goes on from the last checkpoints in {folder}")
         raise
 
+    before, alone, memory = (load_host(path)[0] for path in (init, jobs[0].output, jobs[1].output))
+    names = [f"host alone, +{options.steps} steps", f"host + memory, +{options.steps} steps"]
     with clock.stage("evaluation"):
-        before, alone, memory = (load_host(path)[0] for path in (init, jobs[0].output, jobs[1].output))
-        names = ["the host before", f"host alone, +{args.steps} steps", f"host + memory, +{args.steps} steps"]
-        hosts = zip(names, (before, alone, memory), strict=True)
-        models = {COPY: copy_source} | {name: host_predictor(host) for name, host in hosts}
-        pairs = evaluation_pairs(recipe, [SAME, CROSS], args.pairs, seed=0)
-        panel = Panel((*DEFAULT, "akd", "prmse"), heads=heads_size(recipe))
-        with tqdm(total=2 * args.pairs, unit="pair", desc="evaluate") as bar:
-            results = {kind: score(models, chosen, panel, batch=16, tick=bar.update) for kind, chosen in pairs.items()}
-    deltas = differences(results, names[2], names[1])
+        hosts = dict(zip(["the host before", *names], (before, alone, memory), strict=True))
+        panel = Panel(METRICS, heads=heads_size(recipe))
+        results = measure_hosts(hosts, recipe, panel, options.pairs)
+    deltas = differences(results, names[1], names[0])
     with clock.stage("pictures"):
         write_pairs(folder / "pairs.csv", results)
         write_pictures(folder, recipe, {"host": alone, "host + memory": memory}, jobs, deltas)
     text = [score_table(results, "standard"), score_table(results, "paper")]
     text += [difference_table(deltas, "host + memory minus host alone"), *panel.about, versions_line()]
     print("\n" + "\n\n".join(text))
-    write_summary(folder, args, origin, results, deltas, clock, text)
+    write_summary(folder, options, origin, results, deltas, clock, text)
     print(f"\n{clock}\n\nin {folder}: " + ", ".join(OUTPUTS))
+
+
+def measure_hosts(hosts: dict[str, Host], recipe: Recipe, panel: Panel, count: int) -> Results:
+    """Scores of the hosts, and of copying the source, on pairs of people that training does not see."""
+    models = {COPY: Model()} | {name: Model(host, recipe.data.channels) for name, host in hosts.items()}
+    pairs = evaluation_pairs(recipe, [SAME, CROSS], PairOptions(count))
+    return measure(models, pairs, panel, lambda kind: has_truth(recipe, kind), batch=16)
 
 
 OUTPUTS = (
@@ -109,16 +127,14 @@ OUTPUTS = (
 )
 
 
-def remember_settings(path: Path, args: argparse.Namespace) -> None:
+def remember_settings(path: Path, options: DemoOptions) -> None:
     """Write down what is trained here, or check that it is what an earlier, perhaps interrupted, demo trained here.
 
     Raises:
         UserError: the folder holds a demo with other settings.
     """
-    from memcomp.experiments.errors import UserError
-    from memcomp.experiments.output.tables import write_json
-
-    settings = {key: getattr(args, key) for key in ("steps", "seed", "from_scratch", "host_steps", "overrides")}
+    settings = {key: getattr(options, key) for key in ("steps", "seed", "from_scratch", "host_steps")}
+    settings["overrides"] = list(options.overrides)
     if path.is_file():
         earlier = json.loads(path.read_text("utf-8"))["settings"]
         for key, value in settings.items():
@@ -132,38 +148,29 @@ def remember_settings(path: Path, args: argparse.Namespace) -> None:
 
 def render_heads(overrides: Sequence[str]) -> None:
     """Draw the training's people before the two trainings start, which would otherwise both draw them."""
-    from memcomp.experiments.data.sources import held_out_pairs, training_pairs
-    from memcomp.experiments.recipe.load import load_recipe
-
     recipe = load_recipe(HOST_RECIPE, [*overrides, f"data.workers={os.cpu_count() or 1}"])
     training_pairs(recipe)
     held_out_pairs(recipe)
 
 
-def find_host(args: argparse.Namespace, folder: Path) -> tuple[Path, str]:
+def find_host(options: DemoOptions, folder: Path) -> tuple[Path, str]:
     """The checkpoint to start from, and what to call it: the shipped host, or one trained here."""
-    from memcomp.experiments.checkpoints.shipped import shipped_host
-    from memcomp.experiments.recipe.load import load_recipe
-    from memcomp.experiments.training.side_by_side import Job, train_side_by_side
-
-    if not args.from_scratch:
+    if not options.from_scratch:
         path, about = shipped_host()
         return path, f"shipped host ({about['command']})"
     init, total = "null", 0
     for name in (MOTION_RECIPE, HOST_RECIPE):
-        steps = args.host_steps or load_recipe(name, args.overrides).optim.steps or 1
-        overrides = (*args.overrides, f"init={init}", f"optim.steps={steps}", f"seed={args.seed}")
+        steps = options.host_steps or load_recipe(name, options.overrides).optim.steps or 1
+        overrides = (*options.overrides, f"init={init}", f"optim.steps={steps}", f"seed={options.seed}")
         job = Job(name, name, overrides, folder / f"from_scratch_{name.rpartition('/')[2]}")
         train_side_by_side([job], steps)
         init, total = str(job.output / "model.safetensors"), total + steps
     return Path(init), f"host from scratch ({total} steps)"
 
 
-def training_jobs(folder: Path, init: Path, args: argparse.Namespace) -> list[Job]:
+def training_jobs(folder: Path, init: Path, options: DemoOptions) -> list[Job]:
     """The two trainings: they differ in the recipe alone, whose only difference is the memory."""
-    from memcomp.experiments.training.side_by_side import Job
-
-    common = (*args.overrides, f"init={init}", f"optim.steps={args.steps}", f"seed={args.seed}")
+    common = (*options.overrides, f"init={init}", f"optim.steps={options.steps}", f"seed={options.seed}")
     return [
         Job("host alone   ", HOST_RECIPE, common, folder / "host"),
         Job("host + memory", MEMORY_RECIPE, common, folder / "host_memory"),
@@ -172,30 +179,27 @@ def training_jobs(folder: Path, init: Path, args: argparse.Namespace) -> list[Jo
 
 def write_summary(
     folder: Path,
-    args: argparse.Namespace,
+    options: DemoOptions,
     origin: str,
-    results: Mapping[str, Any],
-    deltas: Mapping[str, Any],
+    results: Results,
+    deltas: Differences,
     clock: Stopwatch,
     text: list[str],
 ) -> None:
-    """metrics.json and report.md."""
-    from memcomp.experiments.files import atomic_write
-    from memcomp.experiments.output.tables import differences_json, results_json, versions, write_json
-
+    """Write metrics.json and report.md."""
     content = {
         "format": "memcomp-demo-1",
         "host": origin,
-        "steps": args.steps,
-        "seed": args.seed,
-        "pairs": args.pairs,
+        "steps": options.steps,
+        "seed": options.seed,
+        "pairs": options.pairs,
         "seconds": clock.seconds,
         "versions": versions(),
         "results": results_json(results),
         "differences": differences_json(deltas),
     }
     write_json(folder / "metrics.json", content)
-    parts = [f"Demo: {origin}, {args.steps} steps, seed {args.seed}", *text, str(clock)]
+    parts = [f"Demo: {origin}, {options.steps} steps, seed {options.seed}", *text, str(clock)]
     with atomic_write(folder / "report.md") as temporary:
         temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 

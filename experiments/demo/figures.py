@@ -14,12 +14,13 @@ from torch import Tensor
 from memcomp.adapters import Host
 from memcomp.experiments.data.heads import Identity, Poses, render
 from memcomp.experiments.data.heads_set import HeadsSet
+from memcomp.experiments.evaluation.figures import difference_picture
 from memcomp.experiments.evaluation.pairs import PEOPLE
 from memcomp.experiments.evaluation.scores import host_predictor
 from memcomp.experiments.inspection.memory_figures import memory_picture
 from memcomp.experiments.metrics.aggregate import Difference
-from memcomp.experiments.output.figures import caption, difference_picture, loss_curves, strips
-from memcomp.experiments.recipe.load import Recipe
+from memcomp.experiments.output.figures import caption, loss_curves, strips
+from memcomp.experiments.recipe.sections import Recipe
 from memcomp.experiments.training.side_by_side import Job
 from memcomp.experiments.video import Frame, to_frame, write_video
 
@@ -37,7 +38,7 @@ def write_pictures(
     jobs: Sequence[Job],
     deltas: Mapping[str, Mapping[str, Difference]],
 ) -> None:
-    """Everything that the demo shows besides its tables.
+    """Draw everything that the demo shows besides its tables.
 
     Args:
         folder: to write into.
@@ -83,7 +84,7 @@ def turning(who: Identity, driver: Identity, seed: int, size: int, models: Mappi
     driving = render(driver, poses, size).image
     columns = [source, driving]
     for host in models.values():
-        predict = host_predictor(host)
+        predict = host_predictor(host, same=who is driver)
         parts = [predict(*batch) for batch in zip(source.split(16), driving.split(16), strict=True)]
         columns.append(torch.cat(parts))
     return columns

@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from memcomp.experiments.data.clips import Clips
-    from memcomp.experiments.data.heads_set import HeadsSet
-    from memcomp.experiments.evaluation.pair_lists import ListReport
-    from memcomp.experiments.evaluation.scores import Pair
-    from memcomp.experiments.recipe.load import Recipe
+from memcomp.experiments.data.clips import Clips, user_cache
+from memcomp.experiments.data.heads_set import EvalPairs, HeadsSet
+from memcomp.experiments.errors import UserError
+from memcomp.experiments.evaluation.clip_pairs import draw_pairs, is_cross
+from memcomp.experiments.evaluation.options import CROSS, DRAWN, SAME, PairOptions
+from memcomp.experiments.evaluation.pair_lists import ListedClips, ListedHeads, ListReport, read_list
+from memcomp.experiments.evaluation.scores import Pair
+from memcomp.experiments.recipe.sections import Recipe
 
-SAME, CROSS = "same identity", "cross identity"
 PEOPLE = 50  # identities of the test split of procedural heads
-DRAWN = 100  # pairs of each kind, if nothing else is said
 NO_TRUTH = "pairs of two real people have no truth: name metrics that need none with --metrics"
-LIST = "pair_list.csv"  # what was measured, for --pairs-file
-
-
-def add_pair_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of every command that measures pairs."""
-    parser.add_argument(
-        "--pairs", type=int, metavar="N", help=f"pairs of each kind (default: {DRAWN}, or all of a list)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the pairs (default: %(default)s)")
-    parser.add_argument(
-        "--pairs-file",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="CSV",
-        help=f"these pairs: a {LIST} of a former run, or a list of upstream's",
-    )
-    parser.add_argument(
-        "--root", type=Path, metavar="FOLDER", help="measure clips below this folder instead of the recipe's data"
-    )
 
 
 def at_root(recipe: Recipe, root: Path | None) -> Recipe:
-    """The recipe with `--root` as its data, if there is one."""
+    """The recipe with clips below `root` as its data; unchanged if that is None."""
     if root is None:
         return recipe
     data = dataclasses.replace(recipe.data, kind="clips", root=str(root), depth=False)
@@ -50,7 +28,7 @@ def at_root(recipe: Recipe, root: Path | None) -> Recipe:
 
 
 def heads_size(recipe: Recipe) -> int | None:
-    """Of the pictures, pixels, if they show procedural heads; else None: what the backends of faces are chosen by."""
+    """Side length in pixels if the data are procedural heads, else None; decides which face backend is used."""
     return recipe.size if recipe.data.kind == "heads" else None
 
 
@@ -60,43 +38,30 @@ def has_truth(recipe: Recipe, kind: str) -> bool:
 
 
 def evaluation_pairs(
-    recipe: Recipe,
-    kinds: Sequence[str],
-    count: int | None,
-    seed: int,
-    files: Sequence[Path] = (),
-    report: ListReport | None = None,
+    recipe: Recipe, kinds: Sequence[str], options: PairOptions, report: ListReport | None = None
 ) -> dict[str, Sequence[Pair]]:
     """Kind → pairs of people that training does not see: the recipe's own data, test split.
 
     Args:
-        recipe: `data`, `size`.
+        recipe: `data`, `size`; see `at_root` for other clips.
         kinds: of `SAME` and `CROSS`.
-        count: pairs of each kind, of lists usable rows of each; None = `DRAWN`, all rows.
-        seed: of the draw; the same pairs for every run, whatever its own seed.
-        files: lists that name the pairs instead: see `pair_lists.py`.
-        report: what became of their rows is added to it.
+        options: how many, which.
+        report: what became of the rows of lists is added to it.
 
     Raises:
         UserError: what `HeadsSet` and `Clips` refuse, or a list without a usable row or a pair of these kinds.
     """
-    from memcomp.experiments.data.heads_set import HeadsSet
-    from memcomp.experiments.errors import UserError
-    from memcomp.experiments.evaluation.clip_pairs import draw_pairs
-    from memcomp.experiments.evaluation.pair_lists import ListReport
-
-    if not files:
-        data, count = test_split(recipe), DRAWN if count is None else count
+    if not options.files:
+        data, count = test_split(recipe), DRAWN if options.count is None else options.count
         if isinstance(data, HeadsSet):
             draw = {SAME: data.same_identity, CROSS: data.cross_identity}
-            return {kind: draw[kind](count, seed) for kind in kinds}
-        return {kind: draw_pairs(data, count, seed, cross=kind == CROSS) for kind in kinds}
-    listed = listed_pairs(recipe, files, count, report or ListReport())
+            return {kind: draw[kind](count, options.seed) for kind in kinds}
+        return {kind: draw_pairs(data, count, options.seed, cross=kind == CROSS) for kind in kinds}
+    listed = listed_pairs(recipe, options.files, options.count, report or ListReport())
     if not any(listed[kind] for kind in kinds):
         found = ", ".join(f"{len(chosen)} of {kind}" for kind, chosen in listed.items())
-        raise UserError(
-            f"{', '.join(map(str, files))}: expected pairs of {' or '.join(kinds)}, found {found}; {NO_TRUTH}"
-        )
+        files = ", ".join(map(str, options.files))
+        raise UserError(f"{files}: expected pairs of {' or '.join(kinds)}, found {found}; {NO_TRUTH}")
     return {kind: listed[kind] for kind in kinds if listed[kind]}
 
 
@@ -104,10 +69,6 @@ def listed_pairs(
     recipe: Recipe, files: Sequence[Path], count: int | None, report: ListReport
 ) -> Mapping[str, Sequence[Pair]]:
     """Kind → the pairs of lists, in their order."""
-    from memcomp.experiments.data.heads_set import EvalPairs
-    from memcomp.experiments.evaluation.clip_pairs import is_cross
-    from memcomp.experiments.evaluation.pair_lists import ListedClips, ListedHeads, read_list
-
     if recipe.data.kind == "heads":
         heads = ListedHeads(_test_heads(recipe))
         places = [place for file in files for place in read_list(file, heads.pair, count, report)]
@@ -122,13 +83,11 @@ def listed_pairs(
 
 
 def test_split(recipe: Recipe) -> HeadsSet | Clips:
-    """The recipe's own data, people that training does not see.
+    """The people of the recipe's own data that training does not see.
 
     Raises:
         UserError: what `HeadsSet` and `Clips` refuse.
     """
-    from memcomp.experiments.data.clips import Clips
-
     if recipe.data.kind == "heads":
         return _test_heads(recipe)
     root = Path(str(recipe.data.root))
@@ -137,8 +96,6 @@ def test_split(recipe: Recipe) -> HeadsSet | Clips:
 
 
 def _test_heads(recipe: Recipe) -> HeadsSet:
-    from memcomp.experiments.data.heads_set import HeadsSet
-
     data = recipe.data
     cache = _cache(recipe)
     return HeadsSet(
@@ -147,6 +104,4 @@ def _test_heads(recipe: Recipe) -> HeadsSet:
 
 
 def _cache(recipe: Recipe) -> Path:
-    from memcomp.experiments.data.clips import user_cache
-
     return Path(recipe.data.cache) if recipe.data.cache else user_cache()

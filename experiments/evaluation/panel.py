@@ -14,7 +14,7 @@ from memcomp.experiments.backends.choose import create_backend, read_choices
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.metrics.labels import Label
 from memcomp.experiments.metrics.ms_ssim import SMALLEST
-from memcomp.experiments.metrics.protocols import DEFAULT, METRICS, measure
+from memcomp.experiments.metrics.registry import DEFAULT, METRICS, measure_images
 from memcomp.experiments.video import to_frame
 
 
@@ -32,7 +32,7 @@ class Panel:
     """Metrics by name. A metric whose package or weights are missing stays in: all its values are None, with a reason.
 
     Args:
-        metrics: names of `METRICS`, or "all".
+        metrics: names of `METRICS`, or "all"; none = `DEFAULT`.
         backends: `key=value` words, see `memcomp.experiments.backends.choose`.
         device: of the LPIPS networks.
         heads: size of the pictures if they show procedural heads; None = faces.
@@ -46,14 +46,13 @@ class Panel:
 
     def __init__(
         self,
-        metrics: Sequence[str] = DEFAULT,
+        metrics: Sequence[str] = (),
         backends: Sequence[str] = (),
         device: str | Any = "cpu",
         heads: int | None = None,
     ) -> None:
         chosen = read_choices(backends, heads)
-        if list(metrics) == ["all"]:
-            metrics = tuple(METRICS)
+        metrics = tuple(METRICS) if list(metrics) == ["all"] else metrics or DEFAULT
         for name in metrics:
             if name not in METRICS:
                 near = difflib.get_close_matches(name, METRICS, 1) or [", ".join(METRICS)]
@@ -92,7 +91,7 @@ class Panel:
         """Measure several models on the same pairs.
 
         Args:
-            pairs: objects with `source`, `driving`, `target` and `disoccluded` (see `scoring.Pair`).
+            pairs: objects with `source`, `driving`, `target` and `disoccluded` (see `scores.Pair`).
             predictions: model → a picture (3, H, W) for each pair.
             truth: whether `target` is what the prediction should be; if not, metrics against it have no value.
 
@@ -128,7 +127,7 @@ class Panel:
         labels: Mapping[tuple[str, str], tuple[Label | NotFound, Label | NotFound]],
         truth: bool,
     ) -> Row:
-        row = Row(measure(image, pair.target, pair.disoccluded, self.metrics) if truth else {})
+        row = Row(measure_images(image, pair.target, pair.disoccluded, self.metrics) if truth else {})
         for name in self.metrics:
             metric = METRICS[name]
             if metric.against == "target" and not truth:

@@ -9,13 +9,15 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from memcomp.adapters import Host
 from memcomp.experiments.data.batching import batched
 from memcomp.experiments.errors import UserError
+from memcomp.experiments.evaluation.gather import gather, place, share
+from memcomp.experiments.evaluation.options import SAME
 from memcomp.experiments.evaluation.panel import Panel, Row
 from memcomp.experiments.metrics.aggregate import Mean, mean
-from memcomp.experiments.metrics.gather import gather, share
 from memcomp.experiments.video import Frame, to_frame
 
 Predict = Callable[[Tensor, Tensor], Tensor]  # source, driving (B, 3 or 4, H, W) in [0, 1] → prediction (B, 3, H, W)
@@ -91,21 +93,77 @@ def copy_source(source: Tensor, driving: Tensor) -> Tensor:
     return source[:, :3]
 
 
-def host_predictor(host: Host, *, same: bool = False) -> Predict:
+def host_predictor(host: Host, *, same: bool, channels: int | None = None) -> Predict:
     """A host in eval mode as a model: absolute motion, the driving frame's keypoints as they are.
 
     Args:
         host: the host.
         same: source and driving are of one video, so the background moves as well (see `Host.reconstruct`).
+        channels: of the pictures that the host takes, whatever the pairs have; None = all.
     """
     device = next(host.parameters()).device
     generate = host.reconstruct if same else host
 
     @torch.inference_mode()
     def predict(source: Tensor, driving: Tensor) -> Tensor:
-        return generate(source.to(device), driving.to(device)).prediction.float().cpu()
+        source, driving = (picture[:, :channels].to(device) for picture in (source, driving))
+        return generate(source, driving).prediction.float().cpu()
 
     return predict
+
+
+@dataclass(frozen=True)
+class Model:
+    """One row of a table: a host in eval mode, or none, which copies the source."""
+
+    host: Host | None = None
+    channels: int = 3
+    """Of the pictures that the host takes: 4 with the disparity."""
+
+    def predictor(self, kind: str) -> Predict:
+        """What predicts pairs of a kind: for pairs of one person the background moves as well."""
+        if self.host is None:
+            return copy_source
+        return host_predictor(self.host, same=kind == SAME, channels=self.channels)
+
+
+def measure(
+    models: Mapping[str, Model],
+    pairs: Mapping[str, Sequence[Pair]],
+    panel: Panel,
+    truth: Callable[[str], bool],
+    *,
+    batch: int = 8,
+    tick: Callable[[int], object] | None = None,
+) -> dict[str, dict[str, Scores]]:
+    """Every model on every kind of pairs on which the panel can measure anything: kind → model → scores.
+
+    Args:
+        models: name → model.
+        pairs: kind → pairs.
+        panel: what to measure.
+        truth: whether the target of a kind's pairs is true; see `Panel.rows`.
+        batch: pairs predicted together.
+        tick: called with the number of pairs just done; None = a progress bar.
+
+    Raises:
+        UserError: a model predicts values that are not finite.
+    """
+    measured = {kind: chosen for kind, chosen in pairs.items() if panel.measures(truth=truth(kind))}
+    rank, world = place()
+    mine = sum(len(range(rank, len(chosen), world)) for chosen in measured.values())
+    with tqdm(total=mine, unit="pair", desc="evaluate", disable=bool(rank or tick or not mine)) as bar:
+        return {
+            kind: score(
+                {name: model.predictor(kind) for name, model in models.items()},
+                chosen,
+                panel,
+                truth=truth(kind),
+                batch=batch,
+                tick=tick or bar.update,
+            )
+            for kind, chosen in measured.items()
+        }
 
 
 def score(

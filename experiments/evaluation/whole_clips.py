@@ -88,7 +88,7 @@ def measure_clips(
     landmarks: Backend | None,
     batch: int = 8,
 ) -> dict[str, list[ClipScore]]:
-    """Every model on every clip: model → a score for each clip."""
+    """Measure every model on every clip: model → a score for each clip."""
     scores: dict[str, list[ClipScore]] = {model: [] for model in models}
     for name, true in clips:
         for model, predict in models.items():

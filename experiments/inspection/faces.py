@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from memcomp.adapters import Host, HostOutput
+from memcomp.experiments.checkpoints.trained import takes_depth
 from memcomp.experiments.data.heads import Poses, disocclusion, landmarks
 from memcomp.experiments.data.heads_set import HeadsSet
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.inspection.attention_figures import Place
 from memcomp.experiments.inspection.observe import ScaleView, observe
-from memcomp.experiments.recipe.load import Recipe
 from memcomp.experiments.video import fit, read_picture
 
 DRIVEN = {"yaw": (35.0, -35.0, 20.0), "mouth": (0.7, 0.2, 0.0), "smile": (0.0, 0.6, 0.3)}  # heads: driving poses
@@ -32,9 +32,9 @@ class Seen:
     """(3, H, W): the pose given to the first."""
     output: HostOutput
     views: list[ScaleView]
-    """Of the N sources in one pose."""
+    """Every scale of the memory, for the N sources in one pose."""
     poses: list[list[ScaleView]]
-    """Of the first source in other poses; empty if there is one pose only."""
+    """The same for the first source in other poses; empty if there is one pose only."""
     hidden: Tensor | None
     """(H, W) bool: pixels of the first output that its source does not show; None = unknown."""
     places: list[Place]
@@ -42,33 +42,35 @@ class Seen:
 
 def look(
     host: Host,
-    recipe: Recipe,
+    size: int,
     sources: Sequence[Path] = (),
     driving: Path | None = None,
     *,
     identities: int = 6,
-    pixels: Sequence[str] = (),
+    seed: int = 0,
+    pixels: Sequence[tuple[int, int]] = (),
 ) -> Seen:
     """Run a host with a memory on the sources.
 
     Args:
         host: in eval mode.
-        recipe: of it: the pictures' size, which heads.
+        size: height and width of its pictures.
         sources: pictures; none = procedural heads.
         driving: picture with the pose of all; None = each source's own.
         identities: how many heads.
-        pixels: "x,y" each: places to look from; none = eye, mouth and what the source hides.
+        seed: which heads.
+        pixels: places to look from, (x, y) of the output; none = eye, mouth and what the source hides.
 
     Raises:
         UserError: a picture or a place that cannot be used, or a host that wants depth besides given pictures.
     """
-    places, hidden = named_places(pixels, recipe.size), None
+    places, hidden = named_places(pixels, size), None
     if sources:
-        faces = torch.stack([fit(read_picture(path), recipe.size) for path in sources])
-        drivings = [faces if driving is None else fit(read_picture(driving), recipe.size).expand_as(faces)]
+        faces = torch.stack([fit(read_picture(path), size) for path in sources])
+        drivings = [faces if driving is None else fit(read_picture(driving), size).expand_as(faces)]
         usual = usual_places()
     else:
-        faces, drivings, hidden, usual = heads(recipe, identities)
+        faces, drivings, hidden, usual = heads(size, identities, seed, depth=takes_depth(host.model))
     device = next(host.parameters()).device
     try:
         output, views = observe(host, faces.to(device), drivings[0].to(device))
@@ -81,10 +83,12 @@ def look(
     return Seen(faces[:, :3], drivings[0][0, :3], output, views, poses, hidden, places or usual)
 
 
-def heads(recipe: Recipe, count: int) -> tuple[Tensor, list[Tensor], Tensor, list[Place]]:
+def heads(
+    size: int, count: int, seed: int = 0, *, depth: bool = False
+) -> tuple[Tensor, list[Tensor], Tensor, list[Place]]:
     """Frontal sources (N, 3 or 4, H, W), the same people in other poses, the first's hidden pixels, and its places."""
-    size, front = recipe.size, Poses.make()
-    shown = HeadsSet("test", count, 1, size, recipe.data.seed, depth=recipe.data.depth)
+    front = Poses.make()
+    shown = HeadsSet("test", count, 1, size, seed, depth=depth)
     people = [shown.identity(i) for i in range(count)]
     turned = Poses.make(**{name: torch.tensor(values) for name, values in DRIVEN.items()})
     frames = [shown.render(who, Poses.cat([front, turned])) for who in people]  # N of (1 + poses, 3 or 4, H, W)
@@ -116,18 +120,15 @@ def usual_places() -> list[Place]:
     return [Place("where an eye may be", 0.62, 0.42), Place("where a mouth may be", 0.5, 0.72)]
 
 
-def named_places(words: Sequence[str], size: int) -> list[Place]:
-    """Places given as "x,y" in pixels of the output.
+def named_places(pixels: Sequence[tuple[int, int]], size: int) -> list[Place]:
+    """The places of pixels (x, y) of the output.
 
     Raises:
-        UserError: not two numbers inside the picture.
+        UserError: one is outside the picture.
     """
-    places = []
-    for word in words:
-        x, comma, y = word.partition(",")
-        if not (comma and x.isdecimal() and y.isdecimal() and int(x) < size and int(y) < size):
+    for x, y in pixels:
+        if max(x, y) >= size:
             raise UserError(
-                f"--pixel {word}: expected x,y with both in 0 … {size - 1}, the host's picture is {size}×{size}"
+                f"--pixel {x},{y}: expected x,y with both in 0 … {size - 1}, the host's picture is {size}×{size}"
             )
-        places.append(Place(f"pixel {word}", (int(x) + 0.5) / size, (int(y) + 0.5) / size))
-    return places
+    return [Place(f"pixel {x},{y}", (x + 0.5) / size, (y + 0.5) / size) for x, y in pixels]

@@ -1,4 +1,4 @@
-"""`memcomp inspect`: look into the memory of any checkpoint, as Fig. 1(e), 6, 7 and 8 of the paper do, and further.
+"""What a memory holds and does, as pictures and numbers: Fig. 1(e), 6, 7 and 8 of the paper, and further.
 
 Without pictures of one's own, procedural heads of the test split are drawn: a frontal source and a turned head with an
 open mouth, so that it is known which pixels the source does not show.
@@ -6,64 +6,85 @@ open mouth, so that it is known which pixels the source does not show.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-    from memcomp import MemoryCompensation
-    from memcomp.adapters import Host
-    from memcomp.experiments.inspection.faces import Seen
-    from memcomp.experiments.recipe.load import Recipe
+from memcomp import MemoryCompensation
+from memcomp.adapters import Host
+from memcomp.checkpoint import from_file
+from memcomp.experiments.checkpoints.find import metadata
+from memcomp.experiments.checkpoints.trained import read_trained
+from memcomp.experiments.errors import UserError
+from memcomp.experiments.files import writable_folder
+from memcomp.experiments.inspection.attention_figures import attention_picture, entropy_picture
+from memcomp.experiments.inspection.faces import Seen, look
+from memcomp.experiments.inspection.memory_figures import (
+    gates_picture,
+    identities_picture,
+    memory_picture,
+    random_channels,
+    two_memories_picture,
+    varying_channels,
+)
+from memcomp.experiments.inspection.observe import (
+    distinct_patterns,
+    gates,
+    roughness,
+    skip_weights,
+    spread,
+    uniform_entropy,
+)
+from memcomp.experiments.output.tables import markdown, write_json
+from memcomp.experiments.processes import resolve_device
+from memcomp.experiments.video import to_frame
 
 CHANNELS = 10  # of M_s that are drawn
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `memcomp inspect`."""
-    parser.add_argument("checkpoint", help="run, checkpoint or pretrained folder with a memory, or a memory alone")
-    parser.add_argument("--source", type=Path, action="append", default=[], metavar="IMAGE", help="faces to look at")
-    parser.add_argument("--driving", type=Path, metavar="IMAGE", help="pose to give them (default: their own)")
-    parser.add_argument("--identities", type=int, default=6, metavar="N", help="heads without --source (default 6)")
-    parser.add_argument("--compare", metavar="CHECKPOINT", help="a second memory, drawn beside the first (Fig. 8)")
-    parser.add_argument(
-        "--pixel", action="append", default=[], metavar="X,Y", help="place of the output whose attention is drawn"
-    )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write into")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
+def inspect_memory(
+    checkpoint: str,
+    output: Path,
+    sources: Sequence[Path] = (),
+    driving: Path | None = None,
+    *,
+    identities: int = 6,
+    pixels: Sequence[tuple[int, int]] = (),
+    compare: str | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Draw what a memory holds and, if its host is there, what it does with faces.
 
+    Args:
+        checkpoint: a trained host with a memory (see `read_trained`), or a memory alone.
+        output: folder to write the pictures and inspect.json into.
+        sources, driving, identities, pixels: faces and places to look at: see `look`.
+        compare: a second memory, drawn beside the first.
+        device: auto, cpu or cuda.
 
-def run(args: argparse.Namespace) -> None:
-    """`memcomp inspect`."""
-    from memcomp.experiments.errors import UserError
-    from memcomp.experiments.files import writable_folder
-    from memcomp.experiments.inspection.faces import look
-    from memcomp.experiments.inspection.memory_figures import gates_picture, memory_picture, two_memories_picture
-    from memcomp.experiments.inspection.observe import gates, skip_weights
-    from memcomp.experiments.output.tables import write_json
+    Returns:
+        the content of inspect.json.
 
-    if args.identities < 1:
-        raise UserError(f"--identities: expected 1 or more, got {args.identities}")
-    if args.driving and not args.source:
-        raise UserError("--driving: expected with --source; heads bring their own poses")
-    memory, host, recipe = load_memory(args.checkpoint, args.device)
-    other = load_memory(args.compare, args.device)[0] if args.compare else None
-    seen = None
-    if host is not None and recipe is not None:
-        seen = look(host, recipe, args.source, args.driving, identities=args.identities, pixels=args.pixel)
-    folder = writable_folder(args.output)
+    Raises:
+        UserError: a file that cannot be read or written, or a host without memory.
+    """
+    memory, host, size = load_memory(checkpoint, device)
+    other = load_memory(compare, device)[0] if compare else None
+    seen = None if host is None else look(host, size, sources, driving, identities=identities, pixels=pixels)
+    folder = writable_folder(output)
 
     value = memory.memory.value.detach().cpu()
-    memory_picture(folder / "memory.png", value, f"The memory $M_o$ of {short(args.checkpoint)}")
-    content: dict[str, Any] = {"format": "memcomp-inspection-1", "checkpoint": str(args.checkpoint)}
+    memory_picture(folder / "memory.png", value, f"The memory $M_o$ of {short(checkpoint)}")
+    content: dict[str, Any] = {"format": "memcomp-inspection-1", "checkpoint": checkpoint}
     content |= {"config": memory.config.to_dict(), "memory": numbers(memory)}
-    if other is not None:
+    if compare and other is not None:
         second = other.memory.value.detach().cpu()
-        two_memories_picture(folder / "compare.png", {short(args.checkpoint): value, short(args.compare): second})
-        content["compare"] = {"checkpoint": str(args.compare), "memory": numbers(other)}
+        two_memories_picture(folder / "compare.png", {short(checkpoint): value, short(compare): second})
+        content["compare"] = {"checkpoint": compare, "memory": numbers(other)}
     if found := gates(memory):
         gates_picture(folder / "gates.png", found)
         content["gates"] = [size_of(scale, gate) for scale, gate in found.items()]
@@ -72,35 +93,30 @@ def run(args: argparse.Namespace) -> None:
     if seen is not None:
         content |= draw(folder, seen)
     write_json(folder / "inspect.json", content)
-    print(summary(content))
-    print(f"\nwritten to {folder}: {', '.join(sorted(p.name for p in folder.iterdir() if p.name[0] != '.'))}")
+    return content
 
 
-def load_memory(path: str, device: str) -> tuple[MemoryCompensation, Host | None, Recipe | None]:
-    """The memory of a checkpoint, with its host and recipe unless the file holds the memory alone.
+def load_memory(path: str, device: str) -> tuple[MemoryCompensation, Host | None, int]:
+    """Load the memory of a trained host, with the host and the size of its pictures; no host, size 0: memory alone.
 
     Raises:
         UserError: no such file, or a host without memory.
     """
-    from memcomp.checkpoint import from_file
-    from memcomp.experiments.checkpoints.run_file import load_host
-    from memcomp.experiments.errors import UserError
-    from memcomp.experiments.processes import resolve_device
-
-    if Path(path).is_file() and holds_memory_alone(Path(path)):
+    if metadata(Path(path)).get("format", "").startswith("memcomp-compensation"):  # of `memcomp.save`
         try:
-            return from_file(path).to(resolve_device(device)).eval(), None, None
+            return from_file(path).to(resolve_device(device)).eval(), None, 0
         except ValueError as error:
             raise UserError(str(error)) from None
-    host, recipe = load_host(path, resolve_device(device))
+    trained = read_trained(path)
+    host = trained.host(resolve_device(device))
     if host.memory is None:
         advice = "; `memcomp demo` trains one: runs/demo/host_memory" if path == "demo" else ""
         raise UserError(f"{path}: expected a checkpoint with a memory, its host has none{advice}")
-    return host.memory, host, recipe
+    return host.memory, host, trained.size
 
 
 def size_of(scale: int, values: Tensor) -> dict[str, Any]:
-    """Root mean square and largest absolute value."""
+    """Root mean square and largest absolute value of a scale's weights."""
     return {"scale": scale, "rms": values.double().square().mean().sqrt().item(), "largest": values.abs().max().item()}
 
 
@@ -109,22 +125,8 @@ def short(path: str) -> str:
     return "/".join(Path(path).parts[-2:])
 
 
-def holds_memory_alone(path: Path) -> bool:
-    """Whether a file was written by `memcomp.save`."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            return str((file.metadata() or {}).get("format", "")).startswith("memcomp-compensation")
-    except (SafetensorError, OSError):
-        return False
-
-
 def numbers(memory: MemoryCompensation) -> dict[str, Any]:
-    """What M_o is like, in numbers."""
-    from memcomp.experiments.inspection.memory_figures import random_channels, varying_channels
-    from memcomp.experiments.inspection.observe import distinct_patterns, roughness
-
+    """Numbers that say what M_o is like."""
     value = memory.memory.value.detach().cpu()
     return {
         "shape": list(value.shape),
@@ -138,11 +140,7 @@ def numbers(memory: MemoryCompensation) -> dict[str, Any]:
 
 
 def draw(folder: Path, seen: Seen) -> dict[str, Any]:
-    """Pictures of what the memory does with these faces; returns the numbers in them."""
-    from memcomp.experiments.inspection.attention_figures import attention_picture, entropy_picture
-    from memcomp.experiments.inspection.memory_figures import identities_picture, varying_channels
-    from memcomp.experiments.video import to_frame
-
+    """Draw what the memory does with these faces; returns the numbers in the pictures."""
     sources = [to_frame(picture) for picture in seen.pictures]
     pictures = {"source": sources[0], "driving": to_frame(seen.driving), "output": to_frame(seen.output.prediction[0])}
     scales, rows = [], []
@@ -173,10 +171,6 @@ def draw(folder: Path, seen: Seen) -> dict[str, Any]:
 
 def scale_numbers(seen: Seen, number: int) -> tuple[dict[str, Any], Tensor, Tensor]:
     """One scale in numbers; and, over the first output, the attention's entropy and the relative change (H, W)."""
-    import torch
-
-    from memcomp.experiments.inspection.observe import spread, uniform_entropy
-
     view = seen.views[number]
     attention = view.attention()
     used = attention.usage.double().mean(0)
@@ -200,8 +194,6 @@ def scale_numbers(seen: Seen, number: int) -> tuple[dict[str, Any], Tensor, Tens
 
 def by_visibility(maps: Mapping[str, Tensor], hidden: Tensor) -> dict[str, float]:
     """Means over the places that the source hides, and over the others; a map's place counts as hidden by its share."""
-    import torch.nn.functional as F
-
     found = {}
     for name, values in maps.items():
         share = F.interpolate(hidden[None, None].double(), values.shape, mode="area")[0, 0].to(values.device)
@@ -213,8 +205,6 @@ def by_visibility(maps: Mapping[str, Tensor], hidden: Tensor) -> dict[str, float
 
 def summary(content: Mapping[str, Any]) -> str:
     """The main numbers as text."""
-    from memcomp.experiments.output.tables import markdown
-
     memory = content["memory"]
     lines = [
         f"M_o {'×'.join(map(str, memory['shape']))}: rms {memory['rms']:.4g} ({memory['rms_at_the_start']:.4g} at the "

@@ -1,7 +1,7 @@
 """What a memory does while its host runs, one scale at a time: M_s, where a place looks, how widely, what it changes.
 
-A hook on the memory's call notes what each scale is given; its own modules then make the keys and queries again, so
-nothing of `memcomp/` needs to know that it is watched, and no whole attention matrix is ever kept.
+A hook on the memory's call notes what each scale is given; the memory's own steps then give M_s and the keys again, so
+that it need not know that it is watched, and no whole attention matrix is ever kept.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from memcomp import MemoryCompensation
 from memcomp.adapters import Host, HostOutput
 from memcomp.adapters.attachment.skip import SkipCompensation
 from memcomp.compensation import Scale
-from memcomp.mcm import MCM, compose, split
-from memcomp.release import ReleaseMCM
+from memcomp.layers import compose, split
 
 ENTRIES = 2**21  # of an attention matrix held at a time
 
@@ -37,7 +36,7 @@ class Attention:
 
 @dataclass(frozen=True)
 class ScaleView:
-    """One scale of one call of the memory."""
+    """One scale in one call of the memory."""
 
     scale: int
     """Its index in the memory."""
@@ -50,9 +49,9 @@ class ScaleView:
     keys: Tensor
     """(B, C_m, H_m W_m), times the attention's scale."""
     weight: Tensor
-    """(C_m, C): of the query, a 1×1 convolution before a ReLU."""
+    """(C_m, C): weight of the query, a 1×1 convolution before a ReLU."""
     bias: Tensor
-    """(C_m,)."""
+    """(C_m,): bias of the query."""
 
     def attention_at(self, x: float, y: float, sample: int = 0) -> Tensor:
         """(H_m, W_m), sums to 1: where the place at (x, y) in [0, 1]² of the picture looks (y counts downwards)."""
@@ -62,7 +61,7 @@ class ScaleView:
         return torch.softmax(self._logits(tokens, sample), dim=1)[0].unflatten(0, self.memory.shape[2:])
 
     def attention(self) -> Attention:
-        """Of all places, a chunk of them at a time."""
+        """How all places look into the memory, computed a chunk of them at a time."""
         height, width = self.part.shape[2:]
         entropies, usages = [], []
         for sample, part in enumerate(self.part):
@@ -121,25 +120,16 @@ def observe(host: Host, source: Tensor, driving: Tensor) -> tuple[HostOutput, li
 def view(
     memory: MemoryCompensation, feature: Tensor, keypoints: Tensor, scale: int, noise: Tensor | None = None
 ) -> ScaleView:
-    """What `memory.compensate(feature, keypoints, scale, noise)` does inside."""
+    """Look at one scale of `memory.compensate(feature, keypoints, scale, noise)`, by the memory's own steps."""
     compensated = memory.compensate(feature, keypoints, scale, noise).feature
-    config, layer = memory.config, cast(Scale, memory.scales[scale])
-    unit = 0 if config.sharing == "networks" else scale
-    part = split(feature, config.split)[1].to(layer.projection.weight.dtype, copy=True)  # a host may change it in place
-    after = split(compensated, config.split)[1].to(part.dtype)
-    descriptor = layer.describe(part)  # (B, C_m)
-    conditioned = memory.memory().expand(len(feature), -1, -1, -1)  # M_o (B, C_m, H_m, W_m)
-    if config.identity_conditioning:
-        given = () if noise is None else (noise,)
-        conditioned = memory.iicm[unit](memory.memory(), descriptor, keypoints.expand(len(feature), -1, -1), *given)
-    mcm = cast("MCM | ReleaseMCM", memory.mcm[unit])
-    if isinstance(mcm, ReleaseMCM):
-        keys = F.relu(mcm.key_value(conditioned, descriptor)).chunk(2, dim=1)[0]
-    else:
-        keys = mcm.key(conditioned, descriptor)
-    weight, bias = compose(mcm.query, layer.projection)
+    step, attend = memory.condition(feature, keypoints, scale, noise), memory.attention(scale)
+    projection = cast(Scale, memory.scales[scale]).projection
+    part = step.part.to(projection.weight.dtype, copy=True)  # a host may change it in place
+    after = split(compensated, memory.config.split)[1].to(part.dtype)
+    conditioned = step.memory.expand(len(feature), -1, -1, -1)  # M_s or M_o (B, C_m, H_m, W_m)
+    weight, bias = compose(attend.query, projection)
     change = (after - part).square().mean(1).sqrt()  # (B, H, W)
-    return ScaleView(scale, conditioned, part, change, keys.flatten(2) * mcm.scale, weight, bias)
+    return ScaleView(scale, conditioned, part, change, attend.keys(conditioned, step.descriptor), weight, bias)
 
 
 def gates(memory: MemoryCompensation) -> dict[int, Tensor]:

@@ -1,4 +1,4 @@
-"""Pictures of what was measured: strips of images, loss curves, the memory, differences with intervals."""
+"""Pictures that any room draws: strips of images, captions, maps of errors, loss curves."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from memcomp.experiments.evaluation.scores import Pair, Scores
 from memcomp.experiments.files import atomic_write
-from memcomp.experiments.metrics.aggregate import Difference
-from memcomp.experiments.metrics.protocols import MASKED, METRICS, PROTOCOLS
-from memcomp.experiments.video import Frame, to_frame
+from memcomp.experiments.video import Frame
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")  # Tol's bright set, safe for colour-blind
 
@@ -40,20 +37,6 @@ def strips(path: str | Path, rows: Mapping[str, Sequence[Frame]], titles: Sequen
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=9)
     save_figure(figure, path)
-
-
-def worst_median_best(path: str | Path, scores: Mapping[str, Scores], pairs: Mapping[str, Sequence[Pair]]) -> None:
-    """Strips of the pairs with the largest, the median and the smallest L1 of each kind of pairs."""
-    rows = {}
-    for kind, scored in scores.items():
-        values = [value for value in scored.column("standard.l1") if value is not None]
-        order = sorted(range(len(values)), key=lambda i: -values[i])
-        for label, i in {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}.items():
-            pair, prediction = pairs[kind][i], scored.predictions[i]
-            source, driving, target = (to_frame(image[:3]) for image in (pair.source, pair.driving, pair.target))
-            images = [source, driving, target, prediction, error_picture(prediction, target)]
-            rows[f"{kind},\n{label}: L1 {values[i]:.3f}"] = images
-    strips(path, rows, ["source", "driving", "target", "prediction", "error"])
 
 
 def caption(titles: Sequence[str], column: int) -> Frame:
@@ -123,31 +106,4 @@ def loss_curves(path: str | Path, logs: Mapping[str, Path], columns: Sequence[st
         axis.spines[["top", "right"]].set_visible(False)
         if axis.lines:
             axis.legend(frameon=False)
-    save_figure(figure, path)
-
-
-def difference_picture(path: str | Path, deltas: Mapping[str, Mapping[str, Difference]], title: str) -> None:
-    """Differences of two models with 95 % intervals, one panel per metric; right of the line is better."""
-    names = [name for name in PROTOCOLS["standard"] if any(f"standard.{name}" in c for c in deltas.values())]
-    figure = Figure(figsize=(3.6 * len(names), 0.5 * 2 * len(deltas) + 1.2), layout="constrained")
-
-    def label(kind: str, column: str) -> str:
-        return kind + (f", {MASKED}" if column.endswith(MASKED) else "")
-
-    labels = list(dict.fromkeys(label(kind, column) for kind, columns in deltas.items() for column in columns))
-    for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        sign = 1 if METRICS[name].higher_is_better else -1
-        for kind, columns in deltas.items():
-            for column, delta in columns.items():
-                if column.split(".")[1] == name:
-                    at = -labels.index(label(kind, column))
-                    axis.plot([sign * delta.low, sign * delta.high], [at, at], color=COLOURS[0], linewidth=2)
-                    axis.plot(sign * delta.value, at, "o", color=COLOURS[0])
-        axis.axvline(0, color="black", linewidth=0.8)
-        axis.set(title=f"{METRICS[name].title}: better →", ylim=(0.6 - len(labels), 0.6))
-        axis.set_yticks([-i for i in range(len(labels))], labels if axis is figure.axes[0] else [""] * len(labels))
-        axis.tick_params(labelsize=8)
-        axis.locator_params(axis="x", nbins=4)
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title, fontsize=10)
     save_figure(figure, path)

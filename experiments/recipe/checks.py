@@ -1,34 +1,31 @@
 """Which values the keys of a recipe may have, beyond their types."""
 
-import dataclasses
 import math
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from memcomp.config import CompensationConfig
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.recipe.reader import Reader, Schema, join
-from memcomp.experiments.recipe.sections import MemorySection, Recipe
+from memcomp.experiments.recipe.sections import NO_TERMS, MemorySection, Recipe
 
 
 def _memory(value: Any, key: str, reader: Reader) -> MemorySection:
     """`preset`, `mode` and `scales` are the section's own; every other key belongs to `CompensationConfig`."""
-    from memcomp import CompensationConfig  # here, since it brings torch
-
     own, theirs = typing.get_type_hints(MemorySection), typing.get_type_hints(CompensationConfig)
     del own["config"]
     reader.check_keys(value, key, [*own, *theirs])
     parsed = {name: reader.read((own | theirs)[name], item, join(key, name)) for name, item in value.items()}
-    section = MemorySection(**{name: parsed.pop(name) for name in list(parsed) if name in own})
+    section = {name: parsed.pop(name) for name in list(parsed) if name in own}
+    preset = CompensationConfig.release if section.get("preset") == "release" else CompensationConfig.paper
     try:
-        config = getattr(CompensationConfig, section.preset)(**parsed)
+        return MemorySection(**section, config=preset(**parsed))
     except ValueError as error:
         raise UserError(f"{reader.origin}: {key}: {error}") from None
-    return dataclasses.replace(section, config=config.to_dict())
 
 
 SCHEMA = Schema(Recipe, {MemorySection: _memory})
-_NO_TERMS = ("discriminator_gan", "feature_matching", "transform")  # they add nothing to the generator's loss alone
 _POSITIVE = (  # no number of a recipe is negative, and these are not 0 either
     "size threads host.widened data.identities data.frames data.rate data.repeats loss.perceptual.scales "
     "loss.transform.points_tps optim.steps optim.epochs optim.batch_size optim.lr optim.memory_lr optim.clip "
@@ -40,42 +37,63 @@ _WIDTHS = (  # of upstream's model_params, wherever they stand in `host.model`
 )
 _MOST = dict.fromkeys(("data.augment.time_flip", "data.augment.mirror", "loss.perceptual.scales", "optim.tail"), 1.0)
 _MOST |= {"data.augment.hue": 0.5, "seed": 2**63 - 1, "data.workers": 1024}
+Rule = tuple[bool, str]  # whether it holds, and what to say if not
 
 
-def check(recipe: Recipe, origin: str) -> None:
-    """What types cannot say.
+def check(recipe: Recipe, origin: str, *, to_train: bool = True) -> None:
+    """Check what types cannot say.
+
+    Args:
+        recipe: to check.
+        origin: where it is from, for the error.
+        to_train: it must say what to train, and for how long.
 
     Raises:
         UserError: naming `origin`, the key and what was expected.
     """
+    rules = [*_combinations(recipe), *(_training(recipe) if to_train else ()), *_ranges(recipe)]
+    for holds, message in rules:
+        if not holds:
+            raise UserError(f"{origin}: {message}")
+
+
+def _training(recipe: Recipe) -> Iterator[Rule]:
+    optim, loss = recipe.optim, recipe.loss
+    terms = any(value for key, value in vars(loss).items() if key not in NO_TERMS)
+    yield optim.steps is not None or optim.epochs is not None, "optim: expected either steps or epochs, got neither"
+    yield recipe.trains, "loss: expected at least one term"
+    yield not terms or recipe.stage is None, f"loss: expected no term: stage {recipe.stage} has a loss of its own"
+
+
+def _combinations(recipe: Recipe) -> Iterator[Rule]:
+    """What one key demands of another."""
     optim, data, loss = recipe.optim, recipe.data, recipe.loss
     mode = None if recipe.memory is None else recipe.memory.mode
-    terms = any(value for key, value in vars(loss).items() if key not in _NO_TERMS)
-    rules: list[tuple[object, str]] = [
-        (
-            optim.steps is None or optim.epochs is None,
-            "optim: expected either steps or epochs, and not both: to count steps, unset the other by "
-            "optim.epochs=null; to count epochs, by optim.steps=null",
-        ),
-        (optim.steps is not None or optim.epochs is not None, "optim: expected either steps or epochs, got neither"),
-        (data.kind != "clips" or data.root, "data.root: expected the folder with train/ and test/ clips"),
-        (loss.consistency == 0 or recipe.memory is not None, "loss.consistency: expected 0 without a memory"),
-        (loss.consistency == 0 or mode != "skip_control", "loss.consistency: expected 0 with memory.mode skip_control"),
-        (data.frames > 1, f"data.frames: expected 2 or more, got {data.frames}"),
-        (
-            not data.motion or (data.kind == "heads" and not data.depth),
-            "data.motion: expected false, only procedural heads (without depth) have a true motion",
-        ),
-        (data.kind == "heads" or not data.depth, "data.depth: expected false, only procedural heads have a true depth"),
-        (not recipe.freeze_host or loss.generator_gan == 0, "loss.generator_gan: expected 0 with freeze_host"),
-        (not recipe.freeze_host or recipe.memory is not None, "freeze_host: without a memory nothing would be trained"),
-        (recipe.capacity is None or recipe.memory is not None, "capacity: expected a memory to be as large as"),
-        (recipe.capacity is None or not recipe.freeze_host, "capacity: expected freeze_host: false"),
-        (len(optim.betas) == 2 and max(optim.betas) < 1, "optim.betas: expected two numbers below 1"),
-        (terms or recipe.stage is not None, "loss: expected at least one term"),
-        (not terms or recipe.stage is None, f"loss: expected no term: stage {recipe.stage} has a loss of its own"),
-        (loss.perceptual is None or loss.perceptual.scales, "loss.perceptual.scales: expected at least one number"),
-    ]
+    yield (
+        optim.steps is None or optim.epochs is None,
+        "optim: expected either steps or epochs, and not both: to count steps, unset the other by "
+        "optim.epochs=null; to count epochs, by optim.steps=null",
+    )
+    yield data.kind != "clips" or bool(data.root), "data.root: expected the folder with train/ and test/ clips"
+    yield loss.consistency == 0 or recipe.memory is not None, "loss.consistency: expected 0 without a memory"
+    yield loss.consistency == 0 or mode != "skip_control", "loss.consistency: expected 0 with memory.mode skip_control"
+    yield data.frames > 1, f"data.frames: expected 2 or more, got {data.frames}"
+    true_depth = "data.depth: expected false, only procedural heads have a true depth"
+    yield data.kind == "heads" or not data.depth, true_depth
+    true_motion = "data.motion: expected false, only procedural heads (without depth) have a true motion"
+    yield not data.motion or (data.kind == "heads" and not data.depth), true_motion
+    yield not recipe.freeze_host or loss.generator_gan == 0, "loss.generator_gan: expected 0 with freeze_host"
+    untrained = "freeze_host: without a memory nothing would be trained"
+    yield not recipe.freeze_host or recipe.memory is not None, untrained
+    yield recipe.capacity is None or recipe.memory is not None, "capacity: expected a memory to be as large as"
+    yield recipe.capacity is None or not recipe.freeze_host, "capacity: expected freeze_host: false"
+    yield len(optim.betas) == 2 and max(optim.betas) < 1, "optim.betas: expected two numbers below 1"
+    scales = loss.perceptual is None or loss.perceptual.scales
+    yield bool(scales), "loss.perceptual.scales: expected at least one number"
+
+
+def _ranges(recipe: Recipe) -> Iterator[Rule]:
+    """The range of every number."""
     for key in SCHEMA.keys:
         value: Any = recipe
         for name in key.split("."):
@@ -83,14 +101,11 @@ def check(recipe: Recipe, origin: str) -> None:
         for number in value if isinstance(value, tuple) else (value,):
             if type(number) in (int, float):
                 above, most = key in _POSITIVE.split(), _MOST.get(key, math.inf)
-                rules.append((number > 0 or not above, f"{key}: expected a number above 0, got {number}"))
-                rules.append((0 <= number <= most, f"{key}: expected 0 … {most}, got {number}"))
+                yield number > 0 or not above, f"{key}: expected a number above 0, got {number}"
+                yield 0 <= number <= most, f"{key}: expected 0 … {most}, got {number}"
     for key, value in _leaves(recipe.host.model, "host.model"):
         if key.split(".")[-1] in _WIDTHS.split() and type(value) in (int, float):
-            rules.append((value > 0, f"{key}: expected a number above 0, got {value}"))
-    for holds, message in rules:
-        if not holds:
-            raise UserError(f"{origin}: {message}")
+            yield value > 0, f"{key}: expected a number above 0, got {value}"
 
 
 def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:

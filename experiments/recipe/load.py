@@ -5,7 +5,6 @@ A recipe may name another, `base: fomm`, and then lists only what differs.
 
 import re
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +12,8 @@ import yaml
 
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.recipe.checks import SCHEMA, check
-from memcomp.experiments.recipe.reader import nearest
-from memcomp.experiments.recipe.sections import (
-    AugmentSection,
-    LogSection,
-    LossSection,
-    MemorySection,
-    OptimSection,
-    PerceptualSection,
-    Recipe,
-)
-
-__all__ = [
-    "AugmentSection",
-    "LogSection",
-    "LossSection",
-    "MemorySection",
-    "OptimSection",
-    "PerceptualSection",
-    "Recipe",
-    "load_recipe",
-    "recipe_from_dict",
-    "recipe_names",
-    "recipe_text",
-    "with_overrides",
-]
+from memcomp.experiments.recipe.packaged import recipe_text
+from memcomp.experiments.recipe.sections import Recipe
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -57,54 +33,35 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
 
 
 def with_overrides(recipe: Recipe, overrides: Sequence[str], origin: str) -> Recipe:
-    """The recipe with some keys changed, as in `load_recipe`; `origin` is named in errors.
+    """Change some keys of a recipe, as in `load_recipe`; `origin` is named in errors.
 
     Raises:
         UserError: as `load_recipe`.
     """
-    return _with_overrides(recipe.to_dict(), overrides, origin)
+    return _with_overrides(recipe.to_dict(), overrides, origin, to_train=recipe.trains)
 
 
-def recipe_from_dict(raw: Mapping[str, Any], origin: str) -> Recipe:
-    """Check a plain dict and make the recipe of it; `origin` (a file) is named in errors.
+def recipe_from_dict(raw: Mapping[str, Any], origin: str, *, to_train: bool = True) -> Recipe:
+    """Check a plain dict and make the recipe of it.
+
+    Args:
+        raw: keys and values, as the YAML holds them.
+        origin: where they are from (a file), for errors.
+        to_train: they must say what to train.
 
     Raises:
         UserError: as `load_recipe`.
     """
     recipe = SCHEMA.read(raw, origin)
-    check(recipe, origin)
+    check(recipe, origin, to_train=to_train)
     return recipe
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes that come with the package."""
-    root = resources.files("memcomp.recipes")
-    files = [(f"{folder}{item.name}") for folder in ("", "demo/") for item in (root / folder).iterdir()]
-    return sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
-
-
-def recipe_text(name_or_path: str) -> tuple[str, str]:
-    """The YAML of a recipe as it is written, comments included, and where it is from, for errors.
-
-    Raises:
-        UserError: no such recipe; the nearest name is named.
-    """
-    path = Path(name_or_path)
-    if path.is_file():
-        return path.read_text(encoding="utf-8", errors="replace"), str(path)
-    bare = name_or_path.removesuffix(".yaml")
-    if bare in recipe_names():
-        resource = resources.files("memcomp.recipes").joinpath(f"{bare}.yaml")
-        return resource.read_text(encoding="utf-8"), f"recipe {bare}"
-    known = recipe_names()
-    raise UserError(f"{name_or_path}: expected a recipe file or one of {', '.join(known)}" + nearest(bare, known))
 
 
 class _Loader(yaml.SafeLoader):
     """YAML that reads 1e-3 as a number (YAML 1.1 wants 1.0e-3) and refuses a key given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """As the base class, without silently keeping the last of two equal keys."""
+        """Make a dict of a mapping, refusing a key given twice, of which the base class keeps the last."""
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
@@ -118,7 +75,7 @@ _Loader.add_implicit_resolver(
 
 
 def _read(name: str, above: tuple[str, ...]) -> tuple[Any, str]:
-    """What the YAML holds, its base (and the base's base) filled in; and where it is from.
+    """Read what the YAML holds, its base (and the base's base) filled in; and where it is from.
 
     Args:
         name: name or path.
@@ -154,10 +111,11 @@ def _yaml(text: str, origin: str) -> Any:
         raise UserError(f"{origin}{place}: expected YAML, {getattr(error, 'problem', None) or 'unreadable'}") from None
 
 
-def _with_overrides(raw: dict[str, Any], overrides: Sequence[str], origin: str) -> Recipe:
+def _with_overrides(raw: dict[str, Any], overrides: Sequence[str], origin: str, *, to_train: bool = True) -> Recipe:
     for override in overrides:
         _override(raw, override)
-    return recipe_from_dict(raw, f"{origin} with {' '.join(overrides)}" if overrides else origin)
+    origin = f"{origin} with {' '.join(overrides)}" if overrides else origin
+    return recipe_from_dict(raw, origin, to_train=to_train)
 
 
 def _override(raw: dict[str, Any], override: str) -> None:

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Schema:
-    """The keys of a dataclass and of those inside it.
+    """The keys of a dataclass and of those inside it; a field marked "beside" lends its own fields to its section.
 
     Args:
         root: the dataclass.
@@ -35,13 +35,13 @@ class Schema:
 
 
 class Reader:
-    """One reading of plain data that came from `origin`."""
+    """One reading of plain data; `origin`, the file it came from, is named in errors."""
 
     def __init__(self, schema: Schema, origin: str) -> None:
         self.schema, self.origin = schema, origin
 
     def read(self, kind: Any, value: Any, key: str) -> Any:
-        """`value` as `kind`: a dataclass, union, literal, tuple, dict or scalar type."""
+        """Read `value` as `kind`: a dataclass, union, literal, tuple, dict or scalar type."""
         form, arguments = typing.get_origin(kind), typing.get_args(kind)
         if kind in self.schema.special:
             return self.schema.special[kind](value, key, self)
@@ -74,7 +74,7 @@ class Reader:
                 )
 
     def fail(self, kind: Any, value: Any, key: str) -> NoReturn:
-        """Raise: `key` was expected to be of `kind`."""
+        """Raise UserError: `key` was expected to be of `kind`."""
         hint = nearest(str(value), [str(choice) for choice in typing.get_args(kind)])
         raise UserError(f"{self.origin}: {key or 'recipe'}: expected {_expected(kind)}, got {_describe(value)}{hint}")
 
@@ -101,23 +101,27 @@ class Reader:
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """ "; did you mean …?", or nothing if no known word is near."""
+    """Advice for a mistyped word: "; did you mean …?", or nothing if no known word is near."""
     near = difflib.get_close_matches(word, known, 1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def join(section: str, name: Any) -> str:
-    """The dotted key of `name` in `section` ("" = the top)."""
+    """The dotted key of `name` in `section` ("" is the top)."""
     return f"{section}.{name}" if section else str(name)
 
 
 def _dotted(kind: Any, prefix: str) -> list[str]:
-    keys = []
-    for name, hint in typing.get_type_hints(kind).items():
-        keys.append(join(prefix, name))
+    keys, hints = [], typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        hint, key = hints[field.name], join(prefix, field.name)
+        if field.metadata.get("beside"):  # its fields are keys of this section
+            keys += _dotted(hint, prefix)
+            continue
+        keys.append(key)
         for option in (hint, *typing.get_args(hint)):
             if dataclasses.is_dataclass(option):
-                keys += _dotted(option, join(prefix, name))
+                keys += _dotted(option, key)
     return keys
 
 

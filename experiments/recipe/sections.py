@@ -3,12 +3,11 @@
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-import yaml
+from memcomp.config import CompensationConfig
 
-if TYPE_CHECKING:
-    from memcomp import CompensationConfig
+BESIDE = {"beside": True}  # a field whose own fields stand in its place, as keys of the section that it is in
 
 
 @dataclass(frozen=True)
@@ -22,18 +21,12 @@ class HostSection:
 
 @dataclass(frozen=True)
 class MemorySection:
-    """The memory. In YAML, the fields of `CompensationConfig` stand beside `preset`, `mode` and `scales`."""
+    """The memory. In YAML, the fields of `config` stand beside `preset`, `mode` and `scales`."""
 
     preset: Literal["paper", "release"] = "paper"
     mode: Literal["inplace", "skip", "skip_control"] = "inplace"
     scales: Literal["all"] | tuple[int, ...] = "all"
-    config: dict[str, Any] = field(default_factory=dict)  # every field of CompensationConfig, resolved
-
-    def compensation(self) -> "CompensationConfig":
-        """The configuration to attach with."""
-        from memcomp import CompensationConfig
-
-        return CompensationConfig.from_dict(self.config)
+    config: CompensationConfig = field(default=CompensationConfig(), metadata=BESIDE)
 
 
 @dataclass(frozen=True)
@@ -112,6 +105,9 @@ class LossSection:
     transform: TransformSection = field(default_factory=TransformSection)
 
 
+NO_TERMS = ("discriminator_gan", "feature_matching", "transform")  # they add nothing to the generator's loss alone
+
+
 @dataclass(frozen=True)
 class OptimSection:
     """Adam, one for each part of the host, and its schedule."""
@@ -167,6 +163,11 @@ class Recipe:
     log: LogSection = field(default_factory=LogSection)
 
     @property
+    def trains(self) -> bool:
+        """Whether it says what is minimised; if not, it describes a host and its data alone."""
+        return self.stage is not None or any(value for key, value in vars(self.loss).items() if key not in NO_TERMS)
+
+    @property
     def label(self) -> str:
         """The host and what is attached to it, for tables: "fomm", "fomm + memory", "fomm + skips + memory" …"""
         if self.memory is None:
@@ -183,4 +184,6 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """The resolved recipe as YAML: every key, with no default left out."""
+        import yaml
+
         return yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None, width=120)

@@ -10,7 +10,7 @@ from torch import Tensor
 from memcomp.experiments.data.heads.pose import FRAME_RATE
 from memcomp.experiments.data.heads_set import EvalPairs
 from memcomp.experiments.evaluation.clip_pairs import ClipPair
-from memcomp.experiments.evaluation.pairs import SAME
+from memcomp.experiments.evaluation.options import SAME
 from memcomp.experiments.evaluation.scores import Pair
 from memcomp.experiments.video import FOLDER_RATE, Frames
 

@@ -10,17 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memcomp.adapters import Host
+from memcomp.experiments.benchmark.result import Benchmark
 from memcomp.experiments.benchmark.runs import Row
-from memcomp.experiments.benchmark.tables import Benchmark
-from memcomp.experiments.checkpoints.run_file import load_host
-from memcomp.experiments.evaluation.pairs import SAME
-from memcomp.experiments.evaluation.scores import Pair, host_predictor
+from memcomp.experiments.checkpoints.trained import load_host
+from memcomp.experiments.evaluation.options import SAME
+from memcomp.experiments.evaluation.scores import Model
 from memcomp.experiments.files import writable_folder
-from memcomp.experiments.metrics.protocols import metric_of
+from memcomp.experiments.metrics.registry import metric_of
 from memcomp.experiments.output.figures import error_picture
 from memcomp.experiments.output.tables import write_json
-from memcomp.experiments.recipe.load import Recipe
 from memcomp.experiments.report.clips import PairClip, clip_of
 from memcomp.experiments.report.curves import curves
 from memcomp.experiments.report.media import save_clip, save_picture
@@ -30,48 +28,34 @@ from memcomp.experiments.video import to_frame
 FOLDER, FORMAT = "shown", "memcomp-shown-1"
 
 
-def collect(
-    folder: Path,
-    benchmark: Benchmark,
-    recipe: Recipe,
-    pairs: Mapping[str, Sequence[Pair]],
-    device: torch.device,
-    shown: str | None = None,
-) -> None:
-    """Write clips of the worst, median and best pairs, loss curves and a look into the memory to `folder`/shown.
-
-    Args:
-        folder: of the benchmark.
-        benchmark: what was measured.
-        recipe: whose data the pairs are of.
-        pairs: kind → pairs.
-        device: where to predict.
-        shown: the row whose clips and memory are shown, see `shown_row`.
-    """
-    row = shown_row(benchmark, shown)
-    shutil.rmtree(folder / FOLDER, ignore_errors=True)
-    target = writable_folder(folder / FOLDER)
+def collect(benchmark: Benchmark) -> None:
+    """Write clips of the worst, median and best pairs, loss curves and a look into the memory to the folder `shown`."""
+    row = shown_row(benchmark, benchmark.options.show)
+    folder = benchmark.options.output / FOLDER
+    shutil.rmtree(folder, ignore_errors=True)
+    writable_folder(folder)
     rows = [r for r in (benchmark.row(benchmark.baseline), row) if r is not None]
-    hosts = {r.name: load_host(r.runs[0].path, device) for r in rows}
+    hosts = {r.name: load_host(r.runs[0].path, benchmark.device) for r in rows}
+    models = {name: Model(host, recipe.data.channels) for name, (host, recipe) in hosts.items()}
     videos: list[dict[str, Any]] = []
-    for kind, chosen in pairs.items():
+    for kind, chosen in benchmark.pairs.items():
         for which, number, column in ranked(benchmark, row, kind):
             clip = clip_of(chosen, number, kind)
             name = benchmark.scores(kind)[row.name][0].names[number]
             entry: dict[str, Any] = {"kind": kind, "which": which, "pair": name}
             entry |= {"number": number, "ranked_by": column, "rate": clip.rate, "frame": clip.at}
-            entry["columns"] = columns(target, f"video{len(videos)}", clip, hosts, kind)
+            entry["columns"] = columns(folder, f"video{len(videos)}", clip, models, kind)
             videos.append(entry)
     host, own = hosts[row.name]
     content = {
         "format": FORMAT,
         "row": row.name,
-        "size": recipe.size,
+        "size": benchmark.recipe.size,
         "videos": videos,
         "losses": {r.name: curves(r) for r in benchmark.rows},
-        "memory": None if host.memory is None else memory_shown(target, host, own, pairs),
+        "memory": None if host.memory is None else memory_shown(folder, host, own, benchmark.pairs),
     }
-    write_json(target / "shown.json", content)
+    write_json(folder / "shown.json", content)
 
 
 def shown_row(benchmark: Benchmark, name: str | None) -> Row:
@@ -101,9 +85,7 @@ def ranked(benchmark: Benchmark, row: Row, kind: str) -> list[tuple[str, int, st
     return [(f"pair {i + 1}", i, None) for i in range(min(3, len(scores.names)))]
 
 
-def columns(
-    folder: Path, name: str, clip: PairClip, hosts: Mapping[str, tuple[Host, Recipe]], kind: str
-) -> list[dict[str, str]]:
+def columns(folder: Path, name: str, clip: PairClip, models: Mapping[str, Model], kind: str) -> list[dict[str, str]]:
     """Write the clips that stand side by side: source, driving, the truth, each prediction, each error."""
     found = [{"title": "source", "file": save_picture(folder / f"{name}_source.png", to_frame(clip.source[:3]))}]
 
@@ -116,10 +98,9 @@ def columns(
     if truth is not None and kind != SAME:
         add("truth", truth)
     predictions = {}
-    for label, (host, recipe) in hosts.items():
-        predict = host_predictor(host, same=kind == SAME)
-        source, driving = clip.source[None, : recipe.data.channels], clip.driving[:, : recipe.data.channels]
-        parts = [predict(source.expand(len(part), -1, -1, -1), part) for part in driving.split(8)]
+    for label, model in models.items():
+        predict = model.predictor(kind)
+        parts = [predict(clip.source.expand(len(part), -1, -1, -1), part) for part in clip.driving.split(8)]
         predictions[label] = frames(torch.cat(parts))
         add(label, predictions[label])
     for label, pictures in predictions.items() if truth is not None else ():

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from memcomp.experiments.benchmark.runs import Row
-from memcomp.experiments.checkpoints.run_file import checkpoint_path
+from memcomp.experiments.checkpoints.find import checkpoint_path
 from memcomp.experiments.output.figures import evenly_spaced, read_log, running_mean
 
 POINTS = 160  # of a drawn curve

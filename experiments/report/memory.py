@@ -17,7 +17,7 @@ from memcomp.experiments.inspection.faces import Seen, look, most_hidden, usual_
 from memcomp.experiments.inspection.inspect import numbers, scale_numbers
 from memcomp.experiments.inspection.memory_figures import colour_limit, mosaic, varying_channels
 from memcomp.experiments.inspection.observe import ScaleView, observe
-from memcomp.experiments.recipe.load import Recipe
+from memcomp.experiments.recipe.sections import Recipe
 from memcomp.experiments.report.media import save_heat, save_picture
 from memcomp.experiments.video import to_frame
 
@@ -39,7 +39,10 @@ def memory_shown(
         pairs: kind → pairs: of clips, the people to look at.
     """
     assert host.memory is not None
-    seen = look(host, recipe, identities=IDENTITIES) if recipe.data.kind == "heads" else from_pairs(host, recipe, pairs)
+    if recipe.data.kind == "heads":
+        seen = look(host, recipe.size, identities=IDENTITIES, seed=recipe.data.seed)
+    else:
+        seen = from_pairs(host, recipe, pairs)
     value = host.memory.memory.value.detach().cpu().double()
     channels, strength = varying_channels(value, CHANNELS), value.square().mean(0).sqrt().numpy()
     limit = colour_limit(value)

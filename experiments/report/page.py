@@ -15,7 +15,7 @@ import jinja2
 
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write, existing_file
-from memcomp.experiments.metrics.protocols import column_heading, metric_of
+from memcomp.experiments.metrics.registry import column_heading, metric_of
 from memcomp.experiments.report.charts import panel
 from memcomp.experiments.report.collect import FOLDER, FORMAT
 from memcomp.experiments.report.media import data_uri

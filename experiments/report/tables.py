@@ -11,17 +11,18 @@ from typing import Any
 from memcomp.experiments.benchmark.published import add_published
 from memcomp.experiments.benchmark.runs import run_labels
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.metrics.aggregate import Difference, Verdict
-from memcomp.experiments.metrics.protocols import MASKED, PROTOCOLS, column_title, metric_of
+from memcomp.experiments.evaluation.cells import Cell
+from memcomp.experiments.metrics.aggregate import Verdict
+from memcomp.experiments.metrics.registry import MASKED, PROTOCOLS, column_title, metric_of
 from memcomp.experiments.report.charts import interval, scatter
 
-EMPTY = {"mean": "", "apart": "", "pairs": None, "interval": None}  # a cell of a row without this column
 Content = Mapping[str, Any]
 
 
-def verdict(delta: Mapping[str, Any], column: str) -> Verdict:
-    """Whether a difference's interval leaves out 0, and on which side."""
-    return Difference(**delta).verdict(higher_is_better=metric_of(column).higher_is_better)
+def cell_at(content: Content, kind: str, name: str, column: str) -> Cell:
+    """The cell of a row, empty if it does not have this column."""
+    delta = content["differences"].get(kind, {}).get(name, {}).get(column)
+    return Cell.from_json(column, content["results"][kind].get(name, {}).get(column), delta)
 
 
 def tables(content: Content) -> list[dict[str, Any]]:
@@ -36,65 +37,60 @@ def columns_of(content: Content, kind: str, protocol: str) -> list[str]:
 
 
 def table(content: Content, protocol: str, kind: str) -> dict[str, Any]:
-    """Rows of cells: a mean, and the difference to the baseline with its interval drawn."""
-    found, differences = content["results"][kind], content["differences"].get(kind, {})
+    """One table of the page: rows of cells, each a mean and the difference to the baseline with its interval drawn."""
     columns = columns_of(content, kind, protocol)
     columns, copied = add_published(columns, kind, protocol) if content["published"] else (columns, [])
     seeds = {row["name"]: len(row["runs"]) for row in content["rows"]}
-    limits = {column: limit_of(differences, column) for column in columns}
-    rows = [
+    cells = {name: [cell_at(content, kind, name, c) for c in columns] for name in content["results"][kind]}
+    limits = [limit_of(many) for many in zip(*cells.values(), strict=True)]
+    rows: list[dict[str, Any]] = [
         {
             "name": name,
             "copied": False,
             "seeds": seeds.get(name),
             "baseline": name == content["baseline"],
-            "cells": [cell(found[name].get(c), differences.get(name, {}).get(c), c, limits[c]) for c in columns],
+            "cells": [html_cell(*one) for one in zip(mine, limits, strict=True)],
         }
-        for name in found
+        for name, mine in cells.items()
     ]
     for name, texts in copied:
-        cells = [EMPTY | {"mean": texts.get(c, "")} for c in columns]
-        rows.append({"name": name, "copied": True, "seeds": None, "baseline": False, "cells": cells})
+        printed = [html_cell(Cell(c), 0) | {"mean": texts.get(c, "")} for c in columns]
+        rows.append({"name": name, "copied": True, "seeds": None, "baseline": False, "cells": printed})
     titles = [{"title": column_title(c), "higher": metric_of(c).higher_is_better} for c in columns]
     return {"protocol": protocol, "kind": kind, "pairs": content["pairs"][kind], "columns": titles, "rows": rows}
 
 
-def limit_of(differences: Mapping[str, Mapping[str, Any]], column: str) -> float:
+def limit_of(cells: Sequence[Cell]) -> float:
     """The largest end of any row's interval."""
-    found = [delta for row in differences.values() if (delta := row.get(column)) is not None]
-    return max((max(abs(delta["low"]), abs(delta["high"])) for delta in found), default=0.0)
+    ends = [abs(end) for cell in cells if cell.difference for end in (cell.difference.low, cell.difference.high)]
+    return max(ends, default=0.0)
 
 
-def cell(
-    mean: Mapping[str, Any] | None, delta: Mapping[str, float] | None, column: str, limit: float
-) -> dict[str, Any]:
-    """Texts of a cell, and where its interval is drawn."""
-    metric = metric_of(column)
-    digits = metric.digits
-    if mean is None or mean["value"] is None:
-        return EMPTY | {"mean": f"n/a ({', '.join(mean['skipped'])})" if mean and mean["skipped"] else ""}
-    apart = mean["deviation_of_seeds"]
-    found: dict[str, Any] = EMPTY | {"mean": f"{mean['value']:.{digits}f}"}
-    found["apart"] = "" if apart is None else f"± {apart:.{digits}f}"
-    found["pairs"] = mean["pairs"] if mean["left_out"] else None
-    if delta is not None:
-        low, value, high = delta["low"], delta["value"], delta["high"]
-        found["difference"] = f"{value:+.{digits}f}"
-        found["ends"] = f"[{low:+.{digits}f}, {high:+.{digits}f}]"
-        found["verdict"] = verdict(delta, column)
-        found["interval"] = interval(low, value, high, limit, higher_is_better=metric.higher_is_better)
-    return found
+def html_cell(cell: Cell, limit: float) -> dict[str, Any]:
+    """Texts of a cell, and where its interval is drawn on a line that holds `limit`."""
+    few = cell.value is not None and cell.left_out
+    found = {"mean": cell.mean_text, "apart": cell.spread_text, "pairs": cell.pairs if few else None, "interval": None}
+    delta = cell.difference
+    if cell.value is None or delta is None:
+        return found
+    higher = metric_of(cell.column).higher_is_better
+    return found | {
+        "difference": cell.shift_text,
+        "ends": cell.ends_text,
+        "verdict": cell.verdict,
+        "interval": interval(delta.low, delta.value, delta.high, limit, higher_is_better=higher),
+    }
 
 
 def outcomes(content: Content) -> list[dict[str, Any]]:
     """For each row and kind of pairs: in which columns of the standard protocol it is better, worse, or neither."""
     found = []
     for kind, rows in content["differences"].items():
-        for name, deltas in rows.items():
+        for name in rows:
             said: dict[Verdict, list[str]] = {"better": [], "worse": [], "unclear": []}
             for column in columns_of(content, kind, "standard"):
-                if column in deltas:
-                    said[verdict(deltas[column], column)].append(column_title(column))
+                if (cell := cell_at(content, kind, name, column)).difference is not None:
+                    said[cell.verdict].append(column_title(column))
             if any(said.values()):
                 found.append({"kind": kind, "name": name, "said": said})
     return found

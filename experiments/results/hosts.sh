@@ -5,4 +5,4 @@
 set -euo pipefail
 output=${1:?usage: hosts.sh OUTPUT [key=value …]}
 shift
-python -m memcomp.experiments.speed.hosts --size 256 --steps 20 --output "$output" "$@"
+memcomp speed hosts --size 256 --steps 20 --output "$output" "$@"

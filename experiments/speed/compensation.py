@@ -5,7 +5,8 @@ because on a shared machine everything else only adds. Memory: each variant in a
 resident memory during the call less what was resident before it (Linux only).
 """
 
-import argparse
+from __future__ import annotations
+
 import json
 import os
 import subprocess
@@ -15,67 +16,46 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from memcomp.experiments.errors import UserError
+import torch
 
-CHANNELS = {64: 256, 128: 128, 256: 64}  # size in pixels: channels there in a generator of the vox-256 width
-MODES = {"inference": "forward", "training": "forward + backward", "training_eq4": "the same with Eq. 4's loss"}
+from memcomp import CompensationConfig, MemoryCompensation
+from memcomp.experiments.files import atomic_write
+from memcomp.experiments.speed.options import CHANNELS, CompensationOptions
+from memcomp.reference import compensate as by_the_equations
+
 VARIANTS = ("plain", "ours")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the subcommand's arguments."""
-    parser.add_argument("what", nargs="?", choices=["compensation"], default="compensation", help="what to time")
-    parser.add_argument("--sizes", type=int, nargs="+", choices=CHANNELS, default=list(CHANNELS), metavar="PX")
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), metavar="MODE", help=", ".join(MODES))
-    parser.add_argument("--repeats", type=int, default=7, help="timed calls of each variant (default 7)")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's)")
-    parser.add_argument("--memory-channels", type=int, default=512, help="C_m (default 512)")
-    parser.add_argument("--no-peak", action="store_true", help="time only, no peak memory")
-    parser.add_argument("--output", type=Path, help="also write the rows to this JSON file")
-
-
-def run(args: argparse.Namespace) -> None:
-    """Measure and print one line for each size and mode."""
-    import torch
-
-    if args.repeats < 1 or args.threads < 0 or args.memory_channels < 1:
-        raise UserError("--repeats and --memory-channels must be at least 1, --threads not negative")
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads of {os.cpu_count()}, C_m {args.memory_channels}"
-    )
-    print(f"load average {_load()}; best of {args.repeats}, interleaved; peak memory above what was resident before")
+def time_compensation(options: CompensationOptions) -> None:
+    """Print one line for each size and mode; write the rows as JSON if asked to."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    channels = options.memory_channels
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads of {os.cpu_count()}, C_m {channels}")
+    print(f"load average {_load()}; best of {options.repeats}, interleaved; peak memory above what was resident before")
     print(
         f"{'px':>4} {'mode':<13} {'plain s':>8} {'ours s':>8} {'faster':>7} {'plain MB':>9} {'ours MB':>8} {'ratio':>6}"
     )
     rows = []
-    for size in args.sizes:
-        for mode in args.modes:
-            plain, ours = _times(size, mode, args.memory_channels, args.repeats)
+    for size in options.sizes:
+        for mode in options.modes:
+            plain, ours = _times(size, mode, channels, options.repeats)
             row: dict[str, Any] = {"px": size, "mode": mode, "plain_s": plain, "ours_s": ours, "load": _load()}
             line = f"{size:>4} {mode:<13} {plain:8.3f} {ours:8.3f} {plain / ours:6.2f}x"
-            if not args.no_peak and Path("/proc/self/status").exists():
-                peaks = [_in_own_process(variant, size, mode, args.memory_channels) for variant in VARIANTS]
+            if options.peak and Path("/proc/self/status").exists():
+                peaks = [_in_own_process(variant, size, mode, channels) for variant in VARIANTS]
                 row |= {"plain_mb": peaks[0], "ours_mb": peaks[1]}
                 line += f" {peaks[0]:9.0f} {peaks[1]:8.0f} {peaks[1] / peaks[0]:6.2f}"
             rows.append(row)
             print(line, flush=True)
     print(f"load average {_load()}")
-    if args.output:
-        from memcomp.experiments.files import atomic_write
-
-        with atomic_write(args.output) as temporary:
-            Path(temporary).write_text(json.dumps(rows, indent=1) + "\n")
+    if options.output:
+        with atomic_write(options.output) as temporary:
+            temporary.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def _call(variant: str, mode: str, size: int, memory_channels: int) -> Callable[[int], None]:
-    """A function that runs one variant once on a feature of `pixels` squared (by default `size`)."""
-    import torch
-
-    from memcomp import CompensationConfig, MemoryCompensation
-    from memcomp.reference import compensate as by_the_equations
-
+    """A function that runs one variant once on a feature of `pixels` squared: `size`, or a tiny one."""
     torch.manual_seed(0)
     unit = MemoryCompensation([CHANNELS[size]], 10, CompensationConfig.paper(memory_channels=memory_channels))
     keypoints = torch.rand(1, 10, 2) * 2 - 1

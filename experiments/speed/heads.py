@@ -1,4 +1,4 @@
-"""How fast procedural heads are rendered: `python -m memcomp.experiments.speed.heads`.
+"""`memcomp speed heads`: how fast procedural heads are rendered.
 
 Timed is `render` of one clip of a person whose mesh is known; making the mesh, once per person, is timed apart. Both
 are the best of a few rounds, sizes taking turns, so that a busy moment of the machine does not fall on one of them.
@@ -6,7 +6,6 @@ are the best of a few rounds, sizes taking turns, so that a busy moment of the m
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 
@@ -40,19 +39,16 @@ def measure(rounds: int = 5, first: int = 0) -> tuple[dict[int, float], float]:
     return {size: 1 / taken for size, taken in best.items()}, mesh
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=5, help="people timed, the fastest counts (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: all cores, %(default)s")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    rates, mesh = measure(arguments.rounds)
-    print(f"procedural heads, {arguments.threads} threads, best of {arguments.rounds}")
+def time_heads(rounds: int, threads: int | None = None) -> None:
+    """Print the table.
+
+    Args:
+        rounds: people timed, the fastest counts.
+        threads: of the CPU; None = all cores.
+    """
+    torch.set_num_threads(threads or torch.get_num_threads())
+    rates, mesh = measure(rounds)
+    print(f"procedural heads, {torch.get_num_threads()} threads, best of {rounds}")
     for size, rate in rates.items():
         print(f"{size:5d} px {rate:8.1f} frames/s")
     print(f"one person's mesh {1e3 * mesh:.0f} ms")
-
-
-if __name__ == "__main__":
-    main()

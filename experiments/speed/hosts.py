@@ -1,4 +1,4 @@
-"""Every recipe on one device: `python -m memcomp.experiments.speed.hosts --size 256 --output DIR [key=value …]`.
+"""`memcomp speed hosts`: every recipe on one device.
 
 For each recipe: whether attaching a memory at its identity start leaves the host's picture as it is (in float32, under
 bf16 and fp16 autocast, in channels_last), how far the compiled host is from the eager one, and a few training steps
@@ -7,7 +7,6 @@ with their time and peak memory. Rows are written as they come, so an interrupte
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import json
@@ -22,47 +21,40 @@ from torch import Tensor
 
 from memcomp import CompensationConfig
 from memcomp.adapters import Host, attach
-from memcomp.experiments.checkpoints.run_file import build_host
+from memcomp.experiments.checkpoints.build import build_host
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write, writable_folder
 from memcomp.experiments.processes import resolve_device
-from memcomp.experiments.recipe.load import Recipe, load_recipe, recipe_names
+from memcomp.experiments.recipe.load import load_recipe
+from memcomp.experiments.recipe.packaged import recipe_names
+from memcomp.experiments.recipe.sections import Recipe
+from memcomp.experiments.speed.options import HostsOptions
 from memcomp.experiments.training.loop import train
 
 WAYS = ("float32", "bf16", "fp16", "channels_last")
 
 
-def main(arguments: list[str] | None = None) -> None:
+def time_hosts(options: HostsOptions) -> None:
     """Measure, print and write one row for each recipe."""
-    parser = argparse.ArgumentParser(description="Attach parity, precisions, compilation and training steps, measured.")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to every recipe")
-    parser.add_argument("--recipes", nargs="+", metavar="NAME", help="default: all that are not demo/")
-    parser.add_argument("--size", type=int, default=256, help="pixels (default 256)")
-    parser.add_argument("--steps", type=int, default=20, help="training steps (default 20)")
-    parser.add_argument("--batch", type=int, default=4, help="pairs of a training step (default 4)")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
-    parser.add_argument("--output", type=Path, required=True, help="folder of hosts.json")
-    args = parser.parse_args(arguments)
-    device = resolve_device(args.device)
+    device = resolve_device(options.device)
     torch.backends.cudnn.deterministic = True  # two runs of one network are to be equal
-    writable_folder(args.output)
+    writable_folder(options.output)
     rows: list[dict[str, Any]] = []
-    for name in args.recipes or [name for name in recipe_names() if "/" not in name]:
+    for name in options.recipes or [name for name in recipe_names() if "/" not in name]:
         row: dict[str, Any] = {"recipe": name, "device": _device_name(device), "torch": torch.__version__}
-        row |= {"size": args.size, "batch": args.batch}
+        row |= {"size": options.size, "batch": options.batch}
         started = time.perf_counter()
         try:
-            recipe = load_recipe(name, [*_overrides(args), *args.overrides])
+            recipe = load_recipe(name, [*_overrides(options), *options.overrides])
             row |= parity(recipe, device) if recipe.stage is None else {}
-            row |= {} if args.no_compile or recipe.stage is not None else compiled(recipe, device)
+            row |= {} if not options.compile or recipe.stage is not None else compiled(recipe, device)
             row |= steps(recipe, device)
         except (UserError, RuntimeError, ValueError) as error:  # one recipe that fails does not hide the others
             row["failed"] = " ".join(str(error).split())[:500]
         row["seconds"] = round(time.perf_counter() - started, 1)
         print(json.dumps(row), flush=True)
         rows.append(row)
-        with atomic_write(args.output / "hosts.json") as temporary:
+        with atomic_write(options.output / "hosts.json") as temporary:
             temporary.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
@@ -108,12 +100,12 @@ def steps(recipe: Recipe, device: torch.device) -> dict[str, float]:
     return row
 
 
-def _overrides(args: argparse.Namespace) -> list[str]:
+def _overrides(options: HostsOptions) -> list[str]:
     few = ["data.kind=heads", "data.identities=8", "data.frames=8", "data.repeats=1", "data.workers=0"]
     rare = [f"log.{key}=100000" for key in ("sample_every", "checkpoint_every", "held_out_every")]
     rare += ["log.held_out_pairs=4"]
-    times = [f"optim.steps={args.steps}", "optim.epochs=null", f"optim.batch_size={args.batch}"]
-    return [f"size={args.size}", f"device={args.device}", "init=null", *few, *times, *rare, "log.every=1"]
+    times = [f"optim.steps={options.steps}", "optim.epochs=null", f"optim.batch_size={options.batch}"]
+    return [f"size={options.size}", f"device={options.device}", "init=null", *few, *times, *rare, "log.every=1"]
 
 
 def _pictures(recipe: Recipe, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -150,7 +142,3 @@ def _distance(a: Tensor, b: Tensor) -> float:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-
-
-if __name__ == "__main__":
-    main()

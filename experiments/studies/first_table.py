@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from memcomp.experiments import cli
-from memcomp.experiments.checkpoints.run_file import DEMO_HOST
+from memcomp.experiments.checkpoints.find import DEMO_HOST
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import writable_folder
 from memcomp.experiments.recipe.load import load_recipe
@@ -68,6 +68,23 @@ class Plan:
     overrides: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Amount:
+    """How much is trained and measured."""
+
+    overrides: tuple[str, ...]
+    """`key=value` words that change every recipe."""
+    steps: int
+    """Steps of each row."""
+    host_steps: int | None
+    """Steps of the host to start from; None = its recipe's."""
+    seeds: tuple[int, ...]
+    pairs: int
+    """Pairs of each kind."""
+    parallel: int
+    """Trainings at once."""
+
+
 SMALL_PLANS = {"fomm": Plan(None, "demo/fomm_mcnet"), "tpsm": Plan("demo/tpsm", "demo/tpsm_mcnet")}
 FULL_PLANS = {"fomm": Plan("fomm", "fomm_mcnet", FULL), "tpsm": Plan("tpsm", "tpsm_mcnet", FULL)}
 
@@ -90,22 +107,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')}: expected 1 or more, got {value}")
     plans = FULL_PLANS if args.full else SMALL_PLANS
+    parallel = args.parallel or min(2, os.cpu_count() or 1)
+    amount = Amount(tuple(args.overrides), args.steps, args.host_steps, tuple(args.seeds), args.pairs, parallel)
     for name in args.hosts:
-        tabulate(plans[name], writable_folder(args.output / name), args)
+        tabulate(plans[name], writable_folder(args.output / name), amount)
 
 
-def tabulate(plan: Plan, folder: Path, args: argparse.Namespace) -> None:
-    """All of one host: train it, its rows, measure them, look into the memory.
+def tabulate(plan: Plan, folder: Path, amount: Amount) -> None:
+    """Make one host's table: train it and its rows, measure them, look into the memory.
 
     Args:
         plan: what to train.
         folder: gets host/, a folder for each row and seed, benchmark/ and inspect/.
-        args: of the command.
+        amount: how much.
     """
-    common = (*plan.overrides, *args.overrides)
+    common = (*plan.overrides, *amount.overrides)
     init = DEMO_HOST if plan.host is None else str(folder / "host")
     if plan.host is not None:
-        steps = args.host_steps or load_recipe(plan.host, common).optim.steps
+        steps = amount.host_steps or load_recipe(plan.host, common).optim.steps
         if steps is None:
             raise UserError(f"--host-steps: expected the steps of {plan.host}, whose recipe counts epochs")
         train([Job(f"{folder.name}: host", plan.host, (*common, f"optim.steps={steps}"), folder / "host")], steps, 1)
@@ -113,16 +132,16 @@ def tabulate(plan: Plan, folder: Path, args: argparse.Namespace) -> None:
     jobs = [
         Job(f"{folder.name}: {variant} (seed {seed})", plan.memory, words, folder / f"{variant}_seed{seed}")
         for variant, (_, changes) in VARIANTS.items()
-        for seed in args.seeds
-        for words in [(*common, *start, f"optim.steps={args.steps}", f"seed={seed}", *changes)]
+        for seed in amount.seeds
+        for words in [(*common, *start, f"optim.steps={amount.steps}", f"seed={seed}", *changes)]
     ]
-    train(jobs, args.steps, args.parallel or min(2, os.cpu_count() or 1))
-    names = [folder.name + row for row, _ in VARIANTS.values() for _ in args.seeds]
+    train(jobs, amount.steps, amount.parallel)
+    names = [folder.name + row for row, _ in VARIANTS.values() for _ in amount.seeds]
     runs = [f"{name}={job.output}" for name, job in zip(names, jobs, strict=True)]
-    words = [f"{folder.name} before={init}", *runs, "--baseline", folder.name, "--pairs", str(args.pairs)]
+    words = [f"{folder.name} before={init}", *runs, "--baseline", folder.name, "--pairs", str(amount.pairs)]
     words += ["--metrics", METRICS]
     run(["benchmark", *words, "--output", str(folder / "benchmark")])
-    seed = args.seeds[0]
+    seed = amount.seeds[0]
     run(["inspect", str(folder / f"iicm_mcm_seed{seed}"), "--output", str(folder / "inspect")])
 
 
@@ -134,9 +153,9 @@ def train(jobs: Sequence[Job], steps: int, parallel: int) -> None:
 
 
 def run(words: list[str]) -> None:
-    """A `memcomp` command, here."""
-    print("\nmemcomp " + " ".join(words))
-    if code := cli.main(words):
+    """Run a `memcomp` command, as one would type it; leaves with its exit code if that is not 0."""
+    print("\nmemcomp " + " ".join(words), flush=True)
+    if code := subprocess.run([sys.executable, "-m", "memcomp.experiments.cli", *words]).returncode:
         sys.exit(code)
 
 

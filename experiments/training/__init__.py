@@ -1,1 +1,1 @@
-"""Training: the loop, its loss, optimisers and log, held-out pairs, interruption, trainings side by side."""
+"""The room of training: loop, loss, optimisers, log, held-out pairs, interruption, trainings side by side."""

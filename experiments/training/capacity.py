@@ -1,4 +1,4 @@
-"""Capacity control: the host alone, its generator widened until it has as much as host and memory have together.
+"""The capacity control: a host alone, its generator widened until it has as much as host and memory together.
 
 If the memory beats the host, is it the memory or merely the size? The recipe of host + memory with `capacity:
 parameters` (or `flops`) trains the answer. Keypoints and motion stay as they are: the memory is in the generator.
@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 
 from memcomp.adapters import Host, create_host
-from memcomp.experiments.checkpoints.run_file import build_host, initialise
+from memcomp.experiments.checkpoints.build import build_host, initialise
 from memcomp.experiments.cost import amount
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.recipe.load import Recipe
+from memcomp.experiments.recipe.sections import Recipe
 
 SECTION, KEYS = "generator_params", ("block_expansion", "max_features")  # of `model`: the generator's widths
 MOST = 8  # times the width
 
 
 def widened(recipe: Recipe, match: str) -> Recipe:
-    """The recipe of the host alone, just as wide that it has no less than host and memory have together.
+    """Make the recipe of the host alone, just as wide that it has no less than host and memory have together.
 
     Args:
         recipe: of a host with a memory.
@@ -52,12 +52,12 @@ def widened(recipe: Recipe, match: str) -> Recipe:
 
 
 def resolved(recipe: Recipe) -> Recipe:
-    """What to train: `recipe` itself, or what its `capacity` asks for."""
+    """Return what to train: `recipe` itself, or the widened host that its `capacity` asks for."""
     return recipe if recipe.capacity is None else widened(recipe, recipe.capacity)
 
 
 def _of_width(recipe: Recipe, width: int, match: str) -> float:
-    """Parameters or operations of the host at another width; counted without computing where the host allows it."""
+    """Count parameters or operations of the host at another width, without computing where the host allows it."""
     model, channels = _model(recipe, width), recipe.data.channels
     try:
         with torch.device("meta"):
@@ -67,7 +67,7 @@ def _of_width(recipe: Recipe, width: int, match: str) -> float:
 
 
 def _smallest(extra: Callable[[int], float], wanted: float, start: int) -> int:
-    """The smallest width above `start` whose `extra`, which grows with it, is `wanted` or more."""
+    """Find the smallest width above `start` whose `extra`, which grows with it, is `wanted` or more."""
     low, high = start, start + 1
     while extra(high) < wanted:
         if high == MOST * start:
@@ -89,7 +89,7 @@ def _width(recipe: Recipe) -> int:
 
 
 def _model(recipe: Recipe, width: int) -> dict[str, Any]:
-    """`model` with the generator's width changed, and its upper limit in proportion."""
+    """Copy the host's `model` with the generator's width changed, and its upper limit in proportion."""
     model = copy.deepcopy(recipe.host.model)
     section = model[SECTION]
     section["max_features"] = round(section["max_features"] * width / section["block_expansion"])
@@ -146,7 +146,7 @@ def transplant(trained: Host, wide: Host, size: int, channels: int = 3) -> None:
 
 
 def _places(host: Host, name: str, dim: int, old: Tensor, new: Tensor) -> Tensor:
-    """Where the old channels along a dimension of a weight are among the new ones."""
+    """Numbers of the new channels, along a dimension of a weight, in which the old ones are kept."""
     before, after = old.shape[dim], new.shape[dim]
     section, _, inner = name.partition(".")
     joined = getattr(host.get_submodule(section), "joined_dims", None) if before != after else None

@@ -15,7 +15,7 @@ from memcomp.experiments.data.batching import batched, collate
 from memcomp.experiments.data.pairs import PairSet, seeded
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write
-from memcomp.experiments.recipe.load import Recipe
+from memcomp.experiments.recipe.sections import Recipe
 from memcomp.experiments.training.loss import Objective
 from memcomp.experiments.video import Frame, to_frame
 
@@ -37,7 +37,7 @@ class HeldOut:
             self.batches.append((batch["source"].to(device), batch["driving"].to(device)))
 
     def loss(self, host: Host) -> float:
-        """Mean loss over the pairs."""
+        """Measure the mean loss over the pairs."""
         total = 0.0
         with _evaluating(host):
             for number, (source, driving) in enumerate(self.batches):

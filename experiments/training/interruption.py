@@ -1,4 +1,4 @@
-"""Ctrl-C while training: finish the step, keep a checkpoint."""
+"""How training takes Ctrl-C: the step is finished and a checkpoint kept."""
 
 import signal
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from types import FrameType
 
 @contextmanager
 def interruption() -> Iterator[list[int]]:
-    """A list that SIGINT or SIGTERM makes non-empty; a second signal interrupts at once."""
+    """Yield a list that SIGINT or SIGTERM makes non-empty; a second signal interrupts at once."""
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -30,5 +30,5 @@ def interruption() -> Iterator[list[int]]:
 
 
 def ignore_interrupts(worker: int) -> None:
-    """For the processes that read data: the training process decides what Ctrl-C means."""
+    """Make a process that reads data ignore Ctrl-C: the training process decides what it means."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""The log of a run: log.csv and its picture losses.png, and the clock that says how fast it was."""
+"""The log of a run, log.csv with its picture losses.png, and the clock that says how fast a step was."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ COLUMNS = (
 
 
 class RunLog:
-    """log.csv: `COLUMNS`, then one for each loss term, weighted; a cell is empty where nothing was measured.
+    """The table log.csv: `COLUMNS`, then the weighted loss terms; a cell is empty where nothing was measured.
 
     Rows behind step `start` (of a run killed after its last checkpoint) are dropped.
     """
@@ -49,7 +49,7 @@ class RunLog:
             csv.DictWriter(file, self.columns, restval="", lineterminator="\n").writerow(row)
 
     def column(self, name: str) -> list[float]:
-        """The values of a column, where there are any."""
+        """Return the values of a column, of the rows that have one."""
         return [float(row[name]) for row in self.rows if row.get(name)]
 
     def draw(self, path: Path) -> None:
@@ -75,11 +75,11 @@ class Clock:
         self._waited = self._spent = 0.0
 
     def data_is_here(self) -> None:
-        """The step's batch has arrived."""
+        """Note that the step's batch has arrived."""
         self._here = time.perf_counter()
 
     def step_is_done(self, images: int) -> tuple[float, float]:
-        """The step is done: images per second, share of waiting (0 to 1)."""
+        """Note that the step is done; returns images per second and the share of waiting (0 to 1)."""
         now = time.perf_counter()
         keep = 0.95 if self._spent else 0.0
         self._waited = keep * self._waited + (1 - keep) * (self._here - self._begin)
@@ -87,5 +87,5 @@ class Clock:
         return images / self._spent, self._waited / self._spent
 
     def restart(self) -> None:
-        """What came since the step (pictures, checkpoints, the held-out loss) does not count."""
+        """Forget the time since the step: pictures, checkpoints and the held-out loss do not count."""
         self._begin = time.perf_counter()

@@ -1,11 +1,12 @@
 """Train what a recipe describes, by one process or by several under torchrun: set up, loop, step.
 
 A run's folder holds recipe.yaml (resolved), log.csv, losses.png, samples/, checkpoints/last.safetensors (to resume)
-and, once it is done, model.safetensors (weights alone).
+and, once it is done, model.safetensors and config.json: it is a pretrained folder then.
 """
 
 import math
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,18 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from memcomp.adapters import Host
-from memcomp.experiments.checkpoints.run_file import RunState, build_host, initialise, load_run, load_weights, save_run
+from memcomp.adapters.folder import WEIGHTS
+from memcomp.experiments.checkpoints.build import build_host, initialise, load_weights
+from memcomp.experiments.checkpoints.find import CHECKPOINT
+from memcomp.experiments.checkpoints.run_file import RunState, load_run, save_run
+from memcomp.experiments.checkpoints.trained import RECIPE, save_trained
 from memcomp.experiments.data.batching import StepBatches, collate
 from memcomp.experiments.data.pairs import seeded
 from memcomp.experiments.data.sources import held_out_pairs, training_pairs
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write, writable_folder
 from memcomp.experiments.processes import Processes
-from memcomp.experiments.recipe.load import LogSection, Recipe
+from memcomp.experiments.recipe.sections import LogSection, Recipe
 from memcomp.experiments.training.capacity import initialise_widened, resolved
 from memcomp.experiments.training.held_out import HeldOut
 from memcomp.experiments.training.interruption import ignore_interrupts, interruption
@@ -36,7 +41,7 @@ LAST = 20  # the held-out loss is measured after each of this many last steps
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What `train` did.
+    """How far a training came, and its held-out loss before and after.
 
     Attributes:
         folder: of the run.
@@ -74,7 +79,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step gave. `loss` and `terms` are still on the device: to read a number of them is to wait for it."""
+    """The numbers of one step. `loss` and `terms` are still on the device: to read them is to wait for it."""
 
     loss: Tensor
     terms: dict[str, Tensor]
@@ -104,7 +109,8 @@ def train(
         run = set_up(recipe, folder, processes, resume)
         done = loop(run, stop_after, progress and processes.first)
         if done == run.total and processes.first:
-            save_run(folder / "model.safetensors", run.recipe, run.host, done, info=run.info)
+            clips = len(run.info["damaged_clips"])  # not their names: what others get tells nothing of this machine
+            save_trained(folder, run.host, run.recipe, done, run.info | {"damaged_clips": clips})
     except BaseException:
         if fresh and folder.is_dir() and not any(folder.iterdir()):  # nothing was trained
             folder.rmdir()
@@ -122,10 +128,12 @@ def train(
 def set_up(recipe: Recipe, folder: Path, processes: Processes, resume: bool) -> Training:
     """Make or load everything that a training needs; only then is anything written into `folder`."""
     # the run: a new one, or one to go on with
-    optim, device, last = recipe.optim, processes.device, _checkpoint(folder)
-    if resume != last.is_file():
-        hint = "nothing to resume; expected" if resume else "there already; resume it or choose another folder:"
-        raise UserError(f"{last}: {hint} the checkpoint of an earlier run")
+    optim, device, last = recipe.optim, processes.device, folder / CHECKPOINT
+    if resume and not last.is_file():
+        raise UserError(f"{last}: nothing to resume; expected the checkpoint of an earlier run")
+    for file in (last, folder / WEIGHTS):
+        if file.is_file() and not resume:
+            raise UserError(f"{file}: there already, of an earlier run; resume it or choose another folder")
     if optim.batch_size % processes.world:
         raise UserError(f"optim.batch_size: {optim.batch_size} pairs cannot be shared by {processes.world} processes")
     writable_folder(folder)
@@ -164,15 +172,28 @@ def set_up(recipe: Recipe, folder: Path, processes: Processes, resume: bool) -> 
     info |= {"skipped_steps": 0, "damaged_clips": []} | ({} if saved is None else saved.info)
     held_out = HeldOut(recipe, objective, held_out_pairs(recipe), device) if processes.first else None
     log = None if held_out is None else _open_log(recipe, folder, start, held_out, host)
-    what_learns, schedule = (processes, host, objective, optimisers), (batches, start, total, steps_per_epoch)
-    return Training(recipe, folder, *what_learns, *schedule, info, held_out, log)
+    return Training(
+        recipe=recipe,
+        folder=folder,
+        processes=processes,
+        host=host,
+        objective=objective,
+        optimisers=optimisers,
+        batches=batches,
+        start=start,
+        total=total,
+        steps_per_epoch=steps_per_epoch,
+        info=info,
+        held_out=held_out,
+        log=log,
+    )
 
 
 def _open_log(recipe: Recipe, folder: Path, start: int, held_out: HeldOut, host: Host) -> RunLog:
     """Write recipe.yaml, and log.csv up to step `start`."""
     # measured before anything is written: it finds what a recipe asks of a host that cannot do it
     before = held_out.loss(host) if start == 0 else None
-    with atomic_write(folder / "recipe.yaml") as temporary:
+    with atomic_write(folder / RECIPE) as temporary:
         temporary.write_text(recipe.to_yaml(), encoding="utf-8")
     log = RunLog(folder / "log.csv", start)
     if before is not None:
@@ -201,7 +222,7 @@ def _load(host: Host, recipe: Recipe, saved: RunState | None, origin: Path) -> N
 
 
 def _check_same(given: Recipe, saved: Recipe, origin: Path) -> None:
-    """Resuming may change how a run is carried out, but not what it computes."""
+    """Refuse another recipe: resuming may change how a run is carried out, but not what it computes."""
 
     def essence(recipe: Recipe) -> dict[str, object]:
         data = replace(recipe.data, workers=0, cache=None, cache_gb=0.0, root=None)
@@ -216,10 +237,6 @@ def _check_same(given: Recipe, saved: Recipe, origin: Path) -> None:
     for key in sorted(ours.keys() | theirs.keys()):
         if ours.get(key) != theirs.get(key):
             raise UserError(f"{origin}: was trained with {key}={theirs.get(key)}, the recipe says {ours.get(key)}")
-
-
-def _checkpoint(folder: Path) -> Path:
-    return folder / "checkpoints" / "last.safetensors"
 
 
 def _memory_format(recipe: Recipe) -> torch.memory_format:
@@ -255,9 +272,11 @@ def loop(run: Training, stop_after: int | None, progress: bool) -> int:
                 tqdm.write(f"memcomp: skipped a damaged clip: {message}", file=sys.stderr)
 
             # what is told and kept of it
-            if bar.update():  # only when it draws itself anew, at most twice a second
+            drawn = progress and (time.time() - bar.last_print_t >= bar.mininterval or done == run.total)
+            if drawn:  # at most twice a second is the loss read for it
                 speed = f"{images_per_second:.1f} images/s, {waiting:.0%} waiting for data"
-                bar.set_postfix_str(f"loss {outcome.loss.item():.4g}, {speed}")
+                bar.set_postfix_str(f"loss {outcome.loss.item():.4g}, {speed}", refresh=False)
+            bar.update()
             stopping = run.processes.any(bool(interrupted)) or done == stop_after
             write_down(run, done, outcome, {"images_per_second": images_per_second, "waiting": waiting}, stopping)
             clock.restart()
@@ -281,7 +300,7 @@ def write_down(run: Training, done: int, outcome: Outcome, speed: dict[str, floa
         run.held_out.draw(run.folder / "samples" / f"{done:07d}.png", run.host)
         run.log.draw(run.folder / "losses.png")
     if done % every.checkpoint_every == 0 or done == run.total or stopping:
-        save_run(_checkpoint(run.folder), run.recipe, run.host, done, optimizer=run.optimisers.state(), info=info)
+        save_run(run.folder / CHECKPOINT, run.recipe, run.host, done, optimizer=run.optimisers.state(), info=info)
 
 
 # ---- step ------------------------------------------------------------------------------------------------------------
@@ -289,6 +308,7 @@ def write_down(run: Training, done: int, outcome: Outcome, speed: dict[str, floa
 
 def step(run: Training, batch: dict[str, Any], number: int) -> Outcome:
     """Take one optimiser step, `number` from 0; a gradient that is not finite undoes it."""
+    # what this step works with: its pictures, draws, learning rate, and the batch statistics to go back to
     recipe, host, optimisers, device = run.recipe, run.host, run.optimisers, run.processes.device
     source, driving = (
         batch[name].to(device, non_blocking=True).contiguous(memory_format=_memory_format(recipe))
@@ -300,7 +320,7 @@ def step(run: Training, batch: dict[str, Any], number: int) -> Outcome:
     statistics = [buffer for buffer in host.buffers() if buffer.is_floating_point()]
     before = [buffer.clone() for buffer in statistics]
 
-    # the host and its memory, the keypoints among them
+    # the host with its memory: forward, backward, average over the processes, clip and step unless not finite
     optimisers.zero_grad()
     with autocast:
         loss, terms, output = run.objective(host, source, driving, draw, epoch)
@@ -308,10 +328,12 @@ def step(run: Training, batch: dict[str, Any], number: int) -> Outcome:
     run.processes.average(optimisers.gradients())
     norm = optimisers.step(optimisers.generator_parts())
 
-    if not math.isfinite(norm):  # what is not finite would stay in the running statistics of batch norm for good
+    # what is not finite is undone: it would stay in the running statistics of batch norm for good
+    if not math.isfinite(norm):
         for buffer, value in zip(statistics, before, strict=True):
             buffer.copy_(value)
-    elif run.objective.adversarial and output is not None:  # the discriminator, on the prediction that it judged
+    # else the discriminator has its turn, on the same prediction
+    elif run.objective.adversarial and output is not None:
         optimisers.zero_grad()  # the generator's loss left gradients in it
         with autocast:
             judged = recipe.loss.discriminator_gan * host.discriminator_loss(output, driving)

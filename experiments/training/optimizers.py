@@ -8,14 +8,14 @@ from torch import Tensor
 
 from memcomp.adapters import Host
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.recipe.load import OptimSection
+from memcomp.experiments.recipe.sections import OptimSection
 
 DISCRIMINATOR = "discriminator"
 CLIP_EPSILON = 1e-6  # added to the norm, as torch's clip_grad_norm_ does, with which upstream trains
 
 
 def rate_factor(step: int, total: int, steps_per_epoch: float, section: OptimSection) -> float:
-    """What the learning rate of `step` (from 0) of `total` is multiplied with.
+    """Factor of the learning rate in `step` (from 0) of `total`.
 
     A pure function of the step, so that nothing has to be saved to resume.
     """
@@ -67,10 +67,10 @@ class Optimisers:
                 group["lr"] = factor * group["base_lr"]
         return factor * self.section.lr
 
-    def zero_grad(self, parts: Iterable[str] | None = None) -> None:
-        """Forget the gradients of these parts, or of all."""
-        for part in self.adams if parts is None else parts:
-            self.adams[part].zero_grad(set_to_none=True)
+    def zero_grad(self) -> None:
+        """Forget the gradients of all parts."""
+        for adam in self.adams.values():
+            adam.zero_grad(set_to_none=True)
 
     def generator_parts(self) -> list[str]:
         """All parts but the discriminator."""
@@ -94,7 +94,7 @@ class Optimisers:
         return total
 
     def state(self) -> dict[str, Tensor]:
-        """ "<part>.<parameter>.<state>" → tensor, everything Adam remembers."""
+        """Everything that the Adams remember: "<part>.<parameter>.<state>" → tensor."""
         return {
             f"{part}.{name}.{key}": value
             for part, adam in self.adams.items()
@@ -129,7 +129,7 @@ class Optimisers:
             adam.load_state_dict({"state": entries[part], "param_groups": adam.state_dict()["param_groups"]})
 
     def gradients(self) -> list[Tensor]:
-        """Every gradient there is."""
+        """List every gradient there is, of all parts."""
         return [gradient for part in self.adams for gradient in self._gradients(part)]
 
     def _clip(self, part: str, gradients: list[Tensor], norm: float) -> None:

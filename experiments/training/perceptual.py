@@ -13,6 +13,7 @@ from urllib.request import getproxies
 import timm
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from memcomp.experiments.errors import UserError
@@ -60,7 +61,7 @@ class Features(nn.Module):
                 setattr(network.get_submodule(parent), child, nn.Identity())
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """(B, 3, H, W), normalised → one tensor for each layer."""
+        """Run the network on normalised pictures (B, 3, H, W) → one tensor for each layer."""
         with contextlib.suppress(_LastLayer):
             self.network.forward_features(image)  # type: ignore[operator]
         kept, self._kept = self._kept, []
@@ -82,7 +83,7 @@ class _LastLayer(Exception):
 
 
 def load_backbone(name: str, weights: str) -> tuple[nn.Module, str]:
-    """A timm network with trained weights, and a description of both.
+    """Load a timm network with trained weights; returns it and a description of both.
 
     Args:
         name: of any timm model.
@@ -124,7 +125,7 @@ def load_backbone(name: str, weights: str) -> tuple[nn.Module, str]:
 
 
 def _from_hub(name: str) -> tuple[nn.Module, str]:
-    """From the hub's cache on this machine if it is there, else downloaded."""
+    """Take a network from the hub's cache on this machine if it is there, else download it."""
     repository = getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None)
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
@@ -151,7 +152,7 @@ def _from_hub(name: str) -> tuple[nn.Module, str]:
 
 
 def _in_cache(repository: str) -> str | None:
-    """The weights' file that an earlier download left on this machine."""
+    """Find the weights' file that an earlier download left on this machine."""
     name, _, revision = repository.partition("@")
     for file in ("model.safetensors", "pytorch_model.bin"):
         found = try_to_load_from_cache(name, file, revision=revision or None)
@@ -178,8 +179,6 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
         raise UserError(f"loss.perceptual.weights: expected 'hub', 'package:NAME' or a file, found no {file}")
     try:
         if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             return load_file(file)
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file shows in many ways
@@ -187,7 +186,7 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
 
 
 def _efficientnet_names(state: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The PyTorch EfficientNet port names layers otherwise than timm but lists them in the same order."""
+    """Rename the weights of the PyTorch EfficientNet port, which lists timm's layers, in order, under other names."""
     shapes = [value.shape for value in expected.values()]
     if [value.shape for value in state.values()] != shapes:
         return state

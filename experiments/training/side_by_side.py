@@ -24,7 +24,7 @@ PATIENCE_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Job:
-    """One training."""
+    """One training of several: its recipe, its folder and the command that runs it."""
 
     label: str
     """What the progress bar says."""
@@ -41,13 +41,13 @@ class Job:
         return self.output / "log.csv"
 
     def command(self) -> list[str]:
-        """The command line, which may as well be typed by hand."""
+        """Build the command line, which may as well be typed by hand."""
         resume = ["--resume"] if (self.output / "checkpoints" / "last.safetensors").is_file() else []
         start = [sys.executable, "-m", "memcomp.experiments.cli", "train", self.recipe, *self.overrides]
         return [*start, "--output", str(self.output), *resume]
 
     def step(self) -> int:
-        """Steps done, as the log tells."""
+        """Read from the log how many steps are done."""
         if not self.log.is_file():
             return 0
         with self.log.open(encoding="utf-8") as file:
@@ -73,12 +73,9 @@ def train_side_by_side(jobs: Sequence[Job], steps: int) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores // len(jobs)))}
     with ExitStack() as stack:
         running = [stack.enter_context(_Training(job, environment)) for job in jobs]
+        often = 0.5 if sys.stderr.isatty() else 10  # seconds between two lines
         bars = [
-            stack.enter_context(
-                tqdm(
-                    total=steps, desc=job.label, position=i, unit="step", mininterval=0.5 if sys.stderr.isatty() else 10
-                )
-            )
+            stack.enter_context(tqdm(total=steps, desc=job.label, position=i, unit="step", mininterval=often))
             for i, job in enumerate(jobs)
         ]
         while True:

@@ -46,8 +46,9 @@ def small_recipe(head_cache):
 
 @pytest.fixture(scope="session")
 def small_run(small_recipe, tmp_path_factory):
-    """Folder of a run with the checkpoint of an untrained host whose memory has left the identity start."""
-    from memcomp.experiments.checkpoints.run_file import build_host, save_run
+    """Folder of a finished run: of an untrained host whose memory has left the identity start."""
+    from memcomp.experiments.checkpoints.build import build_host
+    from memcomp.experiments.checkpoints.trained import save_trained
 
     host = build_host(small_recipe)
     generator = torch.Generator().manual_seed(1)
@@ -56,14 +57,15 @@ def small_run(small_recipe, tmp_path_factory):
             parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
         host.kp_detector.kp.weight *= 30  # pointed heatmaps: the keypoints move with the picture
     folder = tmp_path_factory.mktemp("run")
-    save_run(folder / "model.safetensors", small_recipe, host, 7, info={"backbone": None})
+    (folder / "recipe.yaml").write_text(small_recipe.to_yaml())
+    save_trained(folder, host, small_recipe, 7, {"backbone": None})
     return folder
 
 
 @pytest.fixture(scope="session")
 def small_host(small_run):
     """Its host, in eval mode."""
-    from memcomp.experiments.checkpoints.run_file import load_host
+    from memcomp.experiments.checkpoints.trained import load_host
 
     return load_host(small_run)[0]
 

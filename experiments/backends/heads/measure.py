@@ -1,23 +1,21 @@
-"""How wrong the regressor of procedural heads is, on people of the test split, whose truth is known."""
+"""Errors of the regressor of procedural heads on people of the test split, whose truth is known."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
+from memcomp.experiments.backends.heads.reader import HeadsReader
 from memcomp.experiments.backends.heads.samples import blurred
 from memcomp.experiments.data.heads import Identity, Poses, landmarks, render
 from memcomp.experiments.data.heads_set import HeadsSet
 from memcomp.experiments.metrics.labels import Label
 from memcomp.experiments.video import to_frame
-
-if TYPE_CHECKING:
-    from memcomp.experiments.backends.heads.reader import HeadsReader
 
 SIZES = (64, 128)  # pixels
 BINS = ((0, 15), (15, 30), (30, 45), (45, 60))  # |yaw| in degrees
@@ -27,7 +25,7 @@ ANGLES = ("yaw", "pitch", "roll")
 
 
 def a_pose_of_each_bin(number: int, draw: torch.Generator) -> Poses:
-    """One frame with a yaw in each of `BINS`, to either side; everything else from some trajectory."""
+    """Draw one frame with a yaw in each of `BINS`, to either side; everything else from some trajectory."""
     table = Poses.trajectory(number, 200)[torch.tensor([17, 60, 123, 180])].as_tensor()
     low, high = torch.tensor(BINS).float().unbind(1)
     sign = torch.randint(2, (len(BINS),), generator=draw) * 2 - 1
@@ -36,19 +34,19 @@ def a_pose_of_each_bin(number: int, draw: torch.Generator) -> Poses:
 
 
 def true_landmarks(who: Identity, poses: Poses, size: int) -> Label:
-    """(T, 68, 2) pixels, (0, 0) the upper left pixel's centre."""
+    """True landmarks (T, 68, 2) in pixels, (0, 0) the upper left pixel's centre."""
     return (landmarks(who, poses, size).points.double().numpy() + 1) * (size / 2) - 0.5
 
 
 def eye_distance(who: Identity, poses: Poses, size: int) -> Label:
-    """(T,) pixels between the outer corners of the eyes, were the head turned to the camera."""
+    """Distance (T,) in pixels of the outer corners of the eyes, were the head turned to the camera."""
     frontal = Poses.make(zoom=poses.zoom, shift_x=poses.shift_x, shift_y=poses.shift_y)
     left, right = np.moveaxis(true_landmarks(who, frontal, size)[:, EYES], 1, 0)
     return np.linalg.norm(left - right, axis=-1)
 
 
 def measure(reader: HeadsReader, people: int) -> dict[str, Any]:
-    """Errors at every size, on clean and on blurred pictures, four of each person.
+    """Measure errors at every size, on clean and on blurred pictures, four of each person.
 
     Returns:
         size → {"clean": …, "blurred": …} → see `errors`; blurred also "from_clean_px": the mean distance of its
@@ -78,7 +76,7 @@ def measure(reader: HeadsReader, people: int) -> dict[str, Any]:
 def errors(
     read: Sequence[tuple[Label, Label]], truth: Sequence[tuple[Label, Label, Label]], people: int
 ) -> dict[str, Any]:
-    """Errors of landmarks and angles, of all pictures and by |yaw|.
+    """Sum up the errors of landmarks and angles, over all pictures and by |yaw|.
 
     Args:
         read: of each picture the landmarks (68, 2) in pixels and the angles (3,) in degrees.

@@ -17,7 +17,7 @@ DEGREES = 60.0  # angles are given in units of this
 
 
 class HeadsNetwork(nn.Module):
-    """Landmarks are the centres of mass of 68 heat maps of 16×16, plus what the whole picture tells; so does the pose.
+    """Regressor: landmarks are centres of mass of 68 heat maps plus what the whole picture tells, which tells the pose.
 
     A heat map follows the head wherever it goes, and cannot leave the picture; the sum can.
     """
@@ -49,7 +49,7 @@ class HeadsNetwork(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual block of two 3×3 convolutions."""
+    """A residual block of two 3×3 convolutions."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Block(nn.Module):
 
 
 def centre_of_mass(heat: Tensor) -> Tensor:
-    """Heat maps (B, K, H, W), softmax not yet taken → (B, K, 2) x, y in [-1, 1]."""
+    """Centres of mass of heat maps (B, K, H, W), softmax not yet taken → (B, K, 2) x, y in [-1, 1]."""
     height, width = heat.shape[2:]
     share = heat.flatten(2).softmax(-1).view_as(heat)
     x, y = ((2 * torch.arange(n, device=heat.device) + 1) / n - 1 for n in (width, height))
@@ -75,7 +75,7 @@ def centre_of_mass(heat: Tensor) -> Tensor:
 
 
 def seen(picture: Frame) -> Tensor:
-    """A square picture (H, H, 3) uint8 as the network sees it: (1, 3, 64, 64) in [0, 1].
+    """Bring a square picture (H, H, 3) uint8 to what the network sees: (1, 3, 64, 64) in [0, 1].
 
     Larger ones are averaged over areas, smaller ones interpolated.
 

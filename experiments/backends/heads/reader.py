@@ -7,14 +7,14 @@ trained on, stands in `experiments/weights/heads_reader.json` and below every ta
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from memcomp.experiments.backends.base import NotFound, Unavailable
+from memcomp.experiments.backends.base import OneByOne, Unavailable
 from memcomp.experiments.backends.files import load_weights
 from memcomp.experiments.backends.heads.network import HeadsNetwork, seen
 from memcomp.experiments.checkpoints.shipped import shipped
@@ -26,7 +26,7 @@ NAME = "heads_reader"
 
 
 class HeadsReader:
-    """The network with its weights; half precision in the file, computing in float32, one picture after the other.
+    """The regressor with its weights; half precision in the file, computing in float32, one picture after the other.
 
     Args:
         file: weights; None = the package's, compared with their sha256.
@@ -51,7 +51,7 @@ class HeadsReader:
 
     @torch.inference_mode()
     def read(self, picture: Frame) -> tuple[Label, Label]:
-        """(H, H, 3) uint8 RGB → landmarks (68, 2) in pixels, (0, 0) the upper left pixel's centre; angles (3,) in °.
+        """Read (H, H, 3) uint8 RGB → landmarks (68, 2), pixels, (0, 0) the upper left pixel's centre; angles (3,) in °.
 
         Raises:
             ValueError: the picture is not square.
@@ -88,8 +88,8 @@ class HeadsReader:
         )
 
 
-class HeadsLandmarks:
-    """68 landmarks of a procedural head; always finds them.
+class HeadsLandmarks(OneByOne):
+    """The backend of landmarks of a procedural head; it always finds them.
 
     Args:
         size: of the pictures, pixels: whose error `about` tells.
@@ -102,13 +102,13 @@ class HeadsLandmarks:
         self._reader = HeadsReader()
         self.about = self._reader.about_landmarks(size)
 
-    def __call__(self, pictures: Sequence[Frame]) -> list[Label | NotFound]:
-        """(68, 2) each; those that the picture does not show are guessed."""
-        return [self._reader.read(picture)[0] for picture in pictures]
+    def read(self, picture: Frame) -> Label:
+        """Place landmarks (68, 2); those that the picture does not show are guessed."""
+        return self._reader.read(picture)[0]
 
 
-class HeadsPose:
-    """Yaw, pitch and roll of a procedural head; always finds them.
+class HeadsPose(OneByOne):
+    """The backend of yaw, pitch and roll of a procedural head; it always finds them.
 
     Args:
         size: of the pictures, pixels: whose error `about` tells.
@@ -121,6 +121,6 @@ class HeadsPose:
         self._reader = HeadsReader()
         self.about = self._reader.about_pose(size)
 
-    def __call__(self, pictures: Sequence[Frame]) -> list[Label | NotFound]:
-        """(3,) degrees each."""
-        return [self._reader.read(picture)[1] for picture in pictures]
+    def read(self, picture: Frame) -> Label:
+        """Read the angles (3,) in degrees."""
+        return self._reader.read(picture)[1]

@@ -1,4 +1,4 @@
-"""What the regressor of procedural heads learns from: rendered, moved, mirrored, made as poor as generated ones."""
+"""Samples for the regressor of procedural heads: rendered, moved, mirrored, made as poor as generated pictures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Samples = tuple[Tensor, Tensor, Tensor]  # pictures (N, 3, 64, 64) in [0, 1], la
 
 
 def read_heads(heads: HeadsSet) -> Samples:
-    """Every frame of a set: pictures (N, 3, H, W) uint8, landmarks (N, 68, 2) in [-1, 1], angles (N, 3) in degrees."""
+    """Read all frames: pictures (N, 3, H, W) uint8, landmarks (N, 68, 2) in [-1, 1], angles (N, 3) in degrees."""
     parts = []
     for i in tqdm(range(len(heads)), unit="head", desc=f"rendering {heads.split} heads at {heads.size} px"):
         parts.append((heads.frames(i), true_points(heads, i), heads.angles(i)))
@@ -41,7 +41,7 @@ def read_heads(heads: HeadsSet) -> Samples:
 
 
 def true_points(heads: HeadsSet, i: int) -> Tensor:
-    """(T, 68, 2) landmarks of clip i, kept beside it in the cache."""
+    """Landmarks (T, 68, 2) of clip i, kept beside it in the cache."""
     path = heads.path(i).with_suffix(".npy")
     try:
         points = torch.from_numpy(np.load(path, allow_pickle=False))
@@ -56,7 +56,7 @@ def true_points(heads: HeadsSet, i: int) -> Tensor:
 
 
 def draw_batch(samples: Samples, size: int, draw: torch.Generator) -> Samples:
-    """`size` of the samples, each moved and, by half of them each, mirrored, blurred, made coarse, made noisy."""
+    """Draw `size` of the samples, each moved and, by half of them each, mirrored, blurred, made coarse, made noisy."""
     chosen = torch.randint(len(samples[0]), (size,), generator=draw)
     pictures, points, angles = (tensor[chosen] for tensor in samples)
     pictures, points, angles = mirrored(pictures.float() / 255, points, angles, torch.rand(size, generator=draw) < 0.5)
@@ -68,7 +68,7 @@ def draw_batch(samples: Samples, size: int, draw: torch.Generator) -> Samples:
 
 
 def mirrored(pictures: Tensor, points: Tensor, angles: Tensor, which: Tensor) -> Samples:
-    """Left and right exchanged where `which` (N,) says so."""
+    """Exchange left and right where `which` (N,) says so."""
     flip = which[:, None, None]
     other = points[:, MIRRORED] * torch.tensor([-1.0, 1.0])
     turned = angles * torch.tensor([-1.0, 1.0, -1.0])
@@ -80,7 +80,7 @@ def mirrored(pictures: Tensor, points: Tensor, angles: Tensor, which: Tensor) ->
 
 
 def moved(pictures: Tensor, points: Tensor, angles: Tensor, turn: Tensor, scale: Tensor, shift: Tensor) -> Samples:
-    """Pictures turned about their centre, enlarged and shifted; the edge is repeated.
+    """Turn pictures about their centre, enlarge and shift them; the edge is repeated.
 
     Args:
         pictures: (N, 3, H, W).
@@ -100,7 +100,7 @@ def moved(pictures: Tensor, points: Tensor, angles: Tensor, turn: Tensor, scale:
 
 
 def degraded(pictures: Tensor, draw: torch.Generator) -> Tensor:
-    """Other colours for all of (N, 3, H, W); softness and noise, as generated pictures have them, for half each."""
+    """Change the colours of all of (N, 3, H, W), and give half each the softness and noise of generated pictures."""
     number = len(pictures)
 
     def some(low: float, high: float, *shape: int) -> Tensor:
@@ -123,7 +123,7 @@ def degraded(pictures: Tensor, draw: torch.Generator) -> Tensor:
 
 
 def blurred(pictures: Tensor, sigma: Tensor) -> Tensor:
-    """(N, C, H, W) under a Gaussian of `sigma` (N,) pixels each; the edge is repeated."""
+    """Blur (N, C, H, W) with a Gaussian of `sigma` (N,) pixels each; the edge is repeated."""
     number, channels, height, width = pictures.shape
     reach = math.ceil(3 * float(sigma.max()))
     offset = torch.arange(-reach, reach + 1)

@@ -27,12 +27,12 @@ from memcomp.experiments.backends.heads.measure import measure
 from memcomp.experiments.backends.heads.network import SIDE, HeadsNetwork
 from memcomp.experiments.backends.heads.reader import NAME, HeadsReader
 from memcomp.experiments.backends.heads.samples import Samples, draw_batch, read_heads
-from memcomp.experiments.checkpoints.shipped import sha256, weights_folder
+from memcomp.experiments.checkpoints.shipped import weights_folder
 from memcomp.experiments.data.heads import RENDERER_VERSION
 from memcomp.experiments.data.heads_set import HeadsSet
 from memcomp.experiments.data.pairs import seeded
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.files import atomic_write, writable_folder
+from memcomp.experiments.files import atomic_write, sha256, writable_folder
 from memcomp.experiments.output.tables import write_json
 from memcomp.experiments.training.interruption import interruption
 
@@ -95,7 +95,7 @@ def train(settings: Settings, folder: Path, stop_after: int | None = None) -> He
 
 
 def train_step(network: HeadsNetwork, adam: torch.optim.Adam, samples: Samples) -> tuple[float, float]:
-    """One step on a batch; returns the mean distance of the landmarks in pixels and the mean error in degrees."""
+    """Take one step on a batch; returns the mean distance of the landmarks in pixels and the mean error in degrees."""
     pictures, points, angles = samples
     found, turned = network(pictures.contiguous(memory_format=torch.channels_last))
     pixels = HALF * torch.linalg.vector_norm(found - points + 1e-8, dim=-1).mean()
@@ -107,12 +107,12 @@ def train_step(network: HeadsNetwork, adam: torch.optim.Adam, samples: Samples) 
 
 
 def rate_factor(step: int, settings: Settings) -> float:
-    """What the learning rate of a step, from 0, is multiplied with."""
+    """Factor of the learning rate in a step, from 0."""
     return min(1.0, (step + 1) / settings.warmup) * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
 
 
 def write_weights(network: HeadsNetwork, settings: Settings, folder: Path, people: int = 200) -> Path:
-    """The weights in half precision and, beside them, what is known of them: measured with what was written."""
+    """Write the weights in half precision and, beside them, what is known of them, measured with what was written."""
     path = folder / f"{NAME}.safetensors"
     state = {name: value.half() if value.is_floating_point() else value for name, value in network.state_dict().items()}
     with atomic_write(path) as temporary:

@@ -1,4 +1,4 @@
-"""Where the 68 landmarks (iBUG order) sit on a person's mesh, as material points."""
+"""The 68 landmarks (iBUG order) as material points of a person's mesh."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def locate(mesh: Mesh, at: Tensor) -> Anchors:
 
 
 def _outline(mesh: Mesh) -> Tensor:
-    """(17,) vertices of the face's outline seen from the front, from one temple over the chin to the other."""
+    """Vertices (17,) of the face's outline seen from the front, from one temple over the chin to the other."""
     rest = mesh.rest[: mesh.moves.shape[1]]
     x, y = rest[:, 0], rest[:, 1] - EYE_Y
     radius = (x * x + y * y).sqrt()

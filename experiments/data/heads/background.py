@@ -1,4 +1,4 @@
-"""What is behind the person: static, soft, seeded by the identity."""
+"""The background behind a person: static, soft, seeded by the identity."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from memcomp.experiments.data.heads.shading import edge, over, rgb
 
 
 def background(who: Identity, size: int) -> Tensor:
-    """(3, size * size), RGB in [0, 1]."""
+    """Paint the background: (3, size * size), RGB in [0, 1]."""
     at = pixel_centres(size).view(-1, 2)
     x, y = at[:, 0], -at[:, 1]
     cos, sin = math.cos(who.background_angle), math.sin(who.background_angle)

@@ -25,7 +25,7 @@ def lid_curves(who: Identity, outward: Tensor, blink: Tensor) -> tuple[Tensor, T
 
 
 def opening(who: Identity, x: Tensor, y: Tensor, blink: Tensor) -> Tensor:
-    """How far inside the opening of the lids a point of the face lies (head units); negative on a lid."""
+    """Distance of a point of the face inside the opening of the lids (head units); negative on a lid."""
     outward = x.abs() - who.eye_x
     upper, lower = lid_curves(who, outward, blink)
     height = y - EYE_Y
@@ -34,7 +34,7 @@ def opening(who: Identity, x: Tensor, y: Tensor, blink: Tensor) -> Tensor:
 
 
 def paint_eyes(scene: Scene, s: Samples, skin: Tensor, diffuse: Tensor) -> tuple[Tensor, Tensor]:
-    """Samples around the eyes, their skin colour and light (3, M) → colour (3, M), whether the ball is seen (M,)."""
+    """Paint around the eyes, over skin colour and light (3, M) → colour (3, M), whether the ball is seen (M,)."""
     who, poses = scene.who, scene.poses
     x, y, _ = s.rest
     outward, height = x.abs() - who.eye_x, y - EYE_Y

@@ -47,7 +47,7 @@ class Face:
 
 
 def _rings(identity: Identity) -> Tensor:
-    """RINGS of this person, with a ghost row at either end."""
+    """Shape `RINGS` to this person, with a ghost row at either end."""
     rings = torch.tensor(RINGS)
     lower = smoothstep(rings[:, 0], 0.0, -0.6)  # 0 at the eyes, 1 at the jaw
     upper = smoothstep(rings[:, 0], 0.1, 0.9)
@@ -149,7 +149,7 @@ def _moves(p: Tensor, seam_y: Tensor, below: Tensor, opening: Tensor, who: Ident
 
 
 def build_face(who: Identity, detail: float = 1.0) -> Face:
-    """The head's grid of this person; `detail` scales the number of rows and columns."""
+    """Build the head's grid of a person; `detail` scales the number of rows and columns."""
     theta = angles(2 * round(COLUMNS * detail / 2))
     at = ring_positions(STEPS, detail)
     smooth = sweep(catmull_rom(_rings(who), at), theta, square=0.025)

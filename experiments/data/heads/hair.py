@@ -24,7 +24,7 @@ def _strand_light(scene: Scene, s: Samples, strands: Tensor, shade: Tensor) -> T
 
 
 def paint_cap(scene: Scene, s: Samples) -> tuple[Tensor, Tensor]:
-    """Samples of the hair on the skull → colour, label. `aux` is the thickness of the hair there."""
+    """Paint samples of the hair on the skull → colour, label. `aux` is the thickness of the hair there."""
     who = scene.who
     x, y, z = s.rest
     p = who.noise
@@ -55,7 +55,7 @@ def paint_cap(scene: Scene, s: Samples) -> tuple[Tensor, Tensor]:
 
 
 def paint_curtain(scene: Scene, s: Samples) -> tuple[Tensor, Tensor]:
-    """Samples of the hanging hair → colour, label. `aux` runs from the top to the ends."""
+    """Paint samples of the hanging hair → colour, label. `aux` runs from the top to the ends."""
     who = scene.who
     x, y, z = s.rest
     p = who.noise
@@ -71,7 +71,7 @@ def paint_curtain(scene: Scene, s: Samples) -> tuple[Tensor, Tensor]:
 
 
 def paint_torso(scene: Scene, s: Samples) -> tuple[Tensor, Tensor]:
-    """Samples of shoulders and chest → colour, label: skin inside the neckline, cloth below."""
+    """Paint samples of shoulders and chest → colour, label: skin inside the neckline, cloth below."""
     who = scene.who
     x, y, z = s.rest
     soft = s.footprint
@@ -94,7 +94,7 @@ def paint_torso(scene: Scene, s: Samples) -> tuple[Tensor, Tensor]:
 
 
 def paint_glasses(scene: Scene, s: Samples) -> tuple[Tensor, Tensor]:
-    """Samples of the glasses' frame → colour, label."""
+    """Paint samples of the glasses' frame → colour, label."""
     diffuse, highlight = light(scene, s.normal, wrap=(0.3, 0.3, 0.3), gloss=0.35, shine=30)
     colour = rgb(scene.who.glasses_colour) * diffuse + highlight
     return colour, torch.full_like(s.frame, int(Label.GLASSES))

@@ -1,4 +1,4 @@
-"""Who is shown: the seeded parameters of one procedural person.
+"""The seeded parameters of one procedural person.
 
 Lengths are in head units (1 = half the height of a head without hair, about 115 mm), colours are RGB in [0, 1].
 Sex, age, skin and hair are drawn first and everything else depends on them, so that a beard has the colour of the
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import partial
 
 Colour = tuple[float, float, float]
 
@@ -116,15 +117,9 @@ class Identity:
 
     @classmethod
     def sample(cls, seed: int) -> Identity:
-        """The person of this seed: the same one on every machine."""
+        """Draw the person of a seed, the same one on every machine."""
         rng = random.Random(f"memcomp head {seed}")
-        uniform = rng.uniform
-
-        def colour(low: float, high: float, saturation: float = 1.0) -> Colour:
-            c = (uniform(low, high), uniform(low, high), uniform(low, high))
-            mean = sum(c) / 3
-            return _mix((mean, mean, mean), c, saturation)
-
+        uniform, colour = rng.uniform, partial(_colour, rng)
         female = rng.random() < 0.5
         femininity = min(max(rng.gauss(0.82 if female else 0.18, 0.12), 0.0), 1.0)
         age = rng.random()
@@ -136,12 +131,9 @@ class Identity:
         grey = min(max((age - 0.62) * 2.6, 0.0), 1.0) * uniform(0.3, 1.0)
         hair = _mix(hair, GREY_HAIR, grey)
         hair = _mix(hair, (0.0, 0.0, 0.0), uniform(0.0, 0.12))
-        if femininity > 0.5:
-            hairstyle = rng.choices(HAIRSTYLES, (0, 1, 5, 8, 16, 22, 40, 8))[0]
-        else:
-            hairstyle = rng.choices(HAIRSTYLES, (7 + 8 * age, 16, 36, 22, 8, 2, 4, 5))[0]
-        if hairstyle == "afro" and fair:
-            hairstyle = "swept"
+        styles = (0, 1, 5, 8, 16, 22, 40, 8) if femininity > 0.5 else (7 + 8 * age, 16, 36, 22, 8, 2, 4, 5)
+        hairstyle = rng.choices(HAIRSTYLES, styles)[0]
+        hairstyle = "swept" if hairstyle == "afro" and fair else hairstyle
         beard = uniform(0.55, 0.95) if femininity < 0.5 and rng.random() < 0.38 else 0.0
         stubble = (0.12 if max(hair) > 0.3 else 0.26) if femininity < 0.5 and rng.random() < 0.35 else 0.0
         moustache = uniform(0.6, 0.95) if beard > 0 or (femininity < 0.5 and rng.random() < 0.12) else 0.0
@@ -212,3 +204,9 @@ class Identity:
             background_angle=uniform(0, 3.1416),
             background_phase=tuple(uniform(0, 6.283) for _ in range(4)),  # type: ignore[arg-type]
         )
+
+
+def _colour(rng: random.Random, low: float, high: float, saturation: float = 1.0) -> Colour:
+    c = (rng.uniform(low, high), rng.uniform(low, high), rng.uniform(low, high))
+    mean = sum(c) / 3
+    return _mix((mean, mean, mean), c, saturation)

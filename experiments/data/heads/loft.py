@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def smoothstep(x: Tensor, low: float, high: float) -> Tensor:
-    """0 below low, 1 above high, C1 in between; high < low turns it round."""
+    """Rise from 0 below low to 1 above high, C1 in between; high < low turns it round."""
     t = ((x - low) / (high - low)).clamp(0, 1)
     return t * t * (3 - 2 * t)
 
@@ -27,7 +27,7 @@ def interpolate(knots: Tensor, values: Tensor, x: Tensor) -> Tensor:
 
 
 def catmull_rom(rings: Tensor, at: Tensor) -> Tensor:
-    """A table (N, F) with one ghost row before and after → rows (M, F) at positions `at` in [0, N - 3]."""
+    """Interpolate a table (N, F), one ghost row before and after, at positions `at` (M,) in [0, N - 3] → (M, F)."""
     i = at.floor().clamp(0, len(rings) - 4).long()
     t = (at - i)[:, None]
     p0, p1, p2, p3 = (rings[i + k] for k in range(4))
@@ -42,13 +42,13 @@ def ring_positions(counts: list[int], detail: float) -> Tensor:
 
 
 def angles(columns: int, front: float = 0.55) -> Tensor:
-    """(columns,) angles from -pi (back) over 0 (front) up to, not including, pi; `front` < 1 is denser in front."""
+    """Angles (columns,) from -pi (back) over 0 (front) up to, not including, pi; `front` < 1 is denser in front."""
     u = torch.arange(columns) / columns * 2 - 1
     return math.pi * (front * u + (1 - front) * u**3)
 
 
 def sweep(rings: Tensor, theta: Tensor, square: float = 0.0) -> Tensor:
-    """Rings (R, 5) of (front height, back height, half width, front z, back z) → points (R, C, 3) at angles (C,).
+    """Sweep rings (R, 5) of (front height, back height, half width, front z, back z) → points (R, C, 3) at angles (C,).
 
     `square` ≥ 0 pushes the diagonals outwards.
     """
@@ -76,7 +76,7 @@ def grid_normals(points: Tensor, wrap: bool) -> Tensor:
 
 
 def grid_triangles(rows: int, columns: int, wrap: bool) -> Tensor:
-    """(N, 3) vertex numbers of a rows × columns grid, counter-clockwise seen from outside."""
+    """Triangles of a rows × columns grid: vertex numbers (N, 3), counter-clockwise seen from outside."""
     r = torch.arange(rows - 1)[:, None]
     c = torch.arange(columns if wrap else columns - 1)[None]
     right = (c + 1) % columns

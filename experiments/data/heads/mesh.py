@@ -1,4 +1,4 @@
-"""All of a person as one mesh at rest, and where pose and expression take it.
+"""The mesh of a whole person at rest, and where pose and expression take it.
 
 Every vertex is a material point: its rest position is its texture coordinate, so the same point can be looked up in
 any frame, which makes landmarks and disocclusion exact.
@@ -23,7 +23,7 @@ CAMERA = 5.0  # distance of the camera from the head's centre, half pictures
 
 
 class Part(IntEnum):
-    """What a triangle belongs to."""
+    """The part of a person that a triangle belongs to."""
 
     HEAD = 0
     POCKET = 1  # between the lips
@@ -58,17 +58,17 @@ class Posed:
 
     @property
     def screen(self) -> Tensor:
-        """(T, V, 2) picture coordinates in [-1, 1], x right, y down."""
+        """Picture coordinates of the vertices in [-1, 1], x right, y down, (T, V, 2)."""
         return project(self.points)[0]
 
     @property
     def depth(self) -> Tensor:
-        """(T, V) distance along the camera's axis, half pictures."""
+        """Distance of the vertices along the camera's axis in half pictures, (T, V)."""
         return project(self.points)[1]
 
 
 def project(points: Tensor) -> tuple[Tensor, Tensor]:
-    """Points (…, 3) in half pictures → picture coordinates (…, 2), x right, y down, and depth (…) in half pictures."""
+    """Project points (…, 3) → picture coordinates (…, 2), x right, y down, and depth (…); lengths in half pictures."""
     depth = CAMERA - points[..., 2]
     return points[..., :2] * (CAMERA / depth)[..., None] * torch.tensor([1.0, -1.0]), depth
 
@@ -79,13 +79,13 @@ def mesh_detail(size: int) -> float:
 
 
 def two_sided(mesh: Mesh) -> Tensor:
-    """(N,) bool: triangles seen from both sides."""
+    """Whether each triangle is seen from both sides, (N,) bool."""
     return mesh.part == int(Part.CURTAIN)
 
 
 @lru_cache(maxsize=32)
 def build(who: Identity, detail: float = 1.0) -> Mesh:
-    """The mesh of this person; `detail` scales its resolution."""
+    """Build the mesh of a person; `detail` scales its resolution."""
     face = build_face(who, detail)
     cap = parts.hair_cap(who, face)
     bare = torch.ones(face.rest.shape[:2], dtype=torch.bool)  # the skull under thick hair is never seen
@@ -149,7 +149,7 @@ def _head_normals(points: Tensor, face: Face) -> Tensor:
 
 
 def pose_mesh(mesh: Mesh, who: Identity, poses: Poses) -> Posed:
-    """The mesh in every frame of `poses`."""
+    """Move the mesh as `poses` say, frame by frame."""
     frames, head = len(poses), mesh.moves.shape[1]
     amount = torch.stack([poses.mouth, poses.smile, poses.brows], 1)
     moved = mesh.rest[:head] + (amount @ mesh.moves.flatten(1)).view(frames, head, 3)

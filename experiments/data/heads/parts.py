@@ -1,4 +1,4 @@
-"""Everything of a person but the face: hair, ears, neck, torso and glasses, each a grid of points at rest."""
+"""All parts of a person but the face: hair, ears, neck, torso and glasses, each a grid of points at rest."""
 
 from __future__ import annotations
 

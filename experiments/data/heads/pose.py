@@ -1,4 +1,4 @@
-"""How the person is shown: pose and expression of T frames, and smooth trajectories of them."""
+"""Pose and expression of a person in T frames, and smooth trajectories of them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Poses:
 
     @classmethod
     def make(cls, **values: float | Tensor) -> Poses:
-        """Neutral frontal poses with some fields set, e.g. `Poses.make(yaw=torch.linspace(-60, 60, 8), mouth=0.5)`."""
+        """Make frontal poses with some fields set, e.g. `Poses.make(yaw=torch.linspace(-60, 60, 8), mouth=0.5)`."""
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"unknown pose fields {unknown}, expected some of {sorted(known)}")
@@ -47,12 +47,12 @@ class Poses:
 
     @classmethod
     def trajectory(cls, seed: int, frames: int, rate: float = FRAME_RATE) -> Poses:
-        """A smooth clip, `rate` frames per second: every field a sum of three slow sinusoids drawn from the seed."""
+        """Draw a smooth clip, `rate` frames per second: every field a sum of three slow sinusoids, seeded."""
         generator = torch.Generator().manual_seed(seed)
         time = torch.arange(frames) / rate
 
         def wave(amplitude: float, slow: float, fast: float) -> Tensor:
-            """(T,) within ±1.25 amplitude; frequencies between slow and fast, Hz."""
+            """Draw a wave (T,) within ±1.25 amplitude; frequencies between slow and fast, Hz."""
             frequency, phase, weight = torch.rand(3, 3, 1, generator=generator)
             frequency = slow + (fast - slow) * frequency
             waves = torch.sin(2 * math.pi * (frequency * time + phase))
@@ -77,33 +77,33 @@ class Poses:
         return len(self.yaw)
 
     def __getitem__(self, index: SupportsIndex | slice | Tensor) -> Poses:
-        """Some of the frames, still a batch: `poses[3]` has one frame."""
+        """Select frames; the result is still a batch, `poses[3]` of one frame."""
         if not isinstance(index, (slice, Tensor)):
             i = range(len(self))[index]
             index = slice(i, i + 1)
         return Poses(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def angles(self) -> Tensor:
-        """(T, 3) yaw, pitch, roll in degrees."""
+        """Yaw, pitch and roll in degrees, (T, 3)."""
         return torch.stack([self.yaw, self.pitch, self.roll], 1)
 
     def as_tensor(self) -> Tensor:
-        """(T, 12), one column per field in the order of the dataclass."""
+        """Stack the fields into (T, 12), one column each in the order of the dataclass."""
         return torch.stack([getattr(self, f.name) for f in fields(self)], 1)
 
     @classmethod
     def from_tensor(cls, table: Tensor) -> Poses:
-        """Inverse of `as_tensor`."""
+        """Make poses of what `as_tensor` returns."""
         return cls(*table.float().unbind(1))
 
     @classmethod
     def cat(cls, parts: list[Poses]) -> Poses:
-        """All frames of several batches in a row."""
+        """Join the frames of several batches."""
         return cls.from_tensor(torch.cat([p.as_tensor() for p in parts]))
 
 
 def rotation(yaw: Tensor, pitch: Tensor, roll: Tensor) -> Tensor:
-    """Angles (T,) in degrees → rotations (T, 3, 3) of head axes (x right, y up, z to the camera): yaw, pitch, roll."""
+    """Rotations (T, 3, 3) of head axes (x right, y up, z to the camera) by angles (T,) in degrees: yaw, pitch, roll."""
     (sy, sp, sr), (cy, cp, cr) = ([f(torch.deg2rad(a)) for a in (yaw, pitch, roll)] for f in (torch.sin, torch.cos))
     zero, one = torch.zeros_like(sy), torch.ones_like(sy)
 

@@ -1,4 +1,4 @@
-"""Which triangle is seen at every pixel: a z-buffer over all frames at once, without a loop over triangles.
+"""A z-buffer over all frames at once, without a loop over triangles: which one is seen at every pixel.
 
 Every triangle lists the pixel centres in its bounding box; candidates outside its edges are dropped, and one
 scatter-maximum over (closeness, triangle) packed into an integer leaves the visible triangle.
@@ -13,7 +13,7 @@ from torch import Tensor
 def rasterise(
     screen: Tensor, closeness: Tensor, triangles: Tensor, two_sided: Tensor, size: int
 ) -> tuple[Tensor, Tensor]:
-    """Seen triangle (T, size, size), int64, and its closeness there, float32; without one: N and 0.
+    """Find the seen triangle (T, size, size), int64, and its closeness there, float32; without one: N and 0.
 
     screen: (T, V, 2) in [-1, 1], x right, y down; closeness: (T, V) 1 / depth > 0; triangles: (N, 3), counter-clockwise
     towards the camera; two_sided: (N,) bool, the others are seen from their front only.
@@ -67,14 +67,14 @@ def rasterise(
 
 
 def _span(corner: list[Tensor], size: int) -> tuple[Tensor, Tensor]:
-    """First and last pixel centre between three corner coordinates, inside the picture."""
+    """Find the first and last pixel centre between three corner coordinates, inside the picture."""
     low = torch.minimum(torch.minimum(corner[0], corner[1]), corner[2]).ceil_().clamp_(min=0)
     high = torch.maximum(torch.maximum(corner[0], corner[1]), corner[2]).floor_().clamp_(max=size - 1)
     return low, high
 
 
 def gather(table: Tensor, triangles: Tensor, frame: Tensor, triangle: Tensor, at: Tensor) -> Tensor:
-    """Vertex values interpolated, perspective-correct, at picture points.
+    """Interpolate vertex values, perspective-correct, at picture points.
 
     table: (T, V, 3 + F): screen x, y, closeness and F values of every vertex; triangles: (N, 3); frame, triangle: (M,);
     at: (M, 2) picture points → (M, F).
@@ -97,7 +97,7 @@ def vertex_table(screen: Tensor, closeness: Tensor, *values: Tensor) -> Tensor:
 
 
 def pixel_centres(size: int) -> Tensor:
-    """(size, size, 2) picture coordinates in [-1, 1], x right, y down."""
+    """Picture coordinates of the pixel centres in [-1, 1], x right, y down, (size, size, 2)."""
     t = (torch.arange(size) + 0.5) * (2 / size) - 1
     y, x = torch.meshgrid(t, t, indexing="ij")
     return torch.stack([x, y], -1)

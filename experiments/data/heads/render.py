@@ -43,11 +43,11 @@ class Frames:
     label: Tensor  # (T, 1, H, W) uint8, Label
 
     def disparity(self) -> Tensor:
-        """(T, 1, H, W) in [0, 1], affine in 1 / depth: 1 at `NEAR`, 0 at `FAR` and where only background is seen."""
+        """Disparity (T, 1, H, W) in [0, 1], affine in 1 / depth: 1 at `NEAR`, 0 at `FAR` and on the background."""
         return ((1 / self.depth - 1 / FAR) / (1 / NEAR - 1 / FAR)).clamp(0, 1)
 
     def rgbd(self) -> Tensor:
-        """(T, 4, H, W): the image and, as fourth channel, the disparity."""
+        """Join the image and, as fourth channel, the disparity: (T, 4, H, W)."""
         return torch.cat([self.image, self.disparity()], dim=1)
 
 
@@ -62,7 +62,7 @@ def render(who: Identity, poses: Poses, size: int) -> Frames:
 
 
 def _render(mesh: Mesh, who: Identity, poses: Poses, size: int, behind: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One chunk: visibility at 2 × 2 sub-pixels; where they see one smooth piece of one part, it is painted once."""
+    """Render one chunk at 2 × 2 sub-pixels; where they see one smooth piece of one part, it is painted once."""
     frames, pixels = len(poses), size * size
     posed = pose_mesh(mesh, who, poses)
     screen, closeness = posed.screen, 1 / posed.depth
@@ -104,7 +104,7 @@ def _render(mesh: Mesh, who: Identity, poses: Poses, size: int, behind: Tensor) 
 
 
 def _sub_pixels(values: Tensor, size: int) -> Tensor:
-    """(T, 2 size, 2 size) → (T * size * size, 4)"""
+    """Gather the four sub-pixels of every pixel: (T, 2 size, 2 size) → (T * size * size, 4)."""
     return values.view(-1, size, 2, size, 2).transpose(2, 3).reshape(-1, 4)
 
 

@@ -13,7 +13,7 @@ from memcomp.experiments.data.heads.pose import Poses
 
 
 class Label(IntEnum):
-    """Values of the label map."""
+    """The values of the label map."""
 
     BACKGROUND = 0
     SKIN = 1
@@ -43,14 +43,14 @@ class Samples:
 
 @dataclass(frozen=True)
 class Scene:
-    """What painting needs besides the samples."""
+    """The scene of T frames: what painting needs besides the samples."""
 
     who: Identity
     poses: Poses
 
 
 def rgb(colour: Colour) -> Tensor:
-    """(3, 1)"""
+    """Make a colour (3, 1)."""
     return torch.tensor(colour)[:, None]
 
 
@@ -65,12 +65,12 @@ def over(base: Tensor, weight: Tensor, colour: Tensor) -> Tensor:
 
 
 def fade(footprint: Tensor, wavelength: Tensor | float) -> Tensor:
-    """How much of a pattern survives at this sampling: 1 resolved by four samples a wave … 0 by one and a half."""
+    """Share of a pattern that survives at this sampling: 1 resolved by four samples a wave … 0 by one and a half."""
     return (1.6 - 4.8 * footprint / wavelength).clamp_(0, 1)
 
 
 def light(scene: Scene, normal: Tensor, *, wrap: Colour, gloss: float, shine: float) -> tuple[Tensor, Tensor]:
-    """Normals (3, M) → diffuse factor (3, M), by channel wrapped round the terminator, and highlight (M,)."""
+    """Light normals (3, M) → diffuse factor (3, M), by channel wrapped round the terminator, and highlight (M,)."""
     who = scene.who
     to_light = torch.tensor(who.light)
     facing = to_light @ normal

@@ -78,7 +78,7 @@ def _beard(who: Identity, x: Tensor, y: Tensor, z: Tensor, footprint: Tensor) ->
 
 
 def paint_head(scene: Scene, s: Samples) -> tuple[Tensor, Tensor]:
-    """Samples of the head's outside → colour (3, M), label (M,)."""
+    """Paint samples of the head's outside → colour (3, M), label (M,)."""
     who = scene.who
     x, y, z = s.rest
     side = x.abs()
@@ -136,7 +136,7 @@ def paint_head(scene: Scene, s: Samples) -> tuple[Tensor, Tensor]:
 
 
 def paint_pocket(scene: Scene, s: Samples) -> tuple[Tensor, Tensor]:
-    """Samples between the parted lips → colour, label: teeth above, tongue below."""
+    """Paint samples between the parted lips → colour, label: teeth above, tongue below."""
     who = scene.who
     x = s.rest[0]
     across = (1 - (x / (who.mouth_width * 0.97)) ** 2).clamp(min=0)
@@ -162,7 +162,7 @@ def mouth_gap(who: Identity, x: Tensor, mouth: Tensor) -> Tensor:
 
 
 def paint_neck(scene: Scene, s: Samples) -> tuple[Tensor, Tensor]:
-    """Samples of the neck → colour, label."""
+    """Paint samples of the neck → colour, label."""
     x, y, z = s.rest
     shade = 0.58 + 0.40 * smoothstep(y, -0.80, -1.25)
     sinew = bump(x.abs() + 0.16 * (y + 1.0), y, (0.14, -1.15), (0.05, 0.25)) * smoothstep(z, -0.1, 0.1)
@@ -172,7 +172,7 @@ def paint_neck(scene: Scene, s: Samples) -> tuple[Tensor, Tensor]:
 
 
 def paint_ear(scene: Scene, s: Samples) -> tuple[Tensor, Tensor]:
-    """Samples of an ear → colour, label."""
+    """Paint samples of an ear → colour, label."""
     diffuse, highlight = light(scene, s.normal, wrap=SKIN_WRAP, gloss=0.05, shine=18)
     tint = rgb(scene.who.skin) * rgb((1.0, 0.90, 0.88))
     colour = tint * (1 - 0.42 * s.aux) * diffuse + highlight

@@ -1,4 +1,4 @@
-"""What a frame shows of a person's material points: landmarks with visibility, and disocclusion between two frames."""
+"""Visibility of a person's material points in a frame: landmarks, and disocclusion between two frames."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ GRAZING = -0.05  # cosine below which a surface is turned away from the camera
 
 @dataclass(frozen=True)
 class View:
-    """What T frames show: the seen triangle and depth at every pixel centre."""
+    """The view of T frames: the seen triangle and depth at every pixel centre."""
 
     triangle: Tensor  # (T, H, W) int64, N: background
     depth: Tensor  # (T, H, W) half pictures, inf: background
@@ -150,7 +150,7 @@ def correspondence(who: Identity, source: Poses, driving: Poses, size: int) -> C
 
 @torch.no_grad()
 def disocclusion(who: Identity, source: Poses, driving: Poses, size: int) -> Tensor:
-    """Pixels of the driving frames showing a point of the person that the source frame hides → (T, 1, H, W) bool.
+    """Find the pixels of driving frames that show what the source frame hides of the person → (T, 1, H, W) bool.
 
     The `hidden` of `correspondence` without contours one pixel wide. The background is never marked.
     """

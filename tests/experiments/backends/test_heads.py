@@ -19,6 +19,7 @@ from memcomp.experiments.data.heads import Identity, Poses, landmarks, render
 from memcomp.experiments.data.heads_set import HeadsSet
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.evaluation.panel import Panel
+from memcomp.experiments.files import sha256
 from memcomp.experiments.metrics.akd import akd
 from memcomp.experiments.video import to_frame
 
@@ -160,7 +161,7 @@ def test_training_resumes_to_the_bit_and_writes_what_the_backend_reads(tmp_path,
         train(settings, tmp_path / "two")
     path = write_weights(whole, settings, tmp_path / "one", people=2)
     about = json.loads(path.with_suffix(".json").read_text())
-    assert about["sha256"] == shipped.sha256(path) and about["errors"]["128"]["blurred"]["pictures"] == 8
+    assert about["sha256"] == sha256(path) and about["errors"]["128"]["blurred"]["pictures"] == 8
     points, angles = HeadsReader(path).read(
         to_frame(HeadsSet("test", 1, 1, 64).render(Identity.sample(1), Poses.make())[0])
     )

@@ -13,17 +13,18 @@ import torch
 from torch import nn
 
 from memcomp.experiments.benchmark import measure as benchmark_measure
-from memcomp.experiments.benchmark.measure import without_depth
+from memcomp.experiments.benchmark.measure import formula_files
 from memcomp.experiments.benchmark.published import MARK, published, published_rows
 from memcomp.experiments.benchmark.runs import read_runs, rows_of
-from memcomp.experiments.checkpoints.run_file import build_host, load_host, save_run
+from memcomp.experiments.checkpoints.build import build_host
+from memcomp.experiments.checkpoints.run_file import save_run
+from memcomp.experiments.checkpoints.trained import load_host
 from memcomp.experiments.cli import main
 from memcomp.experiments.cost import cost, milliseconds
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.evaluation.evaluate import COPY
-from memcomp.experiments.evaluation.pairs import CROSS, SAME
-from memcomp.experiments.metrics.aggregate import mean, paired_difference
-from memcomp.experiments.metrics.seeds import seeds_difference
+from memcomp.experiments.evaluation import scores as evaluation_scores
+from memcomp.experiments.evaluation.options import COPY, CROSS, SAME
+from memcomp.experiments.metrics.aggregate import mean, paired_difference, seeds_difference
 from memcomp.experiments.recipe.load import with_overrides
 
 
@@ -116,8 +117,8 @@ def test_the_report_says_what_it_rests_on(finished, runs):
 
 def test_what_was_measured_is_not_measured_again(finished, runs, monkeypatch, tmp_path):
     calls = []
-    real = benchmark_measure.score
-    monkeypatch.setattr(benchmark_measure, "score", lambda models, *a, **k: calls.append(1) or real(models, *a, **k))
+    real = evaluation_scores.score
+    monkeypatch.setattr(evaluation_scores, "score", lambda models, *a, **k: calls.append(1) or real(models, *a, **k))
     before = (finished.folder / "pairs.csv").read_bytes()
     assert benchmark(finished.folder, *finished.words) == finished.content
     assert not calls and (finished.folder / "pairs.csv").read_bytes() == before
@@ -176,11 +177,9 @@ def test_real_clips_and_what_changes_when_a_clip_does(runs, clips_root, tmp_path
     assert len(before) == 1 and len(list((tmp_path / "measured").iterdir())) == 3
 
 
-def test_a_host_of_three_channels_is_given_three():
-    seen = []
-    predict = without_depth(lambda source, driving: seen.append((source.shape, driving.shape)) or source)
-    assert predict(torch.zeros(2, 4, 5, 5), torch.zeros(2, 4, 5, 5)).shape == (2, 3, 5, 5)
-    assert seen == [((2, 3, 5, 5), (2, 3, 5, 5))]
+def test_what_numbers_come_from_is_in_the_key_of_what_is_kept():
+    names = [file.name for file in formula_files()]
+    assert names == sorted(names) and {"ssim.py", "registry.py", "aggregate.py", "panel.py", "scores.py"} <= set(names)
 
 
 def test_wrong_arguments(runs, small_recipe, tmp_path, capsys):
@@ -191,13 +190,15 @@ def test_wrong_arguments(runs, small_recipe, tmp_path, capsys):
         ([tmp_path / "none"], "expected a run that can be measured"),
         ([one, "--baseline", "x"], "--baseline x: expected one of 'fomm', or a number from 1 to 1"),
         ([one, tmp_path, "--baseline", "2"], f"--baseline 2: {tmp_path} cannot be measured"),
-        ([one, "--pairs", "0"], "--pairs: expected 1 or more"),
         ([f"a={one}", f"a={runs.memory[0]}"], "both called a: expected to differ only in their seed, loss.consistency"),
         ([one, "--set", "data.rates=3"], "did you mean 'data.rate'"),
     ]
     for words, message in cases:
         assert main(["benchmark", *map(str, words), "--output", str(tmp_path / "out")]) == 2
         assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["benchmark", one, "--repeats", "-1", "--output", str(tmp_path / "out")])
+    assert "--repeats: expected 0 or more, got -1" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, safe_open, save_file
 
+from memcomp.experiments.checkpoints.run_file import save_run
 from memcomp.experiments.cli import main
 
 
 @pytest.fixture
-def files(tmp_path, small_run, clips_root):
+def files(tmp_path, small_recipe, small_run, small_host, clips_root):
     """Good and bad inputs; the working folder's contents before each command."""
     iio.imwrite(tmp_path / "face.png", np.zeros((40, 40, 3), np.uint8))
     (tmp_path / "text.mp4").write_text("no video")
@@ -25,9 +26,10 @@ def files(tmp_path, small_run, clips_root):
     damaged.mkdir(parents=True)
     whole = (clips_root / "test" / "a_1.mp4").read_bytes()
     (damaged / "broken_1.mp4").write_bytes(whole[: len(whole) // 2])
-    with safe_open(small_run / "model.safetensors", "pt") as opened:
+    save_run(tmp_path / "whole.safetensors", small_recipe, small_host, 7)
+    with safe_open(tmp_path / "whole.safetensors", "pt") as opened:
         metadata = opened.metadata()
-    tensors = load_file(small_run / "model.safetensors")
+    tensors = load_file(tmp_path / "whole.safetensors")
     key = next(key for key, value in tensors.items() if value.ndim == 4)
     tensors[key] = tensors[key].clone()
     save_file(tensors, tmp_path / "bare.safetensors", {"format": metadata["format"], "recipe": "{"})

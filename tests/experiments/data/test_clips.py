@@ -14,7 +14,7 @@ from memcomp.experiments.data.batching import StepBatches, collate
 from memcomp.experiments.data.clips import Clips, fit, person
 from memcomp.experiments.data.pairs import DamagedClip, PairSet, seeded
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.recipe.load import AugmentSection
+from memcomp.experiments.recipe.sections import AugmentSection
 
 NONE = AugmentSection(time_flip=0, mirror=0)
 

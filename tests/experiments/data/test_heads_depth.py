@@ -11,7 +11,7 @@ from memcomp.experiments.data.batching import collate
 from memcomp.experiments.data.heads import FAR, NEAR, Frames, Identity, Poses, render
 from memcomp.experiments.data.heads_set import HeadClips, HeadsSet
 from memcomp.experiments.data.pairs import PairSet
-from memcomp.experiments.recipe.load import AugmentSection
+from memcomp.experiments.recipe.sections import AugmentSection
 
 
 def small(tmp_path: Path, *, depth: bool = True) -> HeadsSet:

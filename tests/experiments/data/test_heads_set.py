@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from memcomp.experiments.commands import heads as heads_command
-from memcomp.experiments.commands.heads import write_clips
 from memcomp.experiments.data import heads_set
 from memcomp.experiments.data.heads import Poses, disocclusion, render
+from memcomp.experiments.data.heads_files import write_clips
 from memcomp.experiments.data.heads_set import HeadsSet
 from memcomp.experiments.errors import UserError
 

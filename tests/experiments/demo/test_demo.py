@@ -8,20 +8,20 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from memcomp.experiments.benchmark import compare
 from memcomp.experiments.checkpoints import shipped
+from memcomp.experiments.checkpoints.publish import publish
 from memcomp.experiments.checkpoints.run_file import load_run
 from memcomp.experiments.cli import main
 from memcomp.experiments.demo import demo
 from memcomp.experiments.demo import figures as demo_pictures
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.training import side_by_side
 from memcomp.experiments.training.side_by_side import Job, train_side_by_side
 
 WORDS = [
@@ -54,7 +54,8 @@ def quick(monkeypatch, head_cache):
             commands.append(job.command()[3:])
             assert main(commands[-1]) == 0
 
-    monkeypatch.setattr(side_by_side, "train_side_by_side", train)
+    for module in (demo, compare):
+        monkeypatch.setattr(module, "train_side_by_side", train)
     monkeypatch.setattr("os.cpu_count", lambda: 0)  # heads are rendered in this process
     monkeypatch.setattr("memcomp.experiments.data.sources.HELD_OUT_PEOPLE", 2)
     monkeypatch.setattr("memcomp.experiments.evaluation.pairs.PEOPLE", 6)
@@ -68,12 +69,12 @@ def ready(quick, monkeypatch, tmp_path, head_cache):
     words, _ = quick
     run = tmp_path / "host_run"
     monkeypatch.setattr("memcomp.experiments.data.sources.user_cache", lambda: head_cache)
-    monkeypatch.setattr("memcomp.experiments.data.clips.user_cache", lambda: head_cache)
+    monkeypatch.setattr("memcomp.experiments.evaluation.pairs.user_cache", lambda: head_cache)
     words = [word for word in words if not word.startswith("data.cache")]
     assert main(["train", "demo/fomm", *words, "optim.steps=2", "--output", str(run)]) == 0
     assert main(["evaluate", str(run), "--pairs", "2", "--output", str(tmp_path / "measured")]) == 0
     weights = tmp_path / "weights"
-    shipped.publish(run, tmp_path / "measured" / "metrics.json", "memcomp train demo/fomm", weights)
+    publish(run, tmp_path / "measured" / "metrics.json", "memcomp train demo/fomm", weights)
     for file in shipped.weights_folder().glob("heads_reader.*"):
         shutil.copy(file, weights)
     monkeypatch.setattr(shipped, "weights_folder", lambda: weights)
@@ -133,7 +134,7 @@ def test_the_demo_from_scratch_trains_the_host_first(quick, monkeypatch, tmp_pat
     words, commands = quick
     monkeypatch.setattr(shipped, "weights_folder", lambda: tmp_path / "nothing")
     seen = {}
-    monkeypatch.setattr(demo_pictures, "write_pictures", lambda *arguments: seen.update(models=arguments[2]))
+    monkeypatch.setattr(demo, "write_pictures", lambda *arguments: seen.update(models=arguments[2]))
     folder = tmp_path / "demo"
     options = ["--from-scratch", "--host-steps", "2", "--steps", "2", "--pairs", "2", "--output", str(folder)]
     assert main(["demo", *options, *words]) == 0
@@ -148,12 +149,13 @@ def test_the_demo_from_scratch_trains_the_host_first(quick, monkeypatch, tmp_pat
 def test_with_the_identity_start_both_trainings_begin_as_the_host(quick, ready, tmp_path):
     import torch
 
-    from memcomp.experiments.checkpoints.run_file import build_host, initialise, load_host
+    from memcomp.experiments.checkpoints.build import build_host, initialise
+    from memcomp.experiments.checkpoints.trained import load_host
     from memcomp.experiments.recipe.load import load_recipe
 
     words, _ = quick
     recipe = load_recipe(demo.MEMORY_RECIPE, words)
-    assert (recipe.memory.config["start"], recipe.init) == ("identity", "demo")
+    assert (recipe.memory.config.start, recipe.init) == ("identity", "demo")
     host = build_host(recipe)
     initialise(host, str(ready[0]))
     original, _ = load_host(ready[0])
@@ -199,7 +201,7 @@ def test_a_host_trained_with_paths_of_this_machine_is_not_published(ready, quick
     assert main(["train", "demo/fomm", *words, "optim.steps=1", "--output", str(run)]) == 0
     before = (ready[1] / "demo_fomm.json").read_bytes()
     with pytest.raises(UserError, match=r"trained with data.cache="):
-        shipped.publish(run, tmp_path / "measured" / "metrics.json", "command", ready[1])
+        publish(run, tmp_path / "measured" / "metrics.json", "command", ready[1])
     assert (ready[1] / "demo_fomm.json").read_bytes() == before
 
 
@@ -265,10 +267,10 @@ def test_a_training_that_fails_is_shown_with_its_last_line(tmp_path):
 
 
 def test_the_package_has_a_shipped_host_that_fits_its_recipe():
-    folder = Path(shipped.__file__).parent / "weights"
+    folder = shipped.weights_folder()
     path, about = shipped.shipped_host()
     assert path.parent == folder and path.stat().st_size <= 5e6
-    from memcomp.experiments.checkpoints.run_file import load_host
+    from memcomp.experiments.checkpoints.trained import load_host
     from memcomp.experiments.recipe.load import load_recipe, recipe_from_dict
 
     _, recipe = load_host(path)

@@ -14,9 +14,13 @@ from memcomp.experiments.cli import main
 from memcomp.experiments.data.clips import Clips
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.evaluation.clip_pairs import draw_pairs, is_cross
-from memcomp.experiments.evaluation.pairs import CROSS, SAME, at_root, evaluation_pairs
-from memcomp.experiments.evaluation.scores import Scores, copy_source, host_predictor, score
-from memcomp.experiments.output.tables import difference_table, differences, markdown, score_table
+from memcomp.experiments.evaluation.options import CROSS, SAME, PairOptions
+from memcomp.experiments.evaluation.pairs import at_root, evaluation_pairs
+from memcomp.experiments.evaluation.panel import Panel
+from memcomp.experiments.evaluation.scores import Model, Scores, copy_source, host_predictor, measure, score
+from memcomp.experiments.evaluation.tables import difference_table, differences, score_table
+from memcomp.experiments.output.tables import markdown
+from memcomp.experiments.recipe.load import with_overrides
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +34,7 @@ def evaluation(small_run, tmp_path_factory):
 
 
 def test_the_csv_holds_what_the_host_predicts_for_the_named_pairs(evaluation, small_recipe, small_host):
-    for kind, pairs in evaluation_pairs(small_recipe, [SAME, CROSS], 5, seed=0).items():
+    for kind, pairs in evaluation_pairs(small_recipe, [SAME, CROSS], PairOptions(5)).items():
         rows = [row for row in evaluation.rows if row["kind"] == kind and row["model"] == "fomm + memory"]
         assert [row["pair"] for row in rows] == [pair.name for pair in pairs]
         for row, pair in zip(rows, pairs, strict=True):
@@ -42,7 +46,7 @@ def test_the_csv_holds_what_the_host_predicts_for_the_named_pairs(evaluation, sm
                 masked = error[:, pair.disoccluded[0]].mean().item()
                 assert float(row["standard.l1.disoccluded"]) == pytest.approx(masked, abs=1e-6)
     copies = [row for row in evaluation.rows if row["model"] == "copy of the source"]
-    pair = evaluation_pairs(small_recipe, [SAME], 5, seed=0)[SAME][3]
+    pair = evaluation_pairs(small_recipe, [SAME], PairOptions(5))[SAME][3]
     assert float(copies[3]["standard.l1"]) == pytest.approx((pair.source - pair.target).abs().mean().item(), abs=1e-6)
 
 
@@ -139,7 +143,7 @@ def test_pairs_of_a_file_are_taken_in_order_and_sorted_by_kind(small_recipe, cli
     lines += ["test/b_1.mp4#0,test/c_1.mp4#3,test/c_1.mp4#1", "test/a_1.mp4#0,test/a_2.mp4#8,"]
     file.write_text("\n".join(lines) + "\n")
     recipe = at_root(small_recipe, clips_root)
-    found = evaluation_pairs(recipe, [SAME, CROSS], None, 0, [file])
+    found = evaluation_pairs(recipe, [SAME, CROSS], PairOptions(files=(file,)))
     assert {kind: [pair.name for pair in pairs] for kind, pairs in found.items()} == {
         SAME: ["a_1#2_a_1#5", "a_1#0_a_2#8"],
         CROSS: ["b_1#0_c_1#3"],
@@ -149,10 +153,10 @@ def test_pairs_of_a_file_are_taken_in_order_and_sorted_by_kind(small_recipe, cli
     assert len(cross.driving_clip(100)) == 8 and torch.equal(cross.driving_clip(100)[2], cross.driving)
     clips = Clips(clips_root / "test", recipe.size)
     assert torch.equal(found[SAME][0].driving, clips.read(0, [5])[0] / 255)
-    assert len(evaluation_pairs(recipe, [SAME], 1, 0, [file])[SAME]) == 1
+    assert len(evaluation_pairs(recipe, [SAME], PairOptions(1, files=(file,)))[SAME]) == 1
     file.write_text("\n".join([lines[0], lines[2]]))
     with pytest.raises(UserError, match="expected pairs of same identity, found 0 of same identity, 1 of cross"):
-        evaluation_pairs(recipe, [SAME], None, 0, [file])
+        evaluation_pairs(recipe, [SAME], PairOptions(files=(file,)))
 
 
 def test_drawn_pairs_are_seeded_and_people_weigh_the_same(clips_root):
@@ -167,24 +171,59 @@ def test_drawn_pairs_are_seeded_and_people_weigh_the_same(clips_root):
 
 
 def test_a_model_that_predicts_nan_is_named(small_recipe):
-    pairs = evaluation_pairs(small_recipe, [SAME], 2, seed=0)[SAME]
+    pairs = evaluation_pairs(small_recipe, [SAME], PairOptions(2))[SAME]
     with pytest.raises(UserError, match=f"pair {pairs[0].name}: broken predicts values that are not finite"):
         score({"copy": copy_source, "broken": lambda source, driving: source / 0}, pairs)
 
 
 def test_an_exact_copy_is_left_out_of_the_psnr_and_counted(small_recipe):
-    pairs = list(evaluation_pairs(small_recipe, [SAME], 3, seed=0)[SAME])
+    pairs = list(evaluation_pairs(small_recipe, [SAME], PairOptions(3))[SAME])
     means = score({"truth": lambda source, driving: driving}, pairs)["truth"].means()
     assert (means["standard.psnr"].value, means["standard.psnr"].left_out) == (None, 3)
     assert (means["standard.l1"].value, means["standard.ssim"].value) == (0, pytest.approx(1))
 
 
 def test_predictions_come_from_the_host_as_it_is(small_host, small_recipe):
-    pair = evaluation_pairs(small_recipe, [CROSS], 1, seed=3)[CROSS][0]
-    scores = score({"host": host_predictor(small_host)}, [pair])["host"]
+    pair = evaluation_pairs(small_recipe, [CROSS], PairOptions(1, 3))[CROSS][0]
+    scores = score({"host": host_predictor(small_host, same=False)}, [pair])["host"]
     with torch.no_grad():
         expected = small_host(pair.source[None], pair.driving[None]).prediction[0]
     assert np.abs(scores.predictions[0] / 255 - expected.permute(1, 2, 0).numpy()).max() <= 0.5 / 255 + 1e-6
+
+
+class Told(torch.nn.Module):
+    """A host that says by its grey value how it was asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.channels = []
+
+    def answer(self, source, value):
+        self.channels.append(source.shape[1])
+        return SimpleNamespace(prediction=torch.full_like(source[:, :3], value))
+
+    def forward(self, source, driving):
+        return self.answer(source, 0.2)
+
+    def reconstruct(self, source, driving):
+        return self.answer(source, 0.6)
+
+
+def test_the_background_moves_in_pairs_of_one_person_and_a_host_gets_its_channels(small_recipe):
+    pairs = evaluation_pairs(with_overrides(small_recipe, ["data.depth=true"], "test"), [SAME, CROSS], PairOptions(3))
+    models = {"copy": Model(), "three": Model(Told()), "four": Model(Told(), channels=4)}
+    done = []
+    results = measure(models, pairs, Panel(), lambda kind: True, batch=2, tick=done.append)
+    assert list(results) == [SAME, CROSS] and list(results[SAME]) == list(models) and done == [2, 1, 2, 1]
+    for name, channels in (("three", 3), ("four", 4)):
+        grey = {
+            kind: {int(value) for picture in results[kind][name].predictions for value in picture.flat}
+            for kind in results
+        }
+        assert grey == {SAME: {153}, CROSS: {51}} and set(models[name].host.channels) == {channels}
+    without = measure(models, pairs, Panel(), lambda kind: kind == SAME, tick=done.append)
+    assert list(without) == [SAME]  # nothing can be said of pairs without a truth
 
 
 def scores(l1, ssim, masked):

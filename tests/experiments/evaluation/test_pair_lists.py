@@ -9,8 +9,9 @@ import pytest
 from memcomp.experiments.cli import main
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.evaluation.clip_pairs import is_cross
+from memcomp.experiments.evaluation.options import CROSS, SAME, PairOptions
 from memcomp.experiments.evaluation.pair_lists import ListedClips, ListReport, read_list, write_list
-from memcomp.experiments.evaluation.pairs import CROSS, SAME, evaluation_pairs
+from memcomp.experiments.evaluation.pairs import evaluation_pairs
 
 THERE = "/somewhere/else/vox1_frames/test"
 
@@ -123,16 +124,16 @@ def test_a_list_that_was_written_names_the_same_pairs(voxceleb, small_recipe, tm
     pairs = read(listed(tmp_path / "a.csv", *rows), voxceleb)
     write_list(tmp_path / "b.csv", {SAME: pairs[:1], CROSS: pairs[1:]})
     assert frames(read(tmp_path / "b.csv", voxceleb)) == frames(pairs)
-    heads = evaluation_pairs(small_recipe, [SAME, CROSS], 4, seed=5)
+    heads = evaluation_pairs(small_recipe, [SAME, CROSS], PairOptions(4, 5))
     write_list(tmp_path / "heads.csv", heads)
-    again = evaluation_pairs(small_recipe, [SAME, CROSS], None, 0, [tmp_path / "heads.csv"])
+    again = evaluation_pairs(small_recipe, [SAME, CROSS], PairOptions(files=(tmp_path / "heads.csv",)))
     assert {kind: list(pairs.places) for kind, pairs in again.items()} == {k: list(p.places) for k, p in heads.items()}
     text = (tmp_path / "heads.csv").read_text().splitlines()
     rate = text[1].split(",")[-1]
     wrong = [text[0], f"nobody.mp4#1,nobody.mp4#2,{rate}", text[1].replace(f",{rate}", ",99"), text[1]]
     (tmp_path / "wrong.csv").write_text("\n".join(wrong))
     report = ListReport()
-    evaluation_pairs(small_recipe, [SAME], None, 0, [tmp_path / "wrong.csv"], report)
+    evaluation_pairs(small_recipe, [SAME], PairOptions(files=(tmp_path / "wrong.csv",)), report)
     assert len(report.unreadable) == 2 and "rate '99'" in report.unreadable[1]
 
 

@@ -16,8 +16,8 @@ from memcomp.experiments.errors import UserError
 from memcomp.experiments.evaluation import panel as panel_module
 from memcomp.experiments.evaluation.panel import Panel
 from memcomp.experiments.evaluation.scores import copy_source, score
+from memcomp.experiments.evaluation.tables import results_json, score_table, write_pairs
 from memcomp.experiments.metrics.aggregate import mean
-from memcomp.experiments.output.tables import results_json, score_table, write_pairs
 
 
 @dataclass

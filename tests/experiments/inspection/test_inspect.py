@@ -12,7 +12,9 @@ import torch.nn.functional as F
 
 import memcomp
 from memcomp import CompensationConfig, MemoryCompensation
-from memcomp.experiments.checkpoints.run_file import build_host, load_host, save_run
+from memcomp.experiments.checkpoints.build import build_host
+from memcomp.experiments.checkpoints.run_file import save_run
+from memcomp.experiments.checkpoints.trained import load_host
 from memcomp.experiments.cli import main
 from memcomp.experiments.inspection import observe as memory_view
 from memcomp.experiments.inspection.faces import deepest
@@ -245,7 +247,7 @@ def test_errors_name_what_is_wrong(small_run, small_recipe, faces, tmp_path, cap
     cases = [
         ([tmp_path], "expected a checkpoint with a memory"),
         ([small_run, "--pixel", "3,32"], "--pixel 3,32: expected x,y with both in 0 … 31"),
-        ([small_run, "--pixel", "a"], "--pixel a: expected x,y"),
+        ([small_run, "--pixel", "a"], "--pixel: expected x,y in pixels, got 'a'"),
         ([small_run, "--driving", faces[0]], "--driving: expected with --source"),
         ([small_run, "--source", tmp_path / "none.png"], "expected a picture, found nothing"),
         ([small_run, "--identities", 0], "--identities: expected 1 or more"),

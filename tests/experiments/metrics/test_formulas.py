@@ -17,7 +17,7 @@ from memcomp.experiments.metrics.jitter import landmark_jitter
 from memcomp.experiments.metrics.lpips import DEVIATION, LAYERS, LPIPS, MEAN, lpips
 from memcomp.experiments.metrics.ms_ssim import SMALLEST, WEIGHTS, ms_ssim
 from memcomp.experiments.metrics.prmse import prmse
-from memcomp.experiments.metrics.protocols import METRICS, PROTOCOLS
+from memcomp.experiments.metrics.registry import METRICS, PROTOCOLS
 
 
 @pytest.fixture(scope="module")

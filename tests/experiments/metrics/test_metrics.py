@@ -15,8 +15,8 @@ from memcomp.experiments.metrics.aggregate import mean, paired_difference
 from memcomp.experiments.metrics.flicker import flicker
 from memcomp.experiments.metrics.jitter import landmark_jitter
 from memcomp.experiments.metrics.l1 import l1
-from memcomp.experiments.metrics.protocols import METRICS, MINIMUM_PIXELS, measure
 from memcomp.experiments.metrics.psnr import psnr
+from memcomp.experiments.metrics.registry import METRICS, MINIMUM_PIXELS, measure_images
 from memcomp.experiments.metrics.ssim import ssim
 
 
@@ -85,7 +85,7 @@ def test_masked_metrics_see_only_the_masked_pixels(pair, mask):
 
 
 def test_a_wider_range_gives_the_higher_ssim(pair):
-    values = measure(*pair)
+    values = measure_images(*pair)
     assert values["paper.ssim"] > values["standard.ssim"]
     assert values["paper.psnr"] == values["standard.psnr"]
     assert values["paper.psnr_peak2"] - values["paper.psnr"] == pytest.approx(20 * math.log10(2))
@@ -93,11 +93,11 @@ def test_a_wider_range_gives_the_higher_ssim(pair):
 
 
 def test_measure_leaves_out_masks_that_are_too_small(pair, mask):
-    assert all(value is not None for value in measure(*pair, mask).values())
+    assert all(value is not None for value in measure_images(*pair, mask).values())
     small = torch.zeros_like(mask)
     small[:, 3:4, : MINIMUM_PIXELS - 1] = True
     small[:, 0] = True  # on the border: SSIM cannot measure it, so it does not count
-    values = measure(*pair, small)
+    values = measure_images(*pair, small)
     assert {value for key, value in values.items() if key.endswith("disoccluded")} == {None}
     assert all(value is not None for key, value in values.items() if not key.endswith("disoccluded"))
 

@@ -10,14 +10,9 @@ import yaml
 
 from memcomp import CompensationConfig
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.recipe.load import (
-    MemorySection,
-    Recipe,
-    load_recipe,
-    recipe_from_dict,
-    recipe_names,
-    with_overrides,
-)
+from memcomp.experiments.recipe.load import load_recipe, recipe_from_dict, with_overrides
+from memcomp.experiments.recipe.packaged import recipe_names
+from memcomp.experiments.recipe.sections import MemorySection, Recipe
 
 NAMES = recipe_names()
 
@@ -172,7 +167,7 @@ def test_overrides_are_yaml_and_reach_into_what_was_null():
     )
     assert recipe.optim.lr == 0.001
     assert recipe.threads == 2
-    assert recipe.memory.compensation() == CompensationConfig.paper(start="identity", memory_size=(4, 6))
+    assert recipe.memory.config == CompensationConfig.paper(start="identity", memory_size=(4, 6))
     assert with_overrides(recipe, ["memory=null"], "test").memory is None
 
 
@@ -216,11 +211,11 @@ def test_a_wrong_base_is_named(tmp_path):
 
 def test_the_release_preset_fills_the_other_fields():
     recipe = load_recipe("demo/fomm", ["memory.preset=release", "memory.memory_channels=64"])
-    assert recipe.memory.compensation() == CompensationConfig.release(memory_channels=64)
+    assert recipe.memory.config == CompensationConfig.release(memory_channels=64)
 
 
 def test_a_size_that_the_host_refuses_is_an_error_of_the_recipe():
-    from memcomp.experiments.checkpoints.run_file import build_host
+    from memcomp.experiments.checkpoints.build import build_host
 
     with pytest.raises(UserError, match="multiples of 8, got 20×20"):
         build_host(load_recipe("demo/fomm", ["size=40"]))

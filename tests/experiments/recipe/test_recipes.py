@@ -10,7 +10,8 @@ import yaml
 from memcomp import CompensationConfig
 from memcomp.adapters.registry import host_class
 from memcomp.experiments.cli import main
-from memcomp.experiments.recipe.load import load_recipe, recipe_names, recipe_text
+from memcomp.experiments.recipe.load import load_recipe
+from memcomp.experiments.recipe.packaged import recipe_names, recipe_text
 from memcomp.experiments.training.loss import HOST_TERMS
 
 NAMES = recipe_names()
@@ -117,9 +118,9 @@ def test_the_memories_are_those_of_table_2():
     }
     for name, what in expected.items():
         memory = load_recipe(name).memory
-        assert (memory.mode, memory.scales, memory.compensation()) == what, name
+        assert (memory.mode, memory.scales, memory.config) == what, name
     for name in ("fomm_finetune", "tpsm_finetune", "dagan_finetune"):
-        assert load_recipe(name).memory.compensation() == paper(start="identity")
+        assert load_recipe(name).memory.config == paper(start="identity")
 
 
 @pytest.mark.parametrize("name", NAMES)

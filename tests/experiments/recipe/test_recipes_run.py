@@ -10,10 +10,13 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from memcomp.experiments.checkpoints.run_file import build_host, load_run
+from memcomp.experiments.checkpoints.build import build_host
+from memcomp.experiments.checkpoints.run_file import load_run
+from memcomp.experiments.checkpoints.trained import read_trained
 from memcomp.experiments.cli import main
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.recipe.load import load_recipe, recipe_names, with_overrides
+from memcomp.experiments.recipe.load import load_recipe, with_overrides
+from memcomp.experiments.recipe.packaged import recipe_names
 from memcomp.experiments.training import loss as losses
 from memcomp.experiments.training.loop import train
 from memcomp.experiments.training.loss import HOST_TERMS, Objective
@@ -132,7 +135,7 @@ def test_a_recipe_trains_resumes_is_measured_and_animates(name, clips, tmp_path,
     asked = {term for term in (*HOST_TERMS, "consistency", "perceptual", "pyramid_l1", "ssim") if weights[term]}
     assert ({recipe.stage} if recipe.stage else asked) <= last.keys()
 
-    trained = load_run(folder).model()
+    trained = read_trained(folder).weights
     for key, value in frozen.items():  # what does not train is what it started from
         trains = "memory_compensation" in key or (not recipe.freeze_host and recipe.stage is None)
         if not trains and not key.startswith("avd_network"):
@@ -166,7 +169,7 @@ def test_tpsm_s_background_starts_late_and_resuming_is_exact(clips, tmp_path, li
     train(recipe, tmp_path / "parts", resume=True, progress=False)
     whole, parts = (load_file(tmp_path / name / "checkpoints" / "last.safetensors") for name in ("whole", "parts"))
     assert whole.keys() == parts.keys() and all(torch.equal(value, parts[key]) for key, value in whole.items())
-    last = load_run(tmp_path / "whole").model()
+    last = read_trained(tmp_path / "whole").weights
     moved = {key.split(".")[0] for key, value in last.items() if not torch.equal(value, start[key])}
     assert moved == {"kp_detector", "dense_motion_network", "inpainting_network", "bg_predictor"}
 

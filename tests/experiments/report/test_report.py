@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from memcomp.experiments.checkpoints.run_file import build_host, save_run
+from memcomp.experiments.checkpoints.build import build_host
+from memcomp.experiments.checkpoints.run_file import save_run
 from memcomp.experiments.cli import main
-from memcomp.experiments.evaluation.pair_lists import ListReport
-from memcomp.experiments.evaluation.pairs import CROSS, SAME, evaluation_pairs
+from memcomp.experiments.evaluation.options import CROSS, SAME, PairOptions
+from memcomp.experiments.evaluation.pairs import evaluation_pairs
 from memcomp.experiments.recipe.load import with_overrides
 from memcomp.experiments.report.charts import axis, interval, scatter
 from memcomp.experiments.report.clips import clip_of, window
@@ -106,7 +107,7 @@ def test_one_frame_of_a_clip_is_the_pair(small_recipe, clips_root):
     heads = with_overrides(small_recipe, ["data.depth=true"], "test")
     clips = with_overrides(small_recipe, ["data.kind=clips", f"data.root={clips_root}"], "test")
     for recipe, kinds in ((heads, [SAME, CROSS]), (clips, [SAME])):
-        for kind, pairs in evaluation_pairs(recipe, kinds, 2, 0, None, ListReport()).items():
+        for kind, pairs in evaluation_pairs(recipe, kinds, PairOptions(2)).items():
             for i, pair in enumerate(pairs):
                 clip = clip_of(pairs, i, kind)
                 assert 8 <= len(clip.driving) <= 32 and clip.target.shape == clip.driving[:, :3].shape

@@ -20,9 +20,23 @@ def test_prints_a_line_for_each_size_and_mode(tmp_path: Path, capsys: pytest.Cap
     assert "load average" in printed and printed.count("x\n") == 2
 
 
-def test_wrong_repeats_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["speed", "--repeats", "0"]) == 2
-    assert "--repeats" in capsys.readouterr().err
+def test_without_a_further_word_it_is_the_compensation(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["speed", "--repeats", "0"])
+    assert "--repeats: expected 1 or more, got 0" in capsys.readouterr().err
+    words = ["--sizes", "64", "--modes", "inference", "--memory-channels", "8", "--no-peak"]
+    assert main(["speed", *words, "--repeats", "2"]) == 0 and "best of 2" in capsys.readouterr().out
+    assert main(["speed", "--repeats", "2", "compensation", *words]) == 0 and "best of 2" in capsys.readouterr().out
+
+
+def test_the_start_and_heads(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["speed", "start", "--repeats", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    seconds = {line[:36].rstrip(): float(line[36:]) for line in lines[1:]}
+    assert seconds["memcomp --version"] < seconds["import memcomp + MemoryCompensation"]
+    monkeypatch.setattr("memcomp.experiments.speed.heads.FRAMES", {64: 2})
+    assert main(["speed", "heads", "--rounds", "1", "--threads", "1"]) == 0
+    assert " 64 px " in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
@@ -34,11 +48,10 @@ def test_the_plain_matrix_shows_in_the_peak() -> None:
 
 
 def test_hosts_reports_parity_and_steps_of_each_recipe(tmp_path, head_cache, narrow) -> None:
-    from memcomp.experiments.speed.hosts import main as measure
-
     few = ["data.frames=2", f"data.cache={head_cache}", "loss.perceptual=null", "loss.pyramid_l1=1", *narrow]
     options = ["--size", "32", "--steps", "2", "--batch", "2", "--device", "cpu", "--no-compile"]
-    measure([*few, "--recipes", "demo/fomm_mcnet", "demo/fomm_detail", *options, "--output", str(tmp_path)])
+    recipes = ["--recipes", "demo/fomm_mcnet", "demo/fomm_detail"]
+    assert main(["speed", "hosts", *few, *recipes, *options, "--output", str(tmp_path)]) == 0
     rows = json.loads((tmp_path / "hosts.json").read_text())
     assert [row["recipe"] for row in rows] == ["demo/fomm_mcnet", "demo/fomm_detail"]
     for row in rows:
@@ -48,8 +61,7 @@ def test_hosts_reports_parity_and_steps_of_each_recipe(tmp_path, head_cache, nar
 
 
 def test_hosts_names_the_recipe_that_fails_and_goes_on(tmp_path) -> None:
-    from memcomp.experiments.speed.hosts import main as measure
-
-    measure(["--recipes", "demo/fomm", "--size", "32", "--no-compile", "--output", str(tmp_path), "optim.lrr=1"])
+    words = ["--recipes", "demo/fomm", "--size", "32", "--no-compile", "--output", str(tmp_path), "optim.lrr=1"]
+    assert main(["speed", "hosts", *words]) == 0
     (row,) = json.loads((tmp_path / "hosts.json").read_text())
     assert "lrr" in row["failed"]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from memcomp.experiments.checkpoints.run_file import load_run
+from memcomp.experiments.checkpoints.trained import read_trained
 from memcomp.experiments.cli import main
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.studies import first_table
@@ -50,7 +50,6 @@ def tiny(monkeypatch, head_cache, tmp_path):
     plan = first_table.Plan("demo/fomm", str(memory), (*WORDS, f"data.cache={head_cache}"))
     monkeypatch.setattr(first_table, "SMALL_PLANS", {"fomm": plan, "tpsm": plan})
     monkeypatch.setattr("memcomp.experiments.data.sources.HELD_OUT_PEOPLE", 2)
-    monkeypatch.setattr("memcomp.experiments.evaluation.pairs.PEOPLE", 4)
     return done
 
 
@@ -75,7 +74,7 @@ def test_every_row_starts_from_the_same_host_and_is_measured(tiny, tmp_path, cap
     assert content["baseline"] == "fomm"
     assert {"paper.psnr_peak2", "standard.akd"} <= content["results"]["cross identity"]["fomm"].keys()
     assert (tmp_path / "fomm" / "inspect" / "inspect.json").is_file()
-    recipes = [load_run(tmp_path / "fomm" / name).recipe for name in runs]
+    recipes = [read_trained(tmp_path / "fomm" / name).recipe for name in runs]
     assert {recipe.init for recipe in recipes} == {str(tmp_path / "fomm" / "host")}
     assert [recipe.seed for recipe in recipes] == [1, 2] * 4
     assert {(recipe.optim.steps, recipe.optim.schedule) for recipe in recipes} == {(2, "cosine_tail")}
@@ -94,4 +93,4 @@ def test_the_published_widths_fit_heads_of_128_px():
             words = (*plan.overrides, "init=x", "memory.start=identity", "optim.steps=2", *changes)
             recipe = first_table.load_recipe(plan.memory, words)
             assert (recipe.size, recipe.data.kind, recipe.optim.schedule) == (128, "heads", "cosine_tail")
-            assert recipe.memory is None or recipe.memory.compensation().memory_channels == 512
+            assert recipe.memory is None or recipe.memory.config.memory_channels == 512

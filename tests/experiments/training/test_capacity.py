@@ -7,7 +7,9 @@ import torch
 
 from memcomp.adapters import create_host
 from memcomp.experiments.benchmark.runs import label
-from memcomp.experiments.checkpoints.run_file import build_host, load_run, save_run
+from memcomp.experiments.checkpoints.build import build_host
+from memcomp.experiments.checkpoints.run_file import save_run
+from memcomp.experiments.checkpoints.trained import read_trained
 from memcomp.experiments.cli import main
 from memcomp.experiments.cost import amount
 from memcomp.experiments.errors import UserError
@@ -130,16 +132,16 @@ def test_a_control_is_trained_from_a_trained_host(small_recipe, tmp_path, head_c
     )
     recipe.write_text(control.to_yaml())
     assert main(["train", str(recipe), "--output", str(tmp_path / "run")]) == 0
-    state = load_run(tmp_path / "run")
+    state = read_trained(tmp_path / "run")
     assert state.recipe.memory is None and state.recipe.host.widened > 1 and state.recipe.capacity is None
     assert load_recipe(tmp_path / "run" / "recipe.yaml") == state.recipe
     trained = build_host(state.recipe)
-    trained.load_state_dict(state.model())
+    trained.load_state_dict(state.weights)
     pictures = torch.rand(2, 1, 3, 32, 32)
     with torch.no_grad():
         before, after = (one.eval()(*pictures).prediction for one in (host, trained))
     assert (before - after).abs().max() < 0.05  # one step, whose batch statistics moved a little
-    assert not any("memory" in key for key in state.model())
+    assert not any("memory" in key for key in state.weights)
 
 
 def test_what_cannot_be_matched_is_said(small_recipe):

@@ -1,12 +1,14 @@
 """Training: exact resumption, interruption, what is skipped, what is written."""
 
 import csv
+import json
 import math
 import os
 import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 import imageio.v3 as iio
 import numpy as np
@@ -14,7 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from memcomp.experiments.checkpoints.run_file import build_host, load_host, load_run, save_run
+from memcomp.experiments.checkpoints.build import build_host
+from memcomp.experiments.checkpoints.run_file import load_run, save_run
+from memcomp.experiments.checkpoints.trained import load_host, read_trained
 from memcomp.experiments.data.sources import held_out_pairs, training_pairs
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.processes import Processes
@@ -77,8 +81,8 @@ def test_resuming_after_a_kill_forgets_what_was_logged_behind_the_checkpoint(tin
 
 def test_a_run_leaves_its_files(tiny, straight):
     found = {str(path.relative_to(straight)) for path in straight.rglob("*") if path.is_file()}
-    pictures, weights = {"losses.png", "samples/0000004.png"}, {"checkpoints/last.safetensors", "model.safetensors"}
-    assert found == {"recipe.yaml", "log.csv"} | pictures | weights
+    pictures, pretrained = {"losses.png", "samples/0000004.png"}, {"config.json", "model.safetensors"}
+    assert found == {"recipe.yaml", "log.csv", "checkpoints/last.safetensors"} | pictures | pretrained
     assert load_recipe(straight / "recipe.yaml") == tiny
     table = rows(straight)
     assert [row["step"] for row in table] == ["0", "1", "2", "3", "4"]
@@ -90,7 +94,11 @@ def test_a_run_leaves_its_files(tiny, straight):
     run = load_run(straight / "checkpoints" / "last.safetensors")
     assert (run.recipe, run.step, run.info["backbone"]) == (tiny, 4, None)
     assert run.optimizer()
-    assert load_run(straight / "model.safetensors").optimizer() == {}
+    about = json.loads((straight / "config.json").read_text())
+    assert (
+        about["training"] == {"step": 4, "seed": tiny.seed} | run.info | {"damaged_clips": 0}
+        and about["size"] == tiny.size
+    )
     host, recipe = load_host(straight)
     assert recipe == tiny
     assert host.memory is not None
@@ -165,6 +173,29 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(tiny, tmp_path, monkey
     assert all(math.isfinite(float(row["loss"])) for row in table[3:])
 
 
+def test_numbers_are_read_off_the_device_only_in_steps_that_are_logged(tiny, tmp_path, monkeypatch):
+    plain, read = training.step, []
+
+    class Watched:
+        def __init__(self, value, step):
+            self.value, self.step = value, step
+
+        def item(self):
+            read.append(self.step)
+            return self.value.item()
+
+    def step(run, batch, number):
+        outcome = plain(run, batch, number)
+        terms = {name: Watched(value, number + 1) for name, value in outcome.terms.items()}
+        return replace(outcome, loss=Watched(outcome.loss, number + 1), terms=terms)
+
+    monkeypatch.setattr(training, "step", step)
+    recipe = with_overrides(tiny, ["optim.steps=30", "log.every=3", "log.held_out_every=5"], "test")
+    train(recipe, tmp_path, stop_after=7, progress=False)  # before the last 20, each of which is logged
+    assert set(read) == {3, 5, 6}
+    assert [row["step"] for row in rows(tmp_path)] == ["0", "3", "5", "6"]
+
+
 def test_a_damaged_clip_is_named_once_and_counted(tiny, tmp_path, capsys):
     for split in ("train", "test"):
         (tmp_path / split / "anna_1").mkdir(parents=True)
@@ -193,7 +224,7 @@ def test_a_frozen_host_keeps_every_bit_while_the_memory_moves(tiny, tmp_path):
     recipe = with_overrides(tiny, ["freeze_host=true", "memory.start=identity"], "test")
     start = {key: value.clone() for key, value in build_host(recipe).state_dict().items()}
     train(recipe, tmp_path, progress=False)
-    end = load_run(tmp_path).model()
+    end = read_trained(tmp_path).weights
     moved = {key for key in start if not torch.equal(start[key], end[key])}
     assert moved
     assert all("memory_compensation" in key for key in moved)
@@ -221,7 +252,7 @@ def test_upstream_s_checkpoint_starts_a_host(tiny, tmp_path):
     torch.save(sections, tmp_path / "vox.pth.tar")
     recipe = with_overrides(tiny, [f"init={tmp_path / 'vox.pth.tar'}", "optim.steps=1", "optim.lr=1e-12"], "test")
     train(recipe, tmp_path / "run", progress=False)
-    trained = load_run(tmp_path / "run").model()["generator.first.conv.weight"]
+    trained = read_trained(tmp_path / "run").weights["generator.first.conv.weight"]
     assert torch.allclose(trained, host.state_dict()["generator.first.conv.weight"], atol=1e-6)
     (tmp_path / "text.pth").write_text("nothing")
     with pytest.raises(UserError, match=r"text\.pth: expected upstream's checkpoint"):
@@ -235,7 +266,7 @@ def test_the_discriminator_trains_with_a_weight_only(tiny, tmp_path):
     for weight in (0, 1):
         changes = [f"loss.generator_gan={weight}", "loss.feature_matching=10", "optim.steps=2"]
         train(with_overrides(recipe, changes, "test"), tmp_path / str(weight), progress=False)
-        end = load_run(tmp_path / str(weight)).model()
+        end = read_trained(tmp_path / str(weight)).weights
         keys = [
             key for key in start if key.startswith("discriminator") and "weight_u" not in key and "weight_v" not in key
         ]
@@ -254,7 +285,7 @@ def test_bf16_trains(tiny, tmp_path):
     recipe = with_overrides(tiny, ["precision=bf16", "optim.steps=2"], "test")
     result = train(recipe, tmp_path, progress=False)
     assert math.isfinite(result.held_out_end)
-    assert all(value.dtype != torch.bfloat16 for value in load_run(tmp_path).model().values())
+    assert all(value.dtype != torch.bfloat16 for value in read_trained(tmp_path).weights.values())
 
 
 def test_the_backbone_is_recorded(tiny, tmp_path, monkeypatch):
@@ -267,7 +298,7 @@ def test_the_backbone_is_recorded(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(losses, "PerceptualPyramid", lambda section: Pyramid())
     recipe = with_overrides(tiny, ["loss.perceptual={}", "optim.steps=1"], "test")
     train(recipe, tmp_path, progress=False)
-    assert load_run(tmp_path).info["backbone"] == "vgg19.tv_in1k (hub)"
+    assert read_trained(tmp_path).info["backbone"] == "vgg19.tv_in1k (hub)"
     assert "perceptual" in rows(tmp_path)[-1]
 
 
@@ -348,11 +379,11 @@ def test_two_processes_train_one_model(tiny, tmp_path):
         _, said = process.communicate(timeout=300)
         assert process.returncode == 0, said[-2000:]
     first, second = (load_file(tmp_path / f"rank{rank}.safetensors") for rank in "01")
-    saved = load_run(tmp_path / "run")
+    saved = read_trained(tmp_path / "run")
     start = build_host(saved.recipe).state_dict()
     for key in first:
         assert torch.equal(first[key], second[key]), key
-        assert torch.equal(first[key], saved.model()[key]), key
+        assert torch.equal(first[key], saved.weights[key]), key
     assert any(not torch.equal(first[key], start[key]) for key in first)
     assert [row["step"] for row in rows(tmp_path / "run")] == ["0", "1", "2"]
 

@@ -10,9 +10,10 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from skimage.metrics import structural_similarity
 
-from memcomp.experiments.checkpoints.run_file import build_host
+from memcomp.experiments.checkpoints.build import build_host
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.recipe.load import PerceptualSection, load_recipe, with_overrides
+from memcomp.experiments.recipe.load import load_recipe, with_overrides
+from memcomp.experiments.recipe.sections import PerceptualSection
 from memcomp.experiments.training import loss as losses
 from memcomp.experiments.training.loss import Objective, PerceptualPyramid, pyramid_l1, ssim
 from memcomp.experiments.training.perceptual import Features, load_backbone

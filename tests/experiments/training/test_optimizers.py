@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from memcomp.experiments.checkpoints.run_file import build_host
+from memcomp.experiments.checkpoints.build import build_host
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.recipe.load import OptimSection
+from memcomp.experiments.recipe.sections import OptimSection
 from memcomp.experiments.training.optimizers import Optimisers, rate_factor
 
 

@@ -1,4 +1,7 @@
-"""Every metric of a table, and two named sets of formulas: `standard`, and `paper` as the released code has them."""
+"""The registry of metrics, under two named protocols: `standard`, and `paper` as the released code has them.
+
+A metric of your own is a formula in a file beside this one and a line in `METRICS`.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +96,7 @@ MASKED = "disoccluded"
 
 
 def metric_of(column: str) -> Metric:
-    """Of a column such as "standard.l1.disoccluded"."""
+    """The metric of a column such as "standard.l1.disoccluded"."""
     return METRICS[column.split(".")[1]]
 
 
@@ -107,13 +110,13 @@ def column_heading(column: str) -> str:
     return f"{column_title(column)} {'↑' if metric_of(column).higher_is_better else '↓'}"
 
 
-def measure(
+def measure_images(
     prediction: torch.Tensor,
     target: torch.Tensor,
     mask: torch.Tensor | None = None,
     metrics: Sequence[str] = DEFAULT,
 ) -> dict[str, float | None]:
-    """The image metrics among `metrics`, in every protocol, for one pair of images.
+    """Measure one pair of images by the image metrics among `metrics`, in every protocol.
 
     Args:
         prediction: (3, H, W), range [0, 1].

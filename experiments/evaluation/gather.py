@@ -10,14 +10,14 @@ import torch.distributed as dist
 T = TypeVar("T")
 
 
-def _place() -> tuple[int, int]:
+def place() -> tuple[int, int]:
     """This process's rank and how many there are; (0, 1) outside torch.distributed."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 
 def share(items: Sequence[T]) -> Iterator[T]:
     """This process's share: every n-th item, each taken from the sequence only when it is its turn."""
-    rank, world = _place()
+    rank, world = place()
     return (items[i] for i in range(rank, len(items), world))
 
 
@@ -30,7 +30,7 @@ def gather(values: Sequence[T]) -> list[T]:
     Raises:
         ValueError: the processes' counts are not those of `share`.
     """
-    world = _place()[1]
+    world = place()[1]
     if world == 1:
         return list(values)
     parts: list[list[T]] = [[] for _ in range(world)]

@@ -1,0 +1,67 @@
+"""Which file a path to a trained host means: a file, a run's folder, a pretrained folder, or "demo".
+
+A run's folder holds `checkpoints/last.safetensors` while it trains and is a pretrained folder once it is done. Where
+both are there, the one of more steps counts: a run that goes on is ahead of what it had finished before.
+"""
+
+import json
+import math
+import os
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from memcomp.adapters.folder import CONFIG, FORMAT, WEIGHTS
+from memcomp.experiments.checkpoints.shipped import shipped_host
+from memcomp.experiments.errors import UserError
+from memcomp.experiments.files import existing_file
+
+CHECKPOINT = "checkpoints/last.safetensors"  # of a run's folder: what training goes on from
+UPSTREAM = (".pth", ".tar", ".pt")  # suffixes of upstream's checkpoints
+DEMO_HOST = "demo"  # the name, as a path to a checkpoint, of the host that comes with the package
+
+
+def checkpoint_path(path: str | os.PathLike[str]) -> Path:
+    """The file of weights that `path` means.
+
+    Raises:
+        UserError: there is none, or it is upstream's.
+    """
+    if os.fspath(path) == DEMO_HOST:
+        return shipped_host()[0]
+    file = Path(path)
+    if file.suffix in UPSTREAM and file.is_file():
+        raise UserError(f"{file}: expected a checkpoint of ours; first: memcomp convert {file} --output FOLDER")
+    if not file.is_dir():
+        return existing_file(file, "checkpoint")
+    found = [file / name for name in (WEIGHTS, CHECKPOINT) if (file / name).is_file()]
+    if not found:
+        raise UserError(f"{file}: expected a run's folder with {WEIGHTS} or {CHECKPOINT}, found neither")
+    return max(found, key=_steps)  # the first, of equals
+
+
+def metadata(file: Path) -> dict[str, str]:
+    """What a safetensors file says about itself; nothing if it cannot be read as one."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return opened.metadata() or {}
+    except (SafetensorError, OSError):
+        return {}
+
+
+def is_pretrained(file: Path) -> bool:
+    """Whether a file holds the weights of a pretrained folder."""
+    about = metadata(file)
+    if not about:  # damaged, perhaps
+        return file.name == WEIGHTS and (file.parent / CONFIG).is_file()
+    return about.get("format") == FORMAT
+
+
+def _steps(file: Path) -> float:
+    """How many steps the weights have been trained; where they do not tell, a finished host is ahead."""
+    about = metadata(file)
+    try:
+        steps = about["step"] if "step" in about else json.loads(about["about"])["training"]["step"]
+        return int(steps)
+    except (KeyError, TypeError, ValueError):
+        return math.inf if file.name == WEIGHTS else -1

@@ -1,0 +1,41 @@
+"""`memcomp demo`: train a small host with and without the memory and compare the two."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from memcomp.experiments.commands._shared import at_least
+
+STEPS = 350  # of both trainings together with the rest under five minutes on two cores
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `memcomp demo`."""
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys to change in all the demo's recipes")
+    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder (default: %(default)s)")
+    parser.add_argument("--from-scratch", action="store_true", help="train the host as well: much longer")
+    parser.add_argument(
+        "--steps", type=at_least(1), default=STEPS, help="of training with and without (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--host-steps", type=at_least(1), help="with --from-scratch: of the host (default: its recipe's)"
+    )
+    parser.add_argument("--pairs", type=at_least(1), default=100, help="test pairs of each kind (default: %(default)s)")
+    parser.add_argument("--seed", type=at_least(0), default=1, help="of the training (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """`memcomp demo`."""
+    from memcomp.experiments.demo.demo import DemoOptions, demo
+
+    options = DemoOptions(
+        output=args.output,
+        steps=args.steps,
+        overrides=tuple(args.overrides),
+        from_scratch=args.from_scratch,
+        host_steps=args.host_steps,
+        pairs=args.pairs,
+        seed=args.seed,
+    )
+    demo(options)
