@@ -18,9 +18,9 @@ def _memory(value: Any, key: str, reader: Reader) -> MemorySection:
     reader.check_keys(value, key, [*own, *theirs])
     parsed = {name: reader.read((own | theirs)[name], item, join(key, name)) for name, item in value.items()}
     section = {name: parsed.pop(name) for name in list(parsed) if name in own}
-    preset = CompensationConfig.release if section.get("preset") == "release" else CompensationConfig.paper
+    preset = section.get("preset", MemorySection.preset)
     try:
-        return MemorySection(**section, config=preset(**parsed))
+        return MemorySection(**section, config=getattr(CompensationConfig, preset)(**parsed))
     except ValueError as error:
         raise UserError(f"{reader.origin}: {key}: {error}") from None
 

@@ -23,7 +23,7 @@ class HostSection:
 class MemorySection:
     """The memory. In YAML, the fields of `config` stand beside `preset`, `mode` and `scales`."""
 
-    preset: Literal["paper", "release"] = "paper"
+    preset: Literal["paper", "release", "placed"] = "paper"
     mode: Literal["inplace", "skip", "skip_control"] = "inplace"
     scales: Literal["all"] | tuple[int, ...] = "all"
     config: CompensationConfig = field(default=CompensationConfig(), metadata=BESIDE)

@@ -100,7 +100,7 @@ def test_every_key_is_commented_with_its_type_and_default(name):
         ("memory.memory_size=[8]", "memory_size must be two positive integers"),
         (
             "memory.start=ident",
-            "memory.start: expected 'paper' or 'identity', got 'ident' (str); did you mean 'identity'",
+            "memory.start: expected 'paper' or 'identity' or 'residual', got 'ident' (str); did you mean 'identity'",
         ),
         (
             "memory.mode=skips",
