@@ -130,6 +130,7 @@ class Scale(nn.Module):
 
 class _Call(threading.local):
     record: Record | None = None
+    noise: tuple[Tensor, ...] | None = None  # of each scale
 
 
 class MemoryCompensation(KeepsCallState, nn.Module):
@@ -180,7 +181,8 @@ class MemoryCompensation(KeepsCallState, nn.Module):
         Raises:
             ValueError: scale out of range, a tensor of another shape, or a feature of integers.
         """
-        record = self._call.record
+        record, supplied = self._call.record, self._call.noise
+        noise = supplied[scale] if noise is None and supplied is not None else noise
         feature_out, value, target = self._compensate(feature, keypoints, scale, noise, record is not None)
         if record is not None and value is not None and target is not None:
             record.add(scale, CompensationOutput(feature_out, value, target))
@@ -211,6 +213,21 @@ class MemoryCompensation(KeepsCallState, nn.Module):
             yield record
         finally:
             self._call.record = None
+
+    @contextmanager
+    def supplying(self, noise: Sequence[Tensor]) -> Iterator[None]:
+        """Inside of the block, and of its thread, `forward` runs scale i with `noise[i]` unless it is given another.
+
+        Raises:
+            ValueError: another number of scales.
+        """
+        if len(noise) != len(self.channels):
+            raise ValueError(f"noise must be one tensor for each of {len(self.channels)} scales, not {len(noise)}")
+        before, self._call.noise = self._call.noise, tuple(noise)
+        try:
+            yield
+        finally:
+            self._call.noise = before
 
     def settings(self) -> dict[str, Any]:
         """What makes two memories' weights interchangeable, as plain values; a file of weights carries it."""
