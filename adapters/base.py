@@ -191,7 +191,7 @@ class Host(nn.Module, ABC):
 
     @classmethod
     def recognise(cls, sections: Sections) -> int:
-        """By how many parts an upstream checkpoint is known as this host's; 0 = it is not. The host with most has it.
+        """Count the parts by which an upstream checkpoint is known as this host's; 0 = it is not. Most parts win.
 
         The parts are those of the layouts, unless a host knows its checkpoints otherwise.
         """

@@ -82,13 +82,12 @@ def animate_video(
     writable_folder(output.parent)
     picture = fit(face, trained.size)
     poses = (fit(frame, trained.size) for frame in frames)
-    count = 0
     bar = tqdm(total=frames.length, unit=" frames", desc="animate")
     with bar, write_video(output, frames.frame_rate) as append:
-        for count, (pose, result) in enumerate(animate(host, picture, poses, motion, batch), 1):
+        for pose, result in animate(host, picture, poses, motion, batch):
             append(to_frame(torch.cat([picture, pose, result], dim=-1) if side_by_side else result))
             bar.update()
-    return Animated(count, trained.size, float(frames.frame_rate), keep_audio(output, driving, output))
+    return Animated(int(bar.n), trained.size, float(frames.frame_rate), keep_audio(output, driving, output))
 
 
 def animate(

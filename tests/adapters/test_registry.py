@@ -72,18 +72,18 @@ class Still(Guest):
 @pytest.fixture
 def guests(tmp_path, monkeypatch):
     """The module of an installed package with two hosts and two entry points that lead nowhere."""
-    (tmp_path / "guest_hosts.py").write_text(GUEST)
-    info = tmp_path / "guest_hosts-1.0.dist-info"
+    (tmp_path / "painter_hosts.py").write_text(GUEST)
+    info = tmp_path / "painter_hosts-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: guest-hosts\nVersion: 1.0\n")
-    points = {"guest": "guest_hosts:Guest", "still": "guest_hosts:Still", "gone": "no_such:Host", "not": "os:sep"}
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: painter-hosts\nVersion: 1.0\n")
+    points = {"guest": "painter_hosts:Guest", "still": "painter_hosts:Still", "gone": "no_such:Host", "not": "os:sep"}
     (info / "entry_points.txt").write_text("[memcomp.hosts]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()))
     monkeypatch.setattr(registry, "_HOSTS", dict(registry._HOSTS))
     monkeypatch.syspath_prepend(tmp_path)
-    import guest_hosts
+    import painter_hosts
 
-    yield guest_hosts
-    del sys.modules["guest_hosts"]
+    yield painter_hosts
+    del sys.modules["painter_hosts"]
 
 
 def host_of(guests, width=6):
