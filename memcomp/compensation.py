@@ -23,7 +23,7 @@ __all__ = ["CompensationConfig", "CompensationOutput", "MemoryCompensation", "Re
 
 @dataclass(frozen=True)
 class CompensationOutput:
-    """What one scale gives."""
+    """What the compensation of one scale gives."""
 
     feature: Tensor
     """F_cpt (B, C_i, H, W): the compensated feature, in the input's dtype and memory format."""
@@ -49,7 +49,7 @@ class Conditioned(NamedTuple):
 
 
 class Record:
-    """The terms of Eq. 4 of the host calls made while recording."""
+    """The terms of Eq. 4 that the calls of a host gave while they were recorded."""
 
     def __init__(self, enabled: bool) -> None:
         self._enabled = enabled
@@ -166,7 +166,7 @@ class MemoryCompensation(KeepsCallState, nn.Module):
         self._call = _Call()
 
     def forward(self, feature: Tensor, keypoints: Tensor, *, scale: int, noise: Tensor | None = None) -> Tensor:
-        """F_cpt of one scale.
+        """The compensated feature F_cpt of one scale.
 
         Args:
             feature: warped feature (B, C_i, H, W).
@@ -189,7 +189,7 @@ class MemoryCompensation(KeepsCallState, nn.Module):
     def compensate(
         self, feature: Tensor, keypoints: Tensor, scale: int, noise: Tensor | None = None
     ) -> CompensationOutput:
-        """As `forward`, with the tensors of Eq. 4 too; records nothing."""
+        """Compensate one scale and give the tensors of Eq. 4 too, arguments as `forward`'s; nothing is recorded."""
         out, value, target = self._compensate(feature, keypoints, scale, noise, with_value=True)
         assert value is not None and target is not None
         return CompensationOutput(out, value, target)
@@ -217,7 +217,7 @@ class MemoryCompensation(KeepsCallState, nn.Module):
         return {"channels": list(self.channels), "keypoints": self.keypoints, **self.config.to_dict()}
 
     def condition(self, feature: Tensor, keypoints: Tensor, scale: int, noise: Tensor | None = None) -> Conditioned:
-        """The first half of `compensate`, arguments as its: split, describe by GAP(F_proj), condition M_o."""
+        """Split a feature, describe it by GAP(F_proj) and condition M_o by it: the first half of `compensate`."""
         self._check(feature, keypoints, scale, noise)
         layer, device = cast(Scale, self.scales[scale]), feature.device.type
         kept, replaced = split(feature, self.config.split)

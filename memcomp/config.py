@@ -45,7 +45,7 @@ class CompensationConfig:
     kernels: int = 4
     """Kernels mixed by a dynamic convolution."""
     temperature: float = 34.0
-    """Of the softmax over these kernels, > 0."""
+    """Temperature of the softmax over these kernels, > 0."""
     identity_hidden: int = 128
     """Hidden width of the MLP that makes S_id."""
     identity_code: int = 512
@@ -99,7 +99,7 @@ class CompensationConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "CompensationConfig":
-        """Fields left out take the paper's value.
+        """The config of these values; fields left out take the paper's.
 
         Raises:
             ValueError: naming an unknown field and the nearest right one.

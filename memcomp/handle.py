@@ -122,7 +122,7 @@ class Handle(KeepsCallState):
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """Inside of the block the root gives exactly its own output: hooks and weights stay, the memory has no effect.
+        """Let the root give exactly its own output inside of the block: hooks and weights stay, without effect.
 
         It holds for the calls of its own thread, may be nested, and works under torch.compile. Nothing is recorded
         inside; with activation checkpointing it belongs inside the checkpointed function, see `memcomp/calls.py`.
@@ -247,7 +247,7 @@ class Handle(KeepsCallState):
 
 
 def _inside_wrappers(module: nn.Module | None) -> nn.Module | None:
-    """What torch's own wrappers, which call the module that they hold, are around."""
+    """The module inside of torch's own wrappers, which call what they hold."""
     while module is not None:
         held = WRAPPERS.get(type(module).__name__)
         if held is None:

@@ -92,7 +92,7 @@ class ReleaseIICM(IICM):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, memory: Tensor, descriptor: Tensor, keypoints: Tensor, noise: Tensor | None = None) -> Tensor:
-        """As `IICM.forward`; noise (B or 1, 1, H_m, W_m), standard normal, None = none."""
+        """M_s from what `IICM.forward` takes and noise (B or 1, 1, H_m, W_m), standard normal; None = none."""
         style = self.modulation(self.identity(descriptor, keypoints))  # (B, C_m)
         out = self.conv(memory, style)  # (B, C_m, H_m, W_m)
         if noise is None and self.noisy and self.training:
@@ -131,7 +131,7 @@ class ReleaseMCM(nn.Module):
         *,
         with_value: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """As `MCM.forward`; `output` is a 3x3 convolution C_m -> C and an instance norm."""
+        """What `MCM.forward` gives; `output` is a 3x3 convolution C_m -> C and an instance norm."""
         key, value = self._key_and_value(memory, descriptor)
         values = F.conv2d(value, self.difference.weight)
         attended = cross_attention(

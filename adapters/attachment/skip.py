@@ -167,7 +167,7 @@ class SkipCompensation(MemoryCompensation):
         return self.skips(feature, compensated, scale)
 
     def settings(self) -> dict[str, Any]:
-        """As of `MemoryCompensation`, with the mode."""
+        """What makes two memories' weights interchangeable: as `MemoryCompensation.settings`, and the mode."""
         return super().settings() | {"mode": "skip"}
 
 
@@ -192,7 +192,7 @@ class SkipControl(nn.Module):
 
     @contextmanager
     def recording(self) -> Iterator[Record]:
-        """As of a memory without consistency: the loss is zero."""
+        """Give a record whose loss is zero, as a memory without consistency does."""
         yield Record(enabled=False)
 
 

@@ -389,3 +389,18 @@ def test_autocast_and_channels_last_give_nearly_the_same_picture():
         output = twin(source, driving, noise=noise())
     assert output.deformation.dtype == torch.float32
     assert (output.prediction.float() - expected).abs().mean() < 0.005
+
+
+@torch.no_grad()
+def test_the_published_memory_can_be_disabled():
+    host, plain = make(2).eval(), make(2).eval()
+    sections = published_sections()
+    host.load_upstream(sections)
+    without = {name: {k: v for k, v in state.items() if "mbUnit" not in k} for name, state in sections.items()}
+    plain.load_upstream(without)
+    shown, expected = host(*pictures()).prediction, plain(*pictures()).prediction
+    assert not torch.equal(shown, expected)
+    with Handle.of(host.generator).disabled():
+        assert torch.equal(host(*pictures()).prediction, expected)
+        assert torch.equal(host(*pictures(), noise=noise()).prediction, expected)
+    assert torch.equal(host(*pictures()).prediction, shown)

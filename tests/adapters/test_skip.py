@@ -4,6 +4,7 @@ import copy
 import gc
 import pickle
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -331,3 +332,47 @@ def test_a_file_holds_the_skips_and_names_the_mode(tmp_path):
         from_file(tmp_path / "skip")
     with pytest.raises(TypeError, match="expected a MemoryCompensation"):
         memcomp.save(attached("skip_control")[1], tmp_path / "control")
+
+
+# --- disabled ---
+
+
+@pytest.mark.parametrize("mode", ["skip", "skip_control"])
+def test_disabled_the_generator_gives_its_own_picture(mode):
+    generator, handle = attached(mode)
+    expected = predict(fresh().generator, *inputs())
+    shown = predict(generator, *inputs())
+    assert not torch.equal(shown, expected)
+    with handle.disabled():
+        assert torch.equal(predict(generator, *inputs()), expected)
+    assert torch.equal(predict(generator, *inputs()), shown)
+    assert handle.compensation.skips._call.stack == []
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ["skip", "skip_control"])
+def test_disabled_and_enabled_again_under_compile(mode):
+    torch._dynamo.reset()
+    generator, handle = attached(mode)
+    compiled = torch.compile(generator, backend="eager", fullgraph=True)
+    pictures = []
+    for run in (generator, compiled):
+        pictures.append([predict(run, *inputs())])
+        with handle.disabled():
+            pictures[-1].append(predict(run, *inputs()))
+        pictures[-1].append(predict(run, *inputs()))
+    torch.testing.assert_close(pictures[1], pictures[0], atol=1e-6, rtol=0)
+    assert not torch.equal(pictures[0][0], pictures[0][1])
+
+
+@torch.no_grad()
+def test_threads_with_different_people_give_each_its_own_picture():
+    generator, _ = attached()
+    alone = [predict(generator, *inputs(person)) for person in range(3)]
+
+    def work(index):
+        whose = [(index + call) % 3 for call in range(15)]
+        return sum(not torch.equal(predict(generator, *inputs(person)), alone[person]) for person in whose)
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(work, range(3))) == [0, 0, 0]
