@@ -1,6 +1,7 @@
 """The training objective: reconstruction terms of our own, the host's terms, and the memory's consistency, weighted."""
 
 import contextlib
+import dataclasses
 from typing import Any
 
 import torch
@@ -71,38 +72,49 @@ class Objective(nn.Module):
             except ValueError as error:
                 raise UserError(f"stage: {error}") from None
             return loss, {self.stage: loss.detach()}, None
-        weights, memory = self.section, host.memory
+
+        # the host, with its memory recording
+        weights, memory, terms = self.section, host.memory, dict[str, Tensor]()
         consistent = weights.consistency > 0 and memory is not None and memory.config.consistency
         with memory.recording() if consistent and memory is not None else contextlib.nullcontext() as record:
             if epoch is None:
                 output = host.reconstruct(source, driving)
             else:
                 output = host.training_output(source, driving, epoch=epoch, generator=generator)
-        target = driving[:, :3]  # a fourth channel is for the host alone
-        terms: dict[str, Tensor] = {}
+
+        # Eq. 4, the terms of our own, and the host's
         if consistent and record is not None:
             terms["consistency"] = weights.consistency * record.consistency_loss()
+        target = driving[:, :3]  # a fourth channel is for the host alone
         if self.perceptual is not None:
             terms["perceptual"] = self.perceptual(output.prediction, target)
         if weights.pyramid_l1:
             terms["pyramid_l1"] = weights.pyramid_l1 * pyramid_l1(output.prediction, target)
         if weights.ssim:
             terms["ssim"] = weights.ssim * (1 - ssim(output.prediction, target))
-        asked = [name for name in HOST_TERMS if getattr(weights, name) > 0]
+        terms |= self._host_terms(host, output, source, driving, generator)
+        total = torch.stack([value.float() for value in terms.values()]).sum()
+        return total, {name: value.detach() for name, value in terms.items()}, output
+
+    def _host_terms(
+        self, host: Host, output: HostOutput, source: Tensor, driving: Tensor, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Weigh the terms that the recipe asks of the host itself."""
+        weights = {name: getattr(self.section, name) for name in HOST_TERMS if getattr(self.section, name) > 0}
         if not self.adversarial:  # as upstream: feature matching belongs to the adversarial branch
-            asked = [name for name in asked if name != "feature_matching"]
-        unknown = [name for name in asked if name not in host.loss_names]
+            weights.pop("feature_matching", None)
+        unknown = [name for name in weights if name not in host.loss_names]
         if unknown:
             known = ", ".join(host.loss_names) or "none of its own"
             raise UserError(f"loss.{unknown[0]}: the host {host.name!r} has no such term; expected 0 (it has {known})")
-        transform = {name: getattr(weights.transform, name) for name in ("sigma_affine", "sigma_tps", "points_tps")}
+        transform = dataclasses.asdict(self.section.transform)
         try:
-            values = host.loss_terms(output, source, driving, asked, generator=generator, transform_params=transform)
+            values = host.loss_terms(
+                output, source, driving, list(weights), generator=generator, transform_params=transform
+            )
         except ValueError as error:
             raise UserError(f"loss: {error}") from None
-        terms |= {name: getattr(weights, name) * value for name, value in values.items()}
-        total = torch.stack([value.float() for value in terms.values()]).sum()
-        return total, {name: value.detach() for name, value in terms.items()}, output
+        return {name: weights[name] * value for name, value in values.items()}
 
 
 def pyramid_l1(prediction: Tensor, target: Tensor, levels: int = 4) -> Tensor:
