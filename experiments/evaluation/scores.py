@@ -52,7 +52,7 @@ class Pair(Protocol):
 
 @dataclass(frozen=True)
 class Scores:
-    """One model on one list of pairs."""
+    """The scores of one model on one list of pairs."""
 
     names: list[str]
     """The pairs' names, in order."""
@@ -118,7 +118,7 @@ class Model:
 
     host: Host | None = None
     channels: int = 3
-    """Of the pictures that the host takes: 4 with the disparity."""
+    """Channels of the pictures that the host takes: 4 with the disparity."""
 
     def predictor(self, kind: str) -> Predict:
         """What predicts pairs of a kind: for pairs of one person the background moves as well."""
@@ -136,7 +136,7 @@ def measure(
     batch: int = 8,
     tick: Callable[[int], object] | None = None,
 ) -> dict[str, dict[str, Scores]]:
-    """Every model on every kind of pairs on which the panel can measure anything: kind → model → scores.
+    """Measure every model on every kind of pairs on which the panel can say anything: kind → model → scores.
 
     Args:
         models: name → model.
