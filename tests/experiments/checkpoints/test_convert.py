@@ -217,11 +217,7 @@ BAD = {
     "no pickle": ("text.pth.tar --output out", "text.pth.tar: damaged, .* breaks off or makes no sense: KeyError"),
     "depth apart": ("dagan.pth.tar --output out", "encoder.pth and depth.pth as well, or by --model FILE .* zeros or"),
     "size it refuses": ("vox.pth.tar --output out --size 7", "--size 7: the host 'fomm' takes no pictures of"),
-<<<<<<< HEAD:tests/experiments/checkpoints/test_convert.py
-    "nobody's": ("odd.pth.tar --output out", "not a checkpoint of fomm, tpsm, dagan, mcnet: it has net with a"),
-=======
     "nobody's": ("odd.pth.tar --output out", "not a checkpoint of fomm, .*: it has net with a"),
->>>>>>> hosts:tests/experiments/test_convert.py
     "output exists": ("vox.pth.tar --output full", "full: expected a new name, it exists already"),
     "output below a file": (
         "vox.pth.tar --output vox.pth.tar/out",
