@@ -17,7 +17,6 @@ from memcomp.experiments.errors import UserError
 from memcomp.experiments.evaluation.gather import gather, place, share
 from memcomp.experiments.evaluation.options import SAME
 from memcomp.experiments.evaluation.panel import Panel, Row
-from memcomp.experiments.metrics.aggregate import Mean, mean
 from memcomp.experiments.video import Frame, to_frame
 
 Predict = Callable[[Tensor, Tensor], Tensor]  # source, driving (B, 3 or 4, H, W) in [0, 1] → prediction (B, 3, H, W)
@@ -71,10 +70,6 @@ class Scores:
     def column(self, name: str) -> list[float | None]:
         """One value per pair."""
         return [row.get(name) for row in self.values]
-
-    def means(self) -> dict[str, Mean]:
-        """Column → its mean over pairs."""
-        return {name: mean(self.column(name)) for name in self.columns}
 
     def reasons(self) -> dict[str, Counter[str]]:
         """Metric → why pairs have no value, with how many."""
