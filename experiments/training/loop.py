@@ -23,7 +23,7 @@ from memcomp.adapters.folder import WEIGHTS
 from memcomp.experiments.checkpoints.build import build_host, initialise, load_weights
 from memcomp.experiments.checkpoints.find import CHECKPOINT
 from memcomp.experiments.checkpoints.run_file import RunState, load_run, save_run
-from memcomp.experiments.checkpoints.trained import RECIPE, save_trained
+from memcomp.experiments.checkpoints.trained import save_trained
 from memcomp.experiments.data.batching import StepBatches, collate
 from memcomp.experiments.data.pairs import seeded
 from memcomp.experiments.data.sources import held_out_pairs, training_pairs
