@@ -87,7 +87,7 @@ def animate_video(
         for pose, result in animate(host, picture, poses, motion, batch):
             append(to_frame(torch.cat([picture, pose, result], dim=-1) if side_by_side else result))
             bar.update()
-    return Animated(bar.n, trained.size, float(frames.frame_rate), keep_audio(output, driving, output))
+    return Animated(int(bar.n), trained.size, float(frames.frame_rate), keep_audio(output, driving, output))
 
 
 def animate(

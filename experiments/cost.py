@@ -27,10 +27,10 @@ NOT_COUNTED = "normalisation, activations, softmax, resizing, warping and other 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one frame, one picture at a time."""
+    """What one frame costs, one picture at a time."""
 
     host_parameters: int
-    """That a frame uses: no discriminator, nothing that only training needs."""
+    """Parameters that a frame uses: no discriminator, nothing that only training needs."""
     memory_parameters: int
     gflop: float
     """10⁹ operations of convolutions, matrix products and attention; a multiplication and its addition are two."""
@@ -63,13 +63,13 @@ def cost(host: Host, size: int, channels: int = 3) -> Cost:
 
 
 def amount(host: Host, what: str, size: int, channels: int = 3) -> float:
-    """ "parameters" that a frame uses, the memory's included, or "flops": operations of a frame, 10⁹."""
+    """What one frame needs: its "parameters", the memory's included, or its "flops", 10⁹ operations."""
     call = frame(host, size, channels)
     return _gflop(host, call) if what == "flops" else sum(_parameters(host, call))
 
 
 def _parameters(host: Host, call: Callable[[], None]) -> tuple[int, int]:
-    """The host's and the memory's."""
+    """Parameters that a frame uses: the host's, and the memory's."""
     with _Used() as used:
         call()
     sizes = {True: 0, False: 0}

@@ -117,7 +117,7 @@ def fit(frame: Frame, size: int) -> torch.Tensor:
 
 
 def to_frame(image: torch.Tensor) -> Frame:
-    """(3, H, W) float in [0, 1] → (H, W, 3) uint8."""
+    """Turn a picture (3, H, W), float in [0, 1], into a frame (H, W, 3) uint8."""
     return (image.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
 
 

@@ -150,6 +150,7 @@ class Scale(nn.Module):
 
 class _Call(threading.local):
     record: Record | None = None
+    noise: tuple[Tensor, ...] | None = None  # of each scale
 
 
 class MemoryCompensation(KeepsCallState, nn.Module):
@@ -211,7 +212,9 @@ class MemoryCompensation(KeepsCallState, nn.Module):
         Raises:
             ValueError: scale out of range, a tensor of another shape, or a feature of integers.
         """
-        given, record = Given(keypoints, noise, driving, visibility), self._call.record
+        record, supplied = self._call.record, self._call.noise
+        noise = supplied[scale] if noise is None and supplied is not None else noise
+        given = Given(keypoints, noise, driving, visibility)
         feature_out, value, target = self._compensate(feature, given, scale, record is not None)
         if record is not None and value is not None and target is not None:
             record.add(scale, CompensationOutput(feature_out, value, target))
@@ -249,6 +252,21 @@ class MemoryCompensation(KeepsCallState, nn.Module):
             yield record
         finally:
             self._call.record = None
+
+    @contextmanager
+    def supplying(self, noise: Sequence[Tensor]) -> Iterator[None]:
+        """Inside of the block, and of its thread, `forward` runs scale i with `noise[i]` unless it is given another.
+
+        Raises:
+            ValueError: another number of scales.
+        """
+        if len(noise) != len(self.channels):
+            raise ValueError(f"noise must be one tensor for each of {len(self.channels)} scales, not {len(noise)}")
+        before, self._call.noise = self._call.noise, tuple(noise)
+        try:
+            yield
+        finally:
+            self._call.noise = before
 
     def settings(self) -> dict[str, Any]:
         """What makes two memories' weights interchangeable, as plain values; a file of weights carries it."""

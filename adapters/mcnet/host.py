@@ -71,7 +71,9 @@ class MCNet(FOMM):
         """
         if noise is None:
             return super().generate(source, kp_source, kp_driving)
-        with release.supplied(self.memory, noise):
+        if self.memory is None:
+            raise ValueError("noise was given, but the host has no memory to add it to")
+        with self.memory.supplying(noise):
             return super().generate(source, kp_source, kp_driving)
 
     def training_output(

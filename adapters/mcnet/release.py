@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -80,30 +77,6 @@ def write(memory: MemoryCompensation, sizes: Sequence[int]) -> dict[str, Tensor]
         for scale, size in enumerate(sizes)
         for theirs, ours in KEYS.items()
     }
-
-
-@contextmanager
-def supplied(memory: MemoryCompensation | None, noise: Sequence[Tensor]) -> Iterator[None]:
-    """Inside of the block, scale i of the memory runs with `noise[i]`.
-
-    Raises:
-        ValueError: there is no memory, or another number of scales.
-    """
-    if memory is None:
-        raise ValueError("noise was given, but the host has no memory to add it to")
-    if len(noise) != len(memory.channels):
-        raise ValueError(f"noise must be one tensor for each of {len(memory.channels)} scales, not {len(noise)}")
-    hook = memory.register_forward_pre_hook(partial(_with_noise, tuple(noise)), with_kwargs=True)
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-def _with_noise(
-    noise: tuple[Tensor, ...], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return args, {**kwargs, "noise": noise[kwargs["scale"]]}
 
 
 def _shapes(memory: MemoryCompensation) -> dict[str, tuple[int, ...]]:

@@ -85,7 +85,7 @@ def notes(benchmark: Benchmark) -> list[str]:
 
 
 def pairs_left_out(benchmark: Benchmark) -> list[str]:
-    """For each kind how many pairs have no value in some row, in which columns, and why if it is known."""
+    """A line for each kind: how many pairs have no value in some row, in which columns, and why if it is known."""
     found = []
     for kind in benchmark.kinds:
         total = len(benchmark.measured[COPY][kind].names)

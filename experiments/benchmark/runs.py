@@ -22,13 +22,13 @@ class Run:
     """A checkpoint whose weights were readable."""
 
     path: str
-    """As given."""
+    """Path as it was given."""
     name: str | None
     """The row that it was given to by name=path."""
     recipe: Recipe
     step: int
     sha256: str
-    """Of the file of weights."""
+    """Digest of the file of weights."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Row:
 
     @property
     def seeds(self) -> list[int]:
-        """Of the runs, in their order (by seed)."""
+        """Seeds of the runs, smallest first."""
         return [run.recipe.seed for run in self.runs]
 
     def labels(self) -> list[str]:
-        """For each run a name that no other run of the row has."""
+        """A name for each run that no other run of the row has."""
         return run_labels(self.name, self.seeds)
 
 

@@ -104,10 +104,8 @@ class Trained:
         """What the weights' description says, as a recipe that trains nothing."""
         content, memory = self.content, None
         if content.memory is not None:
-            place = {key: content.memory[key] for key in ("mode", "scales")}
             config = CompensationConfig.from_dict(content.memory["config"] or {})
-            scales = "all" if place["scales"] is None else tuple(place["scales"])
-            memory = MemorySection(config.variant, place["mode"], scales, config)
+            memory = MemorySection(config.variant, content.memory["mode"], tuple(content.memory["scales"]), config)
         data = DataSection(depth=takes_depth(content.model))
         return Recipe(size=self.size, host=HostSection(content.host, content.model), memory=memory, data=data)
 
@@ -130,11 +128,11 @@ def read_trained(path: str | os.PathLike[str]) -> Trained:
         except (ValueError, OSError) as error:
             raise UserError(str(error)) from None
     state = load_run(file)
-    recipe, memory = state.recipe, None
-    if recipe.memory is not None:
-        scales = None if recipe.memory.scales == "all" else list(recipe.memory.scales)
-        memory = {"config": recipe.memory.config.to_dict(), "mode": recipe.memory.mode}
-        memory |= {"scales": scales, "keypoints": None}
+    recipe, section = state.recipe, state.recipe.memory
+    memory: dict[str, Any] | None = None
+    if section is not None:  # None: all scales, and as many keypoints as the host has
+        scales = None if section.scales == "all" else list(section.scales)
+        memory = {"config": section.config.to_dict(), "mode": section.mode, "scales": scales, "keypoints": None}
     training = _training(recipe, state.step, state.info)
     content = Pretrained(recipe.host.name, recipe.host.model, memory, recipe.size, None, state.model(), training)
     return Trained(file, content, recipe)

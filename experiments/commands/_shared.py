@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
+from typing import Any, TypeVar
 
-from memcomp.experiments.evaluation.options import DRAWN, LIST, MeasureOptions, PairOptions
+from memcomp.experiments.evaluation.options import DRAWN, LIST, PairOptions
 
+Options = TypeVar("Options", bound=Any)  # a dataclass
 LARGEST = 2**63 - 1  # that numpy and torch take for a count or a seed
 
 
@@ -49,13 +52,8 @@ def add_pair_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def pair_options(args: argparse.Namespace) -> PairOptions:
-    """Which pairs to measure."""
-    return PairOptions(args.pairs, args.seed, tuple(args.pairs_file), args.root)
-
-
 def add_measure_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of the commands whose metrics can be chosen; `measure_options` reads them."""
+    """Arguments of the commands whose metrics can be chosen: the fields of `MeasureOptions`."""
     parser.add_argument("--batch", type=at_least(1), default=8, help="pairs predicted at once (default: %(default)s)")
     parser.add_argument(
         "--metrics",
@@ -66,6 +64,7 @@ def add_measure_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--backend",
+        dest="backends",
         action="append",
         default=[],
         metavar="KEY=VALUE",
@@ -73,6 +72,18 @@ def add_measure_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def measure_options(args: argparse.Namespace) -> MeasureOptions:
-    """What to measure on the pairs."""
-    return MeasureOptions(args.metrics, tuple(args.backend), args.batch)
+def options_of(kind: type[Options], args: argparse.Namespace, **others: object) -> Options:
+    """Fill a dataclass of options with the arguments that are called as its fields; lists become tuples.
+
+    Args:
+        kind: the dataclass.
+        args: what argparse read; what it lacks keeps the dataclass's default.
+        others: fields that no argument is called as.
+    """
+    found = {one.name: getattr(args, one.name) for one in fields(kind) if hasattr(args, one.name)} | others
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
+
+
+def pair_options(args: argparse.Namespace) -> PairOptions:
+    """Which pairs to measure."""
+    return PairOptions(args.pairs, args.seed, tuple(args.pairs_file), args.root)

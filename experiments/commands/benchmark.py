@@ -7,13 +7,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from memcomp.experiments.commands._shared import (
-    add_measure_arguments,
-    add_pair_arguments,
-    at_least,
-    measure_options,
-    pair_options,
-)
+from memcomp.experiments.commands import _shared as shared
+from memcomp.experiments.evaluation.options import MeasureOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,13 +16,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "runs", nargs="+", metavar="[NAME=]RUN", help="run, checkpoint or pretrained folder; NAME: that of its row"
     )
-    parser.add_argument("--set", action="append", default=[], metavar="key=value", help="changes to the pairs' recipe")
-    parser.add_argument("--baseline", metavar="NAME|INDEX", help="row, or number of a run from 1 (default: the first)")
-    add_pair_arguments(parser)
-    parser.add_argument("--published", action="store_true", help="add the rows of the paper's Tables 1 and 2, marked")
-    add_measure_arguments(parser)
     parser.add_argument(
-        "--repeats", type=at_least(0), default=7, help="timed frames of each row; 0 = no times (default 7)"
+        "--set", dest="changes", action="append", default=[], metavar="key=value", help="changes to the pairs' recipe"
+    )
+    parser.add_argument("--baseline", metavar="NAME|INDEX", help="row, or number of a run from 1 (default: the first)")
+    shared.add_pair_arguments(parser)
+    parser.add_argument("--published", action="store_true", help="add the rows of the paper's Tables 1 and 2, marked")
+    shared.add_measure_arguments(parser)
+    parser.add_argument(
+        "--repeats", type=shared.at_least(0), default=7, help="timed frames of each row; 0 = no times (default 7)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
     parser.add_argument("--show", metavar="NAME", help="row whose clips and memory report.html shows")
@@ -40,19 +37,8 @@ def run(args: argparse.Namespace) -> None:
     from memcomp.experiments.benchmark.benchmark import benchmark
     from memcomp.experiments.benchmark.result import BenchmarkOptions
 
-    options = BenchmarkOptions(
-        runs=tuple(args.runs),
-        output=args.output,
-        changes=tuple(args.set),
-        baseline=args.baseline,
-        pairs=pair_options(args),
-        measuring=measure_options(args),
-        published=args.published,
-        repeats=args.repeats,
-        device=args.device,
-        show=args.show,
-    )
-    found = benchmark(options)
+    pairs, measuring = shared.pair_options(args), shared.options_of(MeasureOptions, args)
+    found = benchmark(shared.options_of(BenchmarkOptions, args, pairs=pairs, measuring=measuring))
     if args.no_report:
         return
     if find_spec("jinja2") is None:  # the tables stand already

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from memcomp.experiments.commands._shared import add_pair_arguments, pair_options
+from memcomp.experiments.commands import _shared as shared
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,11 +13,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipes", nargs=2, metavar="RECIPE", help="the second is compared with the first")
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="keys to change in both")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write into")
-    add_pair_arguments(parser)
+    shared.add_pair_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """`memcomp compare`."""
     from memcomp.experiments.benchmark.compare import CompareOptions, compare
 
-    compare(CompareOptions(tuple(args.recipes), args.output, tuple(args.overrides), pair_options(args)))
+    compare(shared.options_of(CompareOptions, args, pairs=shared.pair_options(args)))

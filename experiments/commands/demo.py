@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from memcomp.experiments.commands._shared import at_least
+from memcomp.experiments.commands import _shared as shared
 
 STEPS = 350  # of both trainings together with the rest under five minutes on two cores
 
@@ -16,26 +16,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder (default: %(default)s)")
     parser.add_argument("--from-scratch", action="store_true", help="train the host as well: much longer")
     parser.add_argument(
-        "--steps", type=at_least(1), default=STEPS, help="of training with and without (default: %(default)s)"
+        "--steps", type=shared.at_least(1), default=STEPS, help="of training with and without (default: %(default)s)"
     )
     parser.add_argument(
-        "--host-steps", type=at_least(1), help="with --from-scratch: of the host (default: its recipe's)"
+        "--host-steps", type=shared.at_least(1), help="with --from-scratch: of the host (default: its recipe's)"
     )
-    parser.add_argument("--pairs", type=at_least(1), default=100, help="test pairs of each kind (default: %(default)s)")
-    parser.add_argument("--seed", type=at_least(0), default=1, help="of the training (default: %(default)s)")
+    parser.add_argument(
+        "--pairs", type=shared.at_least(1), default=100, help="test pairs of each kind (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=shared.at_least(0), default=1, help="of the training (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> None:
     """`memcomp demo`."""
     from memcomp.experiments.demo.demo import DemoOptions, demo
 
-    options = DemoOptions(
-        output=args.output,
-        steps=args.steps,
-        overrides=tuple(args.overrides),
-        from_scratch=args.from_scratch,
-        host_steps=args.host_steps,
-        pairs=args.pairs,
-        seed=args.seed,
-    )
-    demo(options)
+    demo(shared.options_of(DemoOptions, args))

@@ -169,7 +169,7 @@ def find_host(options: DemoOptions, folder: Path) -> tuple[Path, str]:
 
 
 def training_jobs(folder: Path, init: Path, options: DemoOptions) -> list[Job]:
-    """The two trainings: they differ in the recipe alone, whose only difference is the memory."""
+    """The two trainings: only their recipes differ, and these in the memory alone."""
     common = (*options.overrides, f"init={init}", f"optim.steps={options.steps}", f"seed={options.seed}")
     return [
         Job("host alone   ", HOST_RECIPE, common, folder / "host"),

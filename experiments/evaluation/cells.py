@@ -52,18 +52,18 @@ class Cell:
 
     @property
     def spread_text(self) -> str:
-        """ "± 0.0012", or nothing with one seed."""
+        """How far seeds are apart: "± 0.0012", or nothing with one seed."""
         return "" if self.value is None or self.spread is None else f"± {self.spread:.{self._digits}f}"
 
     @property
     def ends_text(self) -> str:
-        """ "+0.0012 [+0.0003, +0.0021]" without its first number: the ends of the difference's 95 % interval."""
+        """Ends of the difference's 95 % interval: "[+0.0003, +0.0021]"."""
         d = self.difference
         return "" if d is None else f"[{d.low:+.{self._digits}f}, {d.high:+.{self._digits}f}]"
 
     @property
     def shift_text(self) -> str:
-        """ "+0.0012": the difference alone."""
+        """The difference alone: "+0.0012"."""
         return "" if self.difference is None else f"{self.difference.value:+.{self._digits}f}"
 
     def text(self) -> str:

@@ -45,7 +45,7 @@ class EvaluationOptions:
     measuring: MeasureOptions = field(default_factory=MeasureOptions)
     kinds: tuple[str, ...] = (SAME, CROSS)
     videos: int = 4
-    """Of clips: videos of two people to write."""
+    """Videos of two people to write, if the data are clips."""
     video_frames: int = 75
     clips: int = 0
     """Whole clips of which to measure jitter and flicker."""

@@ -20,7 +20,7 @@ from memcomp.experiments.video import to_frame
 
 @dataclass(frozen=True)
 class Row:
-    """One model on one pair."""
+    """What one model scored on one pair."""
 
     values: dict[str, float | None] = field(default_factory=dict)
     """Column, such as "standard.ssim.disoccluded", → value; None = not measurable."""

@@ -17,7 +17,6 @@ from memcomp.experiments.errors import UserError
 from memcomp.experiments.evaluation.gather import gather, place, share
 from memcomp.experiments.evaluation.options import SAME
 from memcomp.experiments.evaluation.panel import Panel, Row
-from memcomp.experiments.metrics.aggregate import Mean, mean
 from memcomp.experiments.video import Frame, to_frame
 
 Predict = Callable[[Tensor, Tensor], Tensor]  # source, driving (B, 3 or 4, H, W) in [0, 1] → prediction (B, 3, H, W)
@@ -52,7 +51,7 @@ class Pair(Protocol):
 
 @dataclass(frozen=True)
 class Scores:
-    """One model on one list of pairs."""
+    """The scores of one model on one list of pairs."""
 
     names: list[str]
     """The pairs' names, in order."""
@@ -71,10 +70,6 @@ class Scores:
     def column(self, name: str) -> list[float | None]:
         """One value per pair."""
         return [row.get(name) for row in self.values]
-
-    def means(self) -> dict[str, Mean]:
-        """Column → its mean over pairs."""
-        return {name: mean(self.column(name)) for name in self.columns}
 
     def reasons(self) -> dict[str, Counter[str]]:
         """Metric → why pairs have no value, with how many."""
@@ -118,7 +113,7 @@ class Model:
 
     host: Host | None = None
     channels: int = 3
-    """Of the pictures that the host takes: 4 with the disparity."""
+    """Channels of the pictures that the host takes: 4 with the disparity."""
 
     def predictor(self, kind: str) -> Predict:
         """What predicts pairs of a kind: for pairs of one person the background moves as well."""
@@ -136,7 +131,7 @@ def measure(
     batch: int = 8,
     tick: Callable[[int], object] | None = None,
 ) -> dict[str, dict[str, Scores]]:
-    """Every model on every kind of pairs on which the panel can measure anything: kind → model → scores.
+    """Measure every model on every kind of pairs on which the panel can say anything: kind → model → scores.
 
     Args:
         models: name → model.

@@ -24,7 +24,7 @@ SHORTEST = 3  # frames: jitter is a second difference
 
 @dataclass(frozen=True)
 class ClipScore:
-    """One model on one clip."""
+    """What one model scored on one clip."""
 
     clip: str
     frames: int

@@ -151,7 +151,7 @@ def colour_limit(values: Tensor) -> float:
 
 
 def mosaic(tiles: np.ndarray, columns: int, gap: int, empty: float = math.nan) -> np.ndarray:
-    """(n, h, w) or (n, h, w, 3) → one array with `columns` tiles in a line and `gap` places of `empty` between them."""
+    """Lay out (n, h, w) or (n, h, w, 3) as one array: `columns` tiles in a line, `gap` places of `empty` between."""
     count, height, width = tiles.shape[:3]
     lines = math.ceil(count / columns)
     shape = (lines * (height + gap) - gap, columns * (width + gap) - gap, *tiles.shape[3:])
@@ -170,7 +170,7 @@ def _choices(memory: Tensor, count: int) -> dict[str, list[int]]:
 
 
 def _enlarged(tiles: np.ndarray) -> np.ndarray:
-    """(n, h, w) → (n, TILE, TILE), nearest neighbour."""
+    """Enlarge (n, h, w) to (n, TILE, TILE), by nearest neighbours."""
     rows, places = ((np.arange(TILE) * size) // TILE for size in tiles.shape[1:])
     return tiles[:, rows][:, :, places]
 

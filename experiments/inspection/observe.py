@@ -54,7 +54,7 @@ class ScaleView:
     """(C_m,): bias of the query."""
 
     def attention_at(self, x: float, y: float, sample: int = 0) -> Tensor:
-        """(H_m, W_m), sums to 1: where the place at (x, y) in [0, 1]² of the picture looks (y counts downwards)."""
+        """Where in the memory the place (x, y) of the picture, in [0, 1], y downwards, looks: (H_m, W_m), sums to 1."""
         height, width = self.part.shape[2:]
         row, column = min(int(y * height), height - 1), min(int(x * width), width - 1)
         tokens = self.part[sample, :, row, column][None]  # (1, C)

@@ -42,9 +42,6 @@ class Difference:
             return "unclear"
         return "better" if (self.value > 0) == higher_is_better else "worse"
 
-    def __str__(self) -> str:
-        return f"{self.value:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
-
 
 def mean(values: Sequence[float | None]) -> Mean:
     """Mean in the order of the pairs, in float64; pairs without a finite value are counted and left out.

@@ -38,7 +38,7 @@ class Metric:
     reads: str = "image"
     """What is compared: "image", a LPIPS network, or the kind of label that a backend reads."""
     against: str = "target"
-    """With what: "target", the truth; "person", the truth or, where there is none, the source; "driving"."""
+    """What it is compared with: "target", the truth; "person", the truth or else the source; "driving"."""
     masked: bool = False
     """Whether it can also be taken over disoccluded pixels."""
 

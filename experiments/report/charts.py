@@ -64,7 +64,7 @@ class Scatter:
     points: list[tuple[float, float, str, bool]]
     """x, y, what it is, whether the other row is better."""
     ticks: list[tuple[float, str]]
-    """To the right; upwards the same number stands at 200 minus the place."""
+    """Ticks to the right; upwards the same number stands at 200 minus the place."""
     better: int
     left_out: int
 
@@ -77,7 +77,7 @@ def scatter(
     digits: int,
     higher_is_better: bool,
 ) -> Scatter | None:
-    """None if fewer than two pairs have finite values in both rows."""
+    """The plot of two rows; None if fewer than two pairs have finite values in both."""
     found = [
         (x, y, name)
         for x, y, name in zip(base, other, names, strict=True)

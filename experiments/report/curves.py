@@ -17,7 +17,7 @@ Curve = list[list[float]]
 
 
 def curves(row: Row) -> list[dict[str, Curve]]:
-    """For each run of a row: loss → [[step, running mean over a twentieth of the run], …]; {} for a run without log."""
+    """Loss → [[step, running mean over a twentieth of the run], …] of each run of a row; {} for a run without log."""
     return [loss_curves(log) if (log := log_of(run.path)) else {} for run in row.runs]
 
 

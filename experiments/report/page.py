@@ -1,4 +1,4 @@
-"""`report.html` from the files of a benchmark's folder: no checkpoint and no torch model is needed any more."""
+"""Make `report.html` from the files of a benchmark's folder: no checkpoint and no torch model is needed any more."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def html_cell(cell: Cell, limit: float) -> dict[str, Any]:
 
 
 def outcomes(content: Content) -> list[dict[str, Any]]:
-    """For each row and kind of pairs: in which columns of the standard protocol it is better, worse, or neither."""
+    """Columns of the standard protocol in which each row is better, worse, or neither, by kind of pairs."""
     found = []
     for kind, rows in content["differences"].items():
         for name in rows:
@@ -131,7 +131,7 @@ def row_values(
 
 
 def scatters(content: Content, values: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """For each row but the baseline, each kind of pairs: a plot for every column of the standard protocol."""
+    """Scatter plots of every row but the baseline, by kind of pairs and column of the standard protocol."""
     found = []
     for name in [row["name"] for row in content["rows"] if row["name"] != content["baseline"]]:
         for kind in content["results"]:

@@ -404,3 +404,19 @@ def test_the_published_memory_can_be_disabled():
         assert torch.equal(host(*pictures()).prediction, expected)
         assert torch.equal(host(*pictures(), noise=noise()).prediction, expected)
     assert torch.equal(host(*pictures()).prediction, shown)
+
+
+def test_noise_belongs_to_the_thread_that_gives_it():
+    from concurrent.futures import ThreadPoolExecutor
+
+    host, (source, driving) = remembering(), pictures()
+    expected = [host(source, driving, noise=noise(seed=seed)).prediction for seed in range(4)]
+    still = host(source, driving).prediction
+
+    def call(number):
+        given = None if number % 5 == 4 else noise(seed=number % 5)
+        wanted = still if given is None else expected[number % 5]
+        return torch.equal(host(source, driving, noise=given).prediction, wanted)
+
+    with torch.no_grad(), ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(call, range(60)))

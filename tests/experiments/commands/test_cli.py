@@ -103,6 +103,18 @@ def test_nothing_of_an_extra_is_imported_before_a_command_is_chosen():
     assert {name.split(".")[0] for name in loaded} - set(sys.stdlib_module_names) == {"memcomp"}
 
 
+@pytest.mark.parametrize("command", ["evaluate", "benchmark", "compare", "report", "demo", "speed"])
+def test_a_command_explains_itself_without_importing_its_work(command):
+    code = (
+        "import sys; start = set(sys.modules)\n"
+        "from memcomp.experiments import cli\n"
+        f"try: cli.main([{command!r}, '--help'])\n"
+        "except SystemExit: print(*set(sys.modules) - start, file=sys.stderr)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr.split()
+    assert {name.split(".")[0] for name in loaded} - set(sys.stdlib_module_names) == {"memcomp"}
+
+
 def test_interruption_is_exit_code_130(monkeypatch, capsys):
     def stop(args):
         raise KeyboardInterrupt

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections import Counter
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ import torch
 from memcomp.experiments.cli import main
 from memcomp.experiments.data.clips import Clips
 from memcomp.experiments.errors import UserError
+from memcomp.experiments.evaluation.cells import Cell, cell_of
 from memcomp.experiments.evaluation.clip_pairs import draw_pairs, is_cross
 from memcomp.experiments.evaluation.options import CROSS, SAME, PairOptions
 from memcomp.experiments.evaluation.pairs import at_root, evaluation_pairs
@@ -178,9 +180,9 @@ def test_a_model_that_predicts_nan_is_named(small_recipe):
 
 def test_an_exact_copy_is_left_out_of_the_psnr_and_counted(small_recipe):
     pairs = list(evaluation_pairs(small_recipe, [SAME], PairOptions(3))[SAME])
-    means = score({"truth": lambda source, driving: driving}, pairs)["truth"].means()
-    assert (means["standard.psnr"].value, means["standard.psnr"].left_out) == (None, 3)
-    assert (means["standard.l1"].value, means["standard.ssim"].value) == (0, pytest.approx(1))
+    scores = score({"truth": lambda source, driving: driving}, pairs)["truth"]
+    psnr, l1, ssim = (cell_of(f"standard.{name}", [scores]) for name in ("psnr", "l1", "ssim"))
+    assert (psnr.value, psnr.left_out, l1.value, ssim.value) == (None, 3, 0, pytest.approx(1))
 
 
 def test_predictions_come_from_the_host_as_it_is(small_host, small_recipe):
@@ -230,6 +232,20 @@ def scores(l1, ssim, masked):
     keys = ("standard.l1", "standard.ssim", "standard.l1.disoccluded")
     rows = [dict(zip(keys, values, strict=True)) for values in zip(l1, ssim, masked, strict=True)]
     return Scores([str(i) for i in range(len(rows))], rows, [])
+
+
+def test_a_cell_is_a_mean_over_seeds_and_its_difference_to_the_baseline():
+    seeds = [scores([0.1, 0.2, 0.3], [0.5] * 3, [None] * 3), scores([0.2, 0.3, None], [0.5] * 3, [0.1] * 3)]
+    base = [scores([0.3, 0.5, 0.9], [0.5] * 3, [0.1] * 3)] * 2
+    cell = cell_of("standard.l1", seeds, base)
+    assert (cell.value, cell.pairs, cell.left_out, cell.verdict) == (pytest.approx(0.225), 2, 1, "better")
+    assert cell.text() == "0.2250 ± 0.0354 (n 2)"
+    assert re.fullmatch(r"-0\.\d{4} \[-0\.\d{4}, -0\.\d{4}\] \(n 2\) \*\*better\*\*", cell.difference_text())
+    found = json.loads(json.dumps([cell.to_json(), vars(cell.difference)]))
+    assert Cell.from_json("standard.l1", *found) == cell
+    masked = cell_of("standard.l1.disoccluded", seeds)  # one seed has no value at all
+    assert (masked.value, masked.text(), masked.difference_text(), masked.verdict) == (None, "", "", "unclear")
+    assert Cell("standard.l1", skipped={"no face": 3}).text() == "n/a (no face)"
 
 
 def test_tables():

@@ -194,7 +194,7 @@ seen = []
 scores = score({"copy": copy_source}, [Pair(i) for i in range(10)], batch=2, tick=seen.append)["copy"]
 if dist.get_rank() == 2:
     values = {c: [v.hex() for v in scores.column(c)] for c in scores.columns}
-    means = {c: m.value.hex() for c, m in scores.means().items()}
+    means = {c: mean(scores.column(c)).value.hex() for c in scores.columns}
     print(json.dumps([scores.names, values, means, sum(seen)]))
 dist.destroy_process_group()
 """

@@ -2,11 +2,13 @@
 
 import csv
 import dataclasses
+import gzip
 import json
 import os
 import re
 import shutil
 from html.parser import HTMLParser
+from importlib import resources
 from types import SimpleNamespace
 
 import numpy as np
@@ -126,6 +128,17 @@ def test_the_page_is_made_anew_from_the_files_alone(finished, tmp_path, capsys):
     write_page(copy)
     text = (copy / "report.html").read_text()
     assert "<video" not in text and "was run without them" in text
+
+
+def test_the_page_of_an_earlier_benchmark(tmp_path):
+    kept = resources.files("memcomp.experiments.results")
+    (tmp_path / "benchmark.json").write_bytes(kept.joinpath("first_table_fomm.json").read_bytes())
+    (tmp_path / "pairs.csv").write_bytes(gzip.decompress(kept.joinpath("first_table_fomm_pairs.csv.gz").read_bytes()))
+    text = " ".join("".join(Page(write_page(tmp_path)).text).split())
+    content = json.loads((tmp_path / "benchmark.json").read_text())
+    row, delta = (content[part][SAME]["fomm + MCM"]["standard.l1"] for part in ("results", "differences"))
+    assert f"{row['value']:.4f} ± {row['deviation_of_seeds']:.4f}" in text
+    assert f"{delta['value']:+.4f} [{delta['low']:+.4f}, {delta['high']:+.4f}]" in text
 
 
 def test_folders_that_are_no_benchmark(finished, tmp_path, capsys):
