@@ -7,7 +7,7 @@ convolution after the attention is linear and the rows of a softmax sum to one, 
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,31 @@ from torch.autograd.function import once_differentiable
 
 # Entries of the attention matrix held at a time: 8 MB on a CPU (half or twice as much is as fast); more on a GPU.
 CHUNK_CPU, CHUNK_GPU = 2**21, 2**26
+
+
+class Query(NamedTuple):
+    """What the places of a feature ask the memory: the arguments of `cross_attention` beside keys and values."""
+
+    feature: Tensor
+    weight: Tensor
+    bias: Tensor
+    more: Tensor | None = None
+    unit: bool = False
+    places: tuple[Tensor, Tensor] | None = None
+
+    def read(self, keys: Tensor, values: Tensor) -> Tensor:
+        """Attend: see `cross_attention`."""
+        feature, weight, bias, more, unit, places = self
+        return cross_attention(feature, weight, bias, keys, values, more=more, unit=unit, places=places)
+
+    def logits(self, keys: Tensor, sample: int, places: slice) -> Tensor:
+        """The logits (n, M) of some of a sample's places, counted row by row, for who wants to see them."""
+        tokens = self.feature[sample].flatten(1)[:, places].t()  # (n, C)
+        more = None if self.more is None else self.more[sample].flatten(1)[:, places].t()[None]
+        queries = _queries(tokens[None], self.weight, self.bias, more)
+        queries = _to_unit(queries)[0] if self.unit else queries
+        here, there = self.places or (None, None)
+        return _logits(queries, keys[sample][None], None if here is None else here[:, places], there)[0]
 
 
 def cross_attention(

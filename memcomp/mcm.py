@@ -10,7 +10,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memcomp.attention import cross_attention
+from memcomp.attention import Query
 from memcomp.layers import DynamicConv2d, compose, convolve_each, merge, preserve_variance, split
 
 __all__ = ["MCM", "DynamicConv2d", "compose", "convolve_each", "merge", "preserve_variance", "split"]
@@ -48,6 +48,10 @@ class MCM(nn.Module):
         """F_K times the attention's scale, (B, C_m, M), from M_s and GAP(F_proj) as in `forward`."""
         return self.key(memory, descriptor).flatten(2) * self.scale
 
+    def ask(self, feature: Tensor, projection: nn.Conv2d, size: tuple[int, int]) -> Query:
+        """What F_w^1 (B, C, H, W) asks a memory of that size: F_Q, as a 1x1 convolution that is yet to be made."""
+        return Query(feature, *compose(self.query, projection))
+
     def forward(
         self,
         feature: Tensor,
@@ -80,5 +84,5 @@ class MCM(nn.Module):
             kernel, bias = self.value.kernel(descriptor)
             kernel = (out @ kernel.flatten(2)).unflatten(2, kernel.shape[2:])  # (B, C, C_m, 3, 3)
             values = convolve_each(memory, kernel, F.linear(bias, out, output.bias))  # type: ignore[arg-type]
-        compensated = cross_attention(feature, *compose(self.query, projection), keys, values.flatten(2))
+        compensated = self.ask(feature, projection, (memory.shape[2], memory.shape[3])).read(keys, values.flatten(2))
         return compensated, value if with_value else None

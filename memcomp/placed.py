@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memcomp.attention import cross_attention
+from memcomp.attention import Query
 from memcomp.config import CompensationConfig
 from memcomp.layers import DynamicConv2d, compose, preserve_variance
 
@@ -89,6 +89,26 @@ class PlacedMCM(nn.Module):
         keys = self.key(memory, descriptor).flatten(2)
         return keys * self.scale if self.sharpness is None else F.normalize(keys, dim=1) * self.sharpness.exp()
 
+    def ask(
+        self, feature: Tensor, projection: nn.Conv2d, size: tuple[int, int], visibility: Tensor | None = None
+    ) -> Query:
+        """What a feature (B, C, H, W) asks a memory of that size, on the grid of `queries`; see `MCM.ask`."""
+        full = feature.shape[2:]
+        if self.queries is not None and max(full) > self.queries:
+            ratio = self.queries / max(full)
+            coarse = (max(1, round(full[0] * ratio)), max(1, round(full[1] * ratio)))
+            feature = F.adaptive_avg_pool2d(feature, coarse)
+            visibility = None if visibility is None else F.adaptive_avg_pool2d(visibility, coarse)
+        weight, bias = compose(self.query, projection)
+        more, places = self._around(feature, visibility, projection), None
+        if self.place:
+            here = self.place["query"](*feature.shape[2:])[0].flatten(1)  # (32, N)
+            places = here, self.place["key"](*size)[0].flatten(1) * self.nearness.exp()  # (32, M)
+        if self.seen is not None and visibility is not None:  # one more channel to ask with
+            feature = torch.cat([feature, visibility], dim=1)
+            weight = torch.cat([weight, self.seen.weight.flatten(1)], dim=1)
+        return Query(feature, weight, bias, more, self.sharpness is not None, places)
+
     def forward(
         self,
         feature: Tensor,
@@ -100,33 +120,13 @@ class PlacedMCM(nn.Module):
         with_value: bool,
         visibility: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """As `memcomp.mcm.MCM.forward`; visibility (B, 1, H, W) in [0, 1] where the config asks for it."""
-        full = feature.shape[2:]
-        if self.queries is not None and max(full) > self.queries:
-            ratio = self.queries / max(full)
-            size = (max(1, round(full[0] * ratio)), max(1, round(full[1] * ratio)))
-            feature = F.adaptive_avg_pool2d(feature, size)
-            visibility = None if visibility is None else F.adaptive_avg_pool2d(visibility, size)
-        height, width = feature.shape[2:]
+        """Compensate as `memcomp.mcm.MCM.forward` does; visibility (B, 1, H, W) in [0, 1] if the config asks for it."""
         value = self.value(memory, descriptor)  # (B, C_m, H_m, W_m)
         values = F.conv2d(value, output.weight, output.bias).flatten(2)  # (B, C, M): W_o acts on the memory's tokens
-        keys = self.keys(memory, descriptor)
-        weight, bias = compose(self.query, projection)
-        more = self._around(feature, visibility, projection)
-        if self.seen is not None and visibility is not None:  # one more channel to ask with
-            feature, weight = (
-                torch.cat([feature, visibility], dim=1),
-                torch.cat([weight, self.seen.weight.flatten(1)], 1),
-            )
-        places = None
-        if self.place:
-            here = self.place["query"](height, width)[0].flatten(1)  # (32, N)
-            places = here, self.place["key"](*value.shape[2:])[0].flatten(1) * self.nearness.exp()  # (32, M)
-        attended = cross_attention(
-            feature, weight, bias, keys, values, more=more, unit=self.sharpness is not None, places=places
-        )  # (B, C, h, w)
-        if attended.shape[2:] != full:
-            attended = F.interpolate(attended, size=full, mode="bilinear", align_corners=False)
+        query = self.ask(feature, projection, (value.shape[2], value.shape[3]), visibility)
+        attended = query.read(self.keys(memory, descriptor), values)  # (B, C, h, w)
+        if attended.shape[2:] != feature.shape[2:]:
+            attended = F.interpolate(attended, size=feature.shape[2:], mode="bilinear", align_corners=False)
         return attended, value if with_value else None
 
     def _around(self, feature: Tensor, visibility: Tensor | None, projection: nn.Conv2d) -> Tensor | None:

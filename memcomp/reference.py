@@ -132,8 +132,10 @@ def compensate(
         ValueError: variant "release", which does not follow them, or a coarser grid of queries.
     """
     config = unit.config
-    if config.variant != "paper" or config.queries is not None:
-        raise ValueError(f"variant {config.variant!r}, queries {config.queries}: does not follow the paper's equations")
+    if config.variant != "paper":
+        raise ValueError(f"variant {config.variant!r} does not follow the paper's equations")
+    if config.queries is not None:
+        raise ValueError("a coarser grid of queries follows them only nearly")
     shared = 0 if config.sharing == "networks" else scale
     layer: Any = unit.scales[scale]  # what a list of modules gives has no type that knows its layers
     mcm: Any = unit.mcm[shared]

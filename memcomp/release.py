@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memcomp.attention import cross_attention
+from memcomp.attention import Query
 from memcomp.iicm import IICM, ModulatedConv2d
 from memcomp.layers import DynamicConv2d, compose
 
@@ -121,6 +121,10 @@ class ReleaseMCM(nn.Module):
         """F_K times the attention's scale, (B, C_m, M), from M_s and GAP(F_proj) as in `forward`."""
         return self._key_and_value(memory, descriptor)[0].flatten(2) * self.scale
 
+    def ask(self, feature: Tensor, projection: nn.Conv2d, size: tuple[int, int]) -> Query:
+        """What a feature asks the memory: see `memcomp.mcm.MCM.ask`."""
+        return Query(feature, *compose(self.query, projection))
+
     def forward(
         self,
         feature: Tensor,
@@ -134,9 +138,8 @@ class ReleaseMCM(nn.Module):
         """What `MCM.forward` gives; `output` is a 3x3 convolution C_m -> C and an instance norm."""
         key, value = self._key_and_value(memory, descriptor)
         values = F.conv2d(value, self.difference.weight)
-        attended = cross_attention(
-            feature, *compose(self.query, projection), key.flatten(2) * self.scale, values.flatten(2)
-        )
+        query = self.ask(feature, projection, (memory.shape[2], memory.shape[3]))
+        attended = query.read(key.flatten(2) * self.scale, values.flatten(2))
         weight, bias = compose(self.difference, projection)
         difference = F.relu(F.conv2d(feature, weight[..., None, None], bias) - attended)  # (B, C_m, H, W)
         return F.relu(output(difference + projection(feature))), value if with_value else None

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memcomp import MemoryCompensation
 from memcomp.adapters import Host, HostOutput
 from memcomp.adapters.attachment.skip import SkipCompensation
+from memcomp.attention import Query
 from memcomp.compensation import Scale
-from memcomp.layers import compose, split
+from memcomp.layers import split
 
 ENTRIES = 2**21  # of an attention matrix held at a time
 
@@ -48,36 +48,31 @@ class ScaleView:
     """(B, H, W): root mean square over these channels of what the memory changes."""
     keys: Tensor
     """(B, C_m, H_m W_m), times the attention's scale."""
-    weight: Tensor
-    """(C_m, C): weight of the query, a 1×1 convolution before a ReLU."""
-    bias: Tensor
-    """(C_m,): bias of the query."""
+    query: Query
+    """What its places ask."""
 
     def attention_at(self, x: float, y: float, sample: int = 0) -> Tensor:
         """Where in the memory the place (x, y) of the picture, in [0, 1], y downwards, looks: (H_m, W_m), sums to 1."""
-        height, width = self.part.shape[2:]
+        height, width = self.query.feature.shape[2:]
         row, column = min(int(y * height), height - 1), min(int(x * width), width - 1)
-        tokens = self.part[sample, :, row, column][None]  # (1, C)
-        return torch.softmax(self._logits(tokens, sample), dim=1)[0].unflatten(0, self.memory.shape[2:])
+        logits = self.query.logits(self.keys, sample, slice(row * width + column, row * width + column + 1))  # (1, M)
+        return torch.softmax(logits, dim=1)[0].unflatten(0, self.memory.shape[2:])
 
     def attention(self) -> Attention:
         """How all places look into the memory, computed a chunk of them at a time."""
-        height, width = self.part.shape[2:]
-        entropies, usages = [], []
-        for sample, part in enumerate(self.part):
+        height, width = self.query.feature.shape[2:]
+        entropies, usages, step = [], [], max(1, ENTRIES // self.keys.shape[2])
+        for sample in range(len(self.keys)):
             rows = []
             usage = torch.zeros_like(self.keys[0, 0])  # (M,)
-            for tokens in part.flatten(1).t().split(max(1, ENTRIES // self.keys.shape[2])):
-                logits = self._logits(tokens, sample)  # (n, M)
+            for first in range(0, height * width, step):
+                logits = self.query.logits(self.keys, sample, slice(first, first + step))  # (n, M)
                 shares = torch.softmax(logits, dim=1)
                 rows.append((logits.logsumexp(1) - (shares * logits).sum(1)).clamp(min=0))
                 usage += shares.sum(0)
             entropies.append(torch.cat(rows).view(height, width))
             usages.append((usage / (height * width)).view(self.memory.shape[2:]))
         return Attention(torch.stack(entropies), torch.stack(usages))
-
-    def _logits(self, tokens: Tensor, sample: int) -> Tensor:
-        return F.relu(F.linear(tokens, self.weight, self.bias)) @ self.keys[sample]
 
 
 @torch.no_grad()
@@ -103,6 +98,7 @@ def observe(host: Host, source: Tensor, driving: Tensor) -> tuple[HostOutput, li
 
     def note(_: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = signature.bind(*args, **kwargs).arguments
+        given |= given.pop("given", {})  # what a memory of skips passes on
         scale = given["scale"]
         if isinstance(memory, SkipCompensation) and scale in memory.skips:  # there it compensates a feature of its own
             given["feature"] = memory.skips.warped(scale)
@@ -118,18 +114,19 @@ def observe(host: Host, source: Tensor, driving: Tensor) -> tuple[HostOutput, li
 
 @torch.no_grad()
 def view(
-    memory: MemoryCompensation, feature: Tensor, keypoints: Tensor, scale: int, noise: Tensor | None = None
+    memory: MemoryCompensation, feature: Tensor, keypoints: Tensor, scale: int, **given: Tensor | None
 ) -> ScaleView:
-    """Look at one scale of `memory.compensate(feature, keypoints, scale, noise)`, by the memory's own steps."""
-    compensated = memory.compensate(feature, keypoints, scale, noise).feature
-    step, attend = memory.condition(feature, keypoints, scale, noise), memory.attention(scale)
+    """Look at one scale of `memory.compensate(feature, keypoints, scale, **given)`, by the memory's own steps."""
+    compensated = memory.compensate(feature, keypoints, scale, **given).feature
+    step, attend = memory.condition(feature, keypoints, scale, **given), memory.attention(scale)
     projection = cast(Scale, memory.scales[scale]).projection
     part = step.part.to(projection.weight.dtype, copy=True)  # a host may change it in place
     after = split(compensated, memory.config.split)[1].to(part.dtype)
     conditioned = step.memory.expand(len(feature), -1, -1, -1)  # M_s or M_o (B, C_m, H_m, W_m)
-    weight, bias = compose(attend.query, projection)
+    seen = {} if step.visibility is None else {"visibility": step.visibility}
+    query = attend.ask(part, projection, memory.config.memory_size, **seen)
     change = (after - part).square().mean(1).sqrt()  # (B, H, W)
-    return ScaleView(scale, conditioned, part, change, attend.keys(conditioned, step.descriptor), weight, bias)
+    return ScaleView(scale, conditioned, part, change, attend.keys(conditioned, step.descriptor), query)
 
 
 def gates(memory: MemoryCompensation) -> dict[int, Tensor]:
