@@ -15,7 +15,7 @@ from memcomp.experiments.evaluation.options import COPY
 from memcomp.experiments.evaluation.scores import Scores
 from memcomp.experiments.evaluation.tables import write_pairs
 from memcomp.experiments.files import atomic_write
-from memcomp.experiments.metrics.registry import MINIMUM_PIXELS, PROTOCOLS, column_title
+from memcomp.experiments.metrics.registry import MASK_NOTES, MASKS, MINIMUM_PIXELS, PROTOCOLS, column_title, mask_of
 from memcomp.experiments.output.tables import versions, versions_line, write_json
 
 
@@ -49,13 +49,13 @@ def notes(benchmark: Benchmark) -> list[str]:
         over = "pairs only: one seed each, so the interval does not tell what another training would give"
     elif min(seeds) == 1:
         over += "; where a row has one seed, over the pairs and the other row's seeds only"
+    masks = [m for m in MASKS if any(m == mask_of(c) for kind in benchmark.kinds for c in benchmark.columns(kind))]
     changed = f" with {' '.join(options.changes)}" if options.changes else ""
     lines = [
         f"Baseline: {benchmark.baseline}. A difference stands with its 95 % interval, a bootstrap over {over}. "
         "**better** or **worse**: the interval leaves out 0; of many columns one in twenty does so by chance.",
         f"{size}×{size}, absolute motion, pairs of the baseline's data{changed}, seed {options.pairs.seed}. "
-        "(d): on disoccluded pixels, those that the source hides; "
-        f"a pair with fewer than {MINIMUM_PIXELS} of them is left out there.",
+        f"{'; '.join(MASK_NOTES[mask] for mask in masks)}; a pair with fewer than {MINIMUM_PIXELS} of them is left out there.",
         "GFLOP: 10⁹ operations of convolutions, matrix products and attention, a multiplication and its addition being "
         f"two, as the network computes on {benchmark.costs.device.partition(',')[0]}; {NOT_COUNTED}.",
     ]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from importlib import resources
 from typing import Any
 
-from memcomp.experiments.metrics.registry import MASKED
+from memcomp.experiments.metrics.registry import in_order
 
 MARK = "published, not measured here"
 PublishedRow = tuple[str, dict[str, str]]  # its label, and texts as printed
@@ -46,7 +46,7 @@ def add_published(columns: Iterable[str], kind: str, protocol: str) -> tuple[lis
     rows = list(published_rows(kind)) if protocol == "paper" else []
     named = [(name, {f"{protocol}.{metric}": text for metric, text in cells.items()}) for name, cells in rows]
     every = dict.fromkeys([*columns, *(column for _, cells in named for column in cells)])
-    return sorted(every, key=lambda column: column.endswith(MASKED)), named
+    return in_order(every), named
 
 
 def _share(percent: str) -> str:

@@ -16,7 +16,7 @@ from memcomp.experiments.evaluation.options import COPY, MeasureOptions, PairOpt
 from memcomp.experiments.evaluation.pair_lists import ListReport
 from memcomp.experiments.evaluation.panel import Panel
 from memcomp.experiments.evaluation.scores import Pair, Scores
-from memcomp.experiments.metrics.registry import MASKED
+from memcomp.experiments.metrics.registry import in_order
 from memcomp.experiments.recipe.sections import Recipe
 
 
@@ -81,7 +81,7 @@ class Benchmark:
         """Columns that some run has, of one protocol or of all; those under a mask last."""
         scores = [one for many in self.scores(kind).values() for one in many]
         names = dict.fromkeys(name for one in scores for name in one.columns if name.startswith(protocol))
-        return sorted(names, key=lambda name: name.endswith(MASKED))
+        return in_order(names)
 
     @cached_property
     def cells(self) -> dict[str, dict[str, dict[str, Cell]]]:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from memcomp.experiments.evaluation.scores import Pair, Scores
 from memcomp.experiments.metrics.aggregate import Difference
-from memcomp.experiments.metrics.registry import MASKED, METRICS, PROTOCOLS
+from memcomp.experiments.metrics.registry import METRICS, PROTOCOLS, mask_of
 from memcomp.experiments.output.figures import COLOURS, error_picture, save_figure, strips
 from memcomp.experiments.video import to_frame
 
@@ -34,7 +34,8 @@ def difference_picture(path: str | Path, deltas: Mapping[str, Mapping[str, Diffe
     figure = Figure(figsize=(3.6 * len(names), 0.5 * 2 * len(deltas) + 1.2), layout="constrained")
 
     def label(kind: str, column: str) -> str:
-        return kind + (f", {MASKED}" if column.endswith(MASKED) else "")
+        mask = mask_of(column)
+        return kind + (f", {mask}" if mask else "")
 
     labels = list(dict.fromkeys(label(kind, column) for kind, columns in deltas.items() for column in columns))
     for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):

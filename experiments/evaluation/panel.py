@@ -127,7 +127,10 @@ class Panel:
         labels: Mapping[tuple[str, str], tuple[Label | NotFound, Label | NotFound]],
         truth: bool,
     ) -> Row:
-        row = Row(measure_images(image, pair.target, pair.disoccluded, self.metrics) if truth else {})
+        row = Row()
+        if truth:
+            revealed = getattr(pair, "revealed", None)  # known of pairs with their exact motion only
+            row = Row(measure_images(image, pair.target, pair.disoccluded, self.metrics, revealed))
         for name in self.metrics:
             metric = METRICS[name]
             if metric.against == "target" and not truth:

@@ -12,11 +12,13 @@ from memcomp.experiments.evaluation.scores import Results, Scores
 from memcomp.experiments.files import atomic_write
 from memcomp.experiments.metrics.aggregate import Difference
 from memcomp.experiments.metrics.registry import (
-    MASKED,
+    MASK_NOTES,
+    MASKS,
     METRICS,
     MINIMUM_PIXELS,
     PROTOCOLS,
     column_heading,
+    mask_of,
     metric_of,
 )
 from memcomp.experiments.output.tables import markdown
@@ -32,11 +34,12 @@ def score_table(results: Results, protocol: str) -> str:
     """
     rows = [(f"{kind}: {model}", scores) for kind, models in results.items() for model, scores in models.items()]
     measured = {column for _, scores in rows for column in scores.columns}
-    every = [f"{protocol}.{name}{suffix}" for suffix in ("", f".{MASKED}") for name in PROTOCOLS[protocol]]
+    every = [f"{protocol}.{name}{end}" for end in ("", *(f".{m}" for m in MASKS)) for name in PROTOCOLS[protocol]]
     columns = [column for column in every if column in measured]
     lines = [[row, str(len(s.names)), *(cell_of(c, [s]).text() for c in columns)] for row, s in rows]
-    masked = f"(d): on disoccluded pixels, those that the source hides; pairs with fewer than {MINIMUM_PIXELS} left out"
-    notes = [masked] if any(column.endswith(MASKED) for column in columns) else []
+    masks = {mask_of(column) for column in columns}
+    said = [MASK_NOTES[mask] for mask in MASKS if mask in masks]
+    notes = [f"{'; '.join(said)}; pairs with fewer than {MINIMUM_PIXELS} left out"] if said else []
     for row, scores in rows:
         notes += [f"{row}: {note}" for note in _left_out(scores, columns, protocol)]
     header = [f"{protocol} protocol", "pairs", *map(column_heading, columns)]
@@ -71,10 +74,10 @@ def difference_table(deltas: Differences, title: str) -> str:
     rows = []
     for kind, columns in deltas.items():
         for column, delta in columns.items():
-            metric, masked = metric_of(column), column.endswith(MASKED)
+            metric, mask = metric_of(column), mask_of(column)
             found = delta.verdict(higher_is_better=metric.higher_is_better)
             verdict = "no clear difference" if found == "unclear" else found
-            label = f"{kind}: {metric.title}{' ' + MASKED if masked else ''}"
+            label = f"{kind}: {metric.title}{' ' + mask if mask else ''}"
             interval = f"[{delta.low:+.4f}, {delta.high:+.4f}]"
             rows.append([label, f"{delta.value:+.4f}", interval, str(delta.pairs), verdict])
     return markdown([title, "difference", "95 % interval", "pairs", "verdict"], rows)

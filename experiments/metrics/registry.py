@@ -5,7 +5,7 @@ A metric of your own is a formula in a file beside this one and a line in `METRI
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -92,7 +92,24 @@ PROTOCOLS: Mapping[str, Mapping[str, Formula]] = {
     for protocol in ("standard", "paper")
 }
 MINIMUM_PIXELS = 32  # a smaller mask is an edge of a few pixels: its SSIM says nothing
-MASKED = "disoccluded"
+MASKED, REVEALED = "disoccluded", "revealed"
+MASKS = {MASKED: "d", REVEALED: "r"}  # masks over which a metric can be taken → their sign in a table
+
+MASK_NOTES = {
+    MASKED: "(d): on disoccluded pixels, those that the source hides",
+    REVEALED: "(r): on revealed pixels, background that the source's head covers",
+}
+
+
+def mask_of(column: str) -> str:
+    """The mask of a column such as "standard.l1.disoccluded", or "" of one over all pixels."""
+    last = column.rsplit(".", 1)[-1]
+    return last if last in MASKS else ""
+
+
+def in_order(columns: Iterable[str]) -> list[str]:
+    """Columns each once, those under a mask after the others."""
+    return sorted(dict.fromkeys(columns), key=lambda column: ["", *MASKS].index(mask_of(column)))
 
 
 def metric_of(column: str) -> Metric:
@@ -102,7 +119,8 @@ def metric_of(column: str) -> Metric:
 
 def column_title(column: str) -> str:
     """ "standard.l1.disoccluded" → "L1 (d)"."""
-    return f"{metric_of(column).title}{' (d)' if column.endswith(MASKED) else ''}"
+    mask = mask_of(column)
+    return metric_of(column).title + (f" ({MASKS[mask]})" if mask else "")
 
 
 def column_heading(column: str) -> str:
@@ -115,14 +133,16 @@ def measure_images(
     target: torch.Tensor,
     mask: torch.Tensor | None = None,
     metrics: Sequence[str] = DEFAULT,
+    revealed: torch.Tensor | None = None,
 ) -> dict[str, float | None]:
     """Measure one pair of images by the image metrics among `metrics`, in every protocol.
 
     Args:
         prediction: (3, H, W), range [0, 1].
         target: (3, H, W), range [0, 1].
-        mask: (1, H, W) bool, or None where no mask is known.
+        mask: (1, H, W) bool, the disoccluded pixels, or None where they are not known.
         metrics: names of `METRICS`.
+        revealed: likewise, background that the source's head covers.
 
     Returns:
         `{"standard.l1": …, "paper.ssim": …}` and, with a mask, `{"standard.l1.disoccluded": …}`: the same over the
@@ -132,8 +152,9 @@ def measure_images(
     Raises:
         ValueError: shapes differ or a value is not finite.
     """
-    measurable = inner(mask)
-    enough = measurable is not None and int(measurable.sum()) >= MINIMUM_PIXELS
+    masks = {name: given for name, given in ((MASKED, mask), (REVEALED, revealed)) if given is not None}
+    measurable = {name: inner(given) for name, given in masks.items()}
+    enough = {name for name, some in measurable.items() if some is not None and int(some.sum()) >= MINIMUM_PIXELS}
     too_small = min(target.shape[-2:]) < SMALLEST
     values: dict[str, float | None] = {}
     for protocol, formulas in PROTOCOLS.items():
@@ -142,6 +163,8 @@ def measure_images(
                 continue
             metric = formulas[name]
             values[f"{protocol}.{name}"] = None if name == "ms_ssim" and too_small else metric(prediction, target)
-            if mask is not None and METRICS[name].masked:
-                values[f"{protocol}.{name}.{MASKED}"] = metric(prediction, target, mask) if enough else None
+            if METRICS[name].masked:
+                for which, given in masks.items():
+                    found = metric(prediction, target, given) if which in enough else None
+                    values[f"{protocol}.{name}.{which}"] = found
     return values

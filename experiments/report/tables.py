@@ -13,7 +13,7 @@ from memcomp.experiments.benchmark.runs import run_labels
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.evaluation.cells import Cell
 from memcomp.experiments.metrics.aggregate import Verdict
-from memcomp.experiments.metrics.registry import MASKED, PROTOCOLS, column_title, metric_of
+from memcomp.experiments.metrics.registry import PROTOCOLS, column_title, in_order, metric_of
 from memcomp.experiments.report.charts import interval, scatter
 
 Content = Mapping[str, Any]
@@ -33,7 +33,7 @@ def tables(content: Content) -> list[dict[str, Any]]:
 def columns_of(content: Content, kind: str, protocol: str) -> list[str]:
     """Columns of a protocol that some row has; those under a mask last."""
     names = dict.fromkeys(c for row in content["results"][kind].values() for c in row if c.startswith(f"{protocol}."))
-    return sorted(names, key=lambda name: name.endswith(MASKED))
+    return in_order(names)
 
 
 def table(content: Content, protocol: str, kind: str) -> dict[str, Any]:
