@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar, Literal
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memcomp import KeypointTap, Tap
@@ -17,8 +20,49 @@ from memcomp.adapters.shared.blocks import Norm, instance_norm
 from memcomp.adapters.shared.params import checked_params
 from memcomp.adapters.shared.warped_skip import inplace_taps as tpsm_taps
 from memcomp.adapters.true_motion.given import Given, GivenMotion
+from memcomp.taps import tap_channels
 
 KEYPOINTS = KeypointTap("dense_motion_network")
+
+
+class GlobalCompletion(nn.Module):
+    """An upper bound for what completes a warped feature: a wide encoder-decoder over the whole of it.
+
+    It sees the feature (B, C, h, w), its visibility and both poses' keypoints, and what it makes is added to the
+    feature; it starts as nothing.
+
+    Args:
+        channels: C.
+        num_kp: K.
+        width: of every layer; four levels halve the size, and a hidden layer sees all of the lowest.
+        side: height and width that the lowest level is brought to.
+    """
+
+    def __init__(self, channels: int, num_kp: int, width: int, side: int = 2) -> None:
+        super().__init__()
+        steps = [nn.Conv2d(width, width, 3, stride=2, padding=1) for _ in range(4)]
+        self.encoder = nn.ModuleList([nn.Conv2d(channels + 1 + 4 * num_kp, width, 3, padding=1), *steps])
+        self.whole = nn.Sequential(nn.Linear(width * side**2, 256), nn.ReLU(), nn.Linear(256, width * side**2))
+        self.decoder = nn.ModuleList(nn.Conv2d(2 * width, width, 3, padding=1) for _ in range(4))
+        self.output = nn.Conv2d(width, channels, 1)
+        self.side = side
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)  # type: ignore[arg-type]
+
+    def forward(self, feature: Tensor, visibility: Tensor, poses: Tensor) -> Tensor:
+        """Feature (B, C, h, w), visibility (B, 1, h, w), poses (B, 4 K) → (B, C, h, w)."""
+        spread = poses[:, :, None, None].expand(-1, -1, *feature.shape[2:])
+        x = torch.cat([feature, visibility, spread], dim=1)
+        levels = []
+        for conv in self.encoder:
+            x = F.relu(conv(x))
+            levels.append(x)
+        seen = F.adaptive_avg_pool2d(x, self.side).flatten(1)
+        seen = self.whole(seen).unflatten(1, (-1, self.side, self.side))
+        x = x + F.interpolate(seen, size=x.shape[2:], mode="nearest")
+        for conv, skip in zip(self.decoder, reversed(levels[:-1]), strict=True):
+            x = F.relu(conv(torch.cat([F.interpolate(x, size=skip.shape[2:], mode="bilinear"), skip], dim=1)))
+        return feature + self.output(x)
 
 
 class TrueFOMM(OcclusionAwareGenerator):
@@ -38,7 +82,11 @@ GENERATORS: dict[str, type[nn.Module]] = {"fomm": TrueFOMM, "tpsm": TrueTPSM}
 
 
 def _model(
-    decoder: Literal["fomm", "tpsm"], generator_params: Mapping[str, Any], num_kp: int = 10, num_channels: int = 3
+    decoder: Literal["fomm", "tpsm"],
+    generator_params: Mapping[str, Any],
+    num_kp: int = 10,
+    num_channels: int = 3,
+    completion_width: int = 0,
 ) -> None:
     """The signature of `model`."""
 
@@ -51,7 +99,8 @@ class TrueMotion(Host):
 
     Args:
         model: ``decoder`` (``fomm`` or ``tpsm``), ``generator_params`` (``block_expansion``, ``max_features``,
-            ``num_down_blocks`` and, for ``fomm``, ``num_bottleneck_blocks``) and ``num_kp`` (10 of the 68 landmarks).
+            ``num_down_blocks`` and, for ``fomm``, ``num_bottleneck_blocks``), ``num_kp`` (10 of the 68 landmarks) and
+            ``completion_width``: above 0, a `GlobalCompletion` of that width stands where a memory's first tap is.
 
     Pictures have seven channels (see `given.pack`): a recipe asks for them by ``data.motion=true``. The visibility
     reaches the decoder as its occlusion map. `host(driving, driving)`, with one tensor given twice, is no motion at
@@ -79,10 +128,15 @@ class TrueMotion(Host):
         self.generator = GENERATORS[self.decoder](
             **shared, **params, dense_motion_params={}, estimate_occlusion_map=True, align_corners=corners
         )
+        self.completion: GlobalCompletion | None = None
+        if given.get("completion_width", 0):
+            (lowest,) = tap_channels(self.generator, self.taps()[0][:1])
+            self.completion = GlobalCompletion(lowest, self.num_kp, given["completion_width"])
 
     def sections(self) -> dict[str, nn.Module]:
-        """``generator`` alone."""
-        return {"generator": self.generator}
+        """``generator`` and, if there is one, ``completion``."""
+        sections: dict[str, nn.Module] = {"generator": self.generator}
+        return sections if self.completion is None else sections | {"completion": self.completion}
 
     def keypoints(self, image: Tensor) -> Given:
         """The landmarks of pictures (B, 7, H, W), and the motion that leads to them."""
@@ -90,7 +144,22 @@ class TrueMotion(Host):
 
     def generate(self, source: Tensor, kp_source: Keypoints, kp_driving: Keypoints) -> HostOutput:
         """The source pictures (B, 7 or 3, H, W) moved as `kp_driving`, of `keypoints`, says."""
-        return self.generator(source[:, :3], kp_source=kp_source, kp_driving=kp_driving)
+        if self.completion is None:
+            return self.generator(source[:, :3], kp_source=kp_source, kp_driving=kp_driving)
+        poses = torch.cat([kp_source.value.flatten(1), kp_driving.value.flatten(1)], dim=1)  # (B, 4 K)
+        place = self.generator.get_submodule(self.taps()[0][0].module)
+        hook = place.register_forward_pre_hook(partial(self._complete, kp_driving, poses))
+        try:
+            return self.generator(source[:, :3], kp_source=kp_source, kp_driving=kp_driving)
+        finally:
+            hook.remove()
+
+    def _complete(self, driving: Given, poses: Tensor, _: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+        """The warped feature of the lowest level, completed."""
+        assert self.completion is not None and driving.visibility is not None
+        size = args[0].shape[2:]
+        visible = F.interpolate(driving.visibility, size=size, mode="bilinear", align_corners=False)
+        return (self.completion(args[0], visible, poses),)
 
     def forward(self, source: Tensor, driving: Tensor) -> HostOutput:
         """The source moved by the driving picture's motion; one tensor given twice: not moved."""

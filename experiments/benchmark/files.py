@@ -55,7 +55,8 @@ def notes(benchmark: Benchmark) -> list[str]:
         f"Baseline: {benchmark.baseline}. A difference stands with its 95 % interval, a bootstrap over {over}. "
         "**better** or **worse**: the interval leaves out 0; of many columns one in twenty does so by chance.",
         f"{size}×{size}, absolute motion, pairs of the baseline's data{changed}, seed {options.pairs.seed}. "
-        f"{'; '.join(MASK_NOTES[mask] for mask in masks)}; a pair with fewer than {MINIMUM_PIXELS} of them is left out there.",
+        f"{'; '.join(MASK_NOTES[mask] for mask in masks)}; a pair with fewer than {MINIMUM_PIXELS} of them is left "
+        "out there.",
         "GFLOP: 10⁹ operations of convolutions, matrix products and attention, a multiplication and its addition being "
         f"two, as the network computes on {benchmark.costs.device.partition(',')[0]}; {NOT_COUNTED}.",
     ]
