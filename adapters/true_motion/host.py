@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -148,7 +148,7 @@ class TrueMotion(Host):
             return self.generator(source[:, :3], kp_source=kp_source, kp_driving=kp_driving)
         poses = torch.cat([kp_source.value.flatten(1), kp_driving.value.flatten(1)], dim=1)  # (B, 4 K)
         place = self.generator.get_submodule(self.taps()[0][0].module)
-        hook = place.register_forward_pre_hook(partial(self._complete, kp_driving, poses))
+        hook = place.register_forward_pre_hook(partial(self._complete, cast(Given, kp_driving), poses))
         try:
             return self.generator(source[:, :3], kp_source=kp_source, kp_driving=kp_driving)
         finally:
