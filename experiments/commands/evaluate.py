@@ -20,13 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cross", action="store_true", help="only pairs of two people")
     any_number = shared.at_least(0)
     parser.add_argument(
-        "--videos", type=any_number, default=4, metavar="N", help="clips: cross-identity videos to write (default: 4)"
+        "--videos", type=any_number, default=4, metavar="N", help="clips: videos of two people to write (default: 4)"
     )
     parser.add_argument(
         "--video-frames", type=shared.at_least(1), default=75, metavar="N", help="their length (default: %(default)s)"
     )
     parser.add_argument(
-        "--clips", type=any_number, default=0, metavar="N", help="also measure jitter and flicker of N whole clips"
+        "--clips", type=any_number, default=0, metavar="N", help="also jitter and flicker of N whole clips"
     )
     shared.add_measure_arguments(parser)
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: `evaluation` beside the checkpoint")
