@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from memcomp.experiments.backends.base import NotFound, OneByOne, Unavailable, load_package, not_one_face, versions_of
+from memcomp.experiments.backends.base import NotFound, OneByOne, Unavailable, load_package, versions_of
 from memcomp.experiments.metrics.labels import Label
 from memcomp.experiments.video import Frame
 
@@ -36,4 +36,4 @@ class FaceAlignment(OneByOne):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns of every picture without a face
             faces = self._network.get_landmarks_from_image(picture) or []
-        return np.asarray(faces[0], np.float64) if len(faces) == 1 else not_one_face(len(faces))
+        return np.asarray(faces[0], np.float64) if len(faces) == 1 else NotFound.count(len(faces))

@@ -23,6 +23,11 @@ class NotFound:
     reason: str
     """Such as "no face" or "2 faces"."""
 
+    @classmethod
+    def count(cls, faces: int) -> NotFound:
+        """Say how many faces a picture shows, not being one."""
+        return cls(f"{faces} faces" if faces else "no face")
+
 
 class Backend(Protocol):
     """Reads one kind of label off pictures, each by itself: the same picture gives the same label in any list.
@@ -53,11 +58,6 @@ class OneByOne:
     def read(self, picture: Frame) -> Label | NotFound:
         """Read one picture."""
         raise NotImplementedError
-
-
-def not_one_face(found: int) -> NotFound:
-    """Say how many faces a picture shows that should show one."""
-    return NotFound(f"{found} faces" if found else "no face")
 
 
 class Unavailable(UserError):

@@ -10,15 +10,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from memcomp.experiments.backends.base import (
-    NotFound,
-    OneByOne,
-    Unavailable,
-    load_package,
-    not_one_face,
-    package_file,
-    versions_of,
-)
+from memcomp.experiments.backends.base import NotFound, OneByOne, Unavailable, load_package, package_file, versions_of
 from memcomp.experiments.metrics.labels import Label
 from memcomp.experiments.video import Frame
 
@@ -47,7 +39,7 @@ class DlibFaces:
         large = np.ascontiguousarray(picture if factor == 1 else _enlarge(picture, factor))
         faces = self._detector(large, 0)
         if len(faces) != 1:
-            return not_one_face(len(faces))
+            return NotFound.count(len(faces))
         return large, factor, self._predictor(large, faces[0])
 
 

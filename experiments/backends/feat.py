@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from memcomp.experiments.backends.base import NotFound, OneByOne, Unavailable, load_package, not_one_face, versions_of
+from memcomp.experiments.backends.base import NotFound, OneByOne, Unavailable, load_package, versions_of
 from memcomp.experiments.metrics.labels import Label
 from memcomp.experiments.video import Frame
 
@@ -44,4 +44,4 @@ class PyFeat(OneByOne):
         else:  # it tells angles in radians since version 2
             values = np.degrees(np.asarray(faces.poses[["Yaw", "Pitch", "Roll"]], np.float64))
         values = values[np.isfinite(values).all(axis=1)]  # a picture without a face is a row of NaN
-        return values[0] if len(values) == 1 else not_one_face(len(values))
+        return values[0] if len(values) == 1 else NotFound.count(len(values))

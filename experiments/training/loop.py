@@ -4,6 +4,8 @@ A run's folder holds recipe.yaml (resolved), log.csv, losses.png, samples/, chec
 and, once it is done, model.safetensors and config.json: it is a pretrained folder then.
 """
 
+from __future__ import annotations
+
 import math
 import sys
 import time
@@ -58,35 +60,6 @@ class TrainingResult:
     held_out_end: float
 
 
-@dataclass(frozen=True)
-class Training:
-    """Everything that the loop works with, made by `set_up`."""
-
-    recipe: Recipe  # resolved: capacity control widened, files that the host's model named read
-    folder: Path
-    processes: Processes
-    host: Host
-    objective: Objective
-    optimisers: Optimisers
-    batches: DataLoader[dict[str, Any]]  # of the steps that are left
-    start: int  # steps done before
-    total: int
-    steps_per_epoch: float
-    info: dict[str, Any]  # what the checkpoints tell of the run, kept up to date by the loop
-    held_out: HeldOut | None  # these two in the first process only
-    log: RunLog | None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The numbers of one step. `loss` and `terms` are still on the device: to read them is to wait for it."""
-
-    loss: Tensor
-    terms: dict[str, Tensor]
-    norm: float  # of all gradients before clipping; not finite: the step was undone
-    rate: float
-
-
 def train(
     recipe: Recipe, folder: str | Path, *, resume: bool = False, stop_after: int | None = None, progress: bool = True
 ) -> TrainingResult:
@@ -106,7 +79,7 @@ def train(
     folder, processes = Path(folder), Processes.start(recipe.device)
     fresh = not folder.exists()
     try:
-        run = set_up(recipe, folder, processes, resume)
+        run = Training(recipe, folder, processes, resume)
         done = loop(run, stop_after, progress and processes.first)
         if done == run.total and processes.first:
             clips = len(run.info["damaged_clips"])  # not their names: what others get tells nothing of this machine
@@ -125,79 +98,76 @@ def train(
 # ---- set up ----------------------------------------------------------------------------------------------------------
 
 
-def set_up(recipe: Recipe, folder: Path, processes: Processes, resume: bool) -> Training:
-    """Make or load everything that a training needs; only then is anything written into `folder`."""
-    # the run: a new one, or one to go on with
-    optim, device, last = recipe.optim, processes.device, folder / CHECKPOINT
-    if resume and not last.is_file():
-        raise UserError(f"{last}: nothing to resume; expected the checkpoint of an earlier run")
-    for file in (last, folder / WEIGHTS):
-        if file.is_file() and not resume:
-            raise UserError(f"{file}: there already, of an earlier run; resume it or choose another folder")
-    if optim.batch_size % processes.world:
-        raise UserError(f"optim.batch_size: {optim.batch_size} pairs cannot be shared by {processes.world} processes")
-    writable_folder(folder)
-    saved = load_run(last) if resume else None
-    start = 0 if saved is None else saved.step
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
+class Training:
+    """Everything that the loop works with; it is made before anything is written into `folder`.
 
-    # what learns: the host with its memory, the loss, the optimisers
-    recipe = resolved(recipe)
-    host = build_host(recipe, sync_batchnorm=processes.world > 1 and device.type == "cuda")
-    recipe = replace(recipe, host=replace(recipe.host, model=host.model))  # files that it named have been read
-    _load(host, recipe, saved, last)
-    host.to(device).to(memory_format=_memory_format(recipe)).train()
-    objective = Objective(recipe.loss, recipe.stage).to(device)
-    optimisers = Optimisers(host, optim)
-    if saved is not None:
-        optimisers.load_state(saved.optimizer(), str(last))
+    Attributes:
+        recipe: resolved: the capacity control widened, files that the host's model named read.
+        batches: the pairs of the steps that are left, in this process.
+        info: what the checkpoints tell of the run; the loop keeps it up to date.
+        held_out, log: None but in the first process, which writes.
+    """
 
-    # what it learns from: pairs of frames, the same for any number of processes and workers
-    pairs = training_pairs(recipe)  # after the host, for heads may take minutes to render
-    steps_per_epoch = pairs.epoch_length / optim.batch_size
-    total = optim.steps if optim.steps is not None else math.ceil((optim.epochs or 0) * steps_per_epoch)
-    batches = DataLoader(
-        pairs,
-        batch_sampler=StepBatches(start, total, optim.batch_size, processes.rank, processes.world),
-        num_workers=recipe.data.workers,
-        collate_fn=collate,
-        pin_memory=device.type == "cuda",
-        worker_init_fn=ignore_interrupts,
-    )
-    torch.backends.cudnn.benchmark = True  # every step has the same sizes
+    def __init__(self, recipe: Recipe, folder: Path, processes: Processes, resume: bool) -> None:
+        # the run: a new one, or one to go on with
+        optim, device, last = recipe.optim, processes.device, folder / CHECKPOINT
+        if resume and not last.is_file():
+            raise UserError(f"{last}: nothing to resume; expected the checkpoint of an earlier run")
+        for file in () if resume else (last, folder / WEIGHTS):
+            if file.is_file():
+                raise UserError(f"{file}: there already, of an earlier run; resume it or choose another folder")
+        if optim.batch_size % processes.world:
+            shared = f"{optim.batch_size} pairs cannot be shared by {processes.world} processes"
+            raise UserError(f"optim.batch_size: {shared}")
+        self.folder, self.processes = writable_folder(folder), processes
+        saved = load_run(last) if resume else None
+        self.start = 0 if saved is None else saved.step
+        if recipe.threads:
+            torch.set_num_threads(recipe.threads)
 
-    # what is told of it: numbers for the checkpoints, held-out pairs, the log
-    info: dict[str, Any] = {"backbone": objective.backbone, "torch": torch.__version__}
-    info |= {"skipped_steps": 0, "damaged_clips": []} | ({} if saved is None else saved.info)
-    held_out = HeldOut(recipe, objective, held_out_pairs(recipe), device) if processes.first else None
-    log = None if held_out is None else _open_log(recipe, folder, start, held_out, host)
-    return Training(
-        recipe=recipe,
-        folder=folder,
-        processes=processes,
-        host=host,
-        objective=objective,
-        optimisers=optimisers,
-        batches=batches,
-        start=start,
-        total=total,
-        steps_per_epoch=steps_per_epoch,
-        info=info,
-        held_out=held_out,
-        log=log,
-    )
+        # what learns: the host with its memory, the loss, the optimisers
+        recipe = resolved(recipe)
+        self.host = build_host(recipe, sync_batchnorm=processes.world > 1 and device.type == "cuda")
+        self.recipe = recipe = replace(recipe, host=replace(recipe.host, model=self.host.model))
+        _load(self.host, recipe, saved, last)
+        self.memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        self.host.to(device).to(memory_format=self.memory_format).train()
+        self.objective = Objective(recipe.loss, recipe.stage).to(device)
+        self.optimisers = Optimisers(self.host, optim)
+        if saved is not None:
+            self.optimisers.load_state(saved.optimizer(), str(last))
+
+        # what it learns from: pairs of frames, the same for any number of processes and workers
+        pairs = training_pairs(recipe)  # after the host, for heads may take minutes to render
+        self.steps_per_epoch = pairs.epoch_length / optim.batch_size
+        self.total = math.ceil((optim.epochs or 0) * self.steps_per_epoch) if optim.steps is None else optim.steps
+        self.batches = DataLoader(
+            pairs,
+            batch_sampler=StepBatches(self.start, self.total, optim.batch_size, processes.rank, processes.world),
+            num_workers=recipe.data.workers,
+            collate_fn=collate,
+            pin_memory=device.type == "cuda",
+            worker_init_fn=ignore_interrupts,
+        )
+        torch.backends.cudnn.benchmark = True  # every step has the same sizes
+
+        # what is told of it: numbers for the checkpoints, held-out pairs, the log
+        self.info: dict[str, Any] = {"backbone": self.objective.backbone, "torch": torch.__version__}
+        self.info |= {"skipped_steps": 0, "damaged_clips": []} | ({} if saved is None else saved.info)
+        first = processes.first
+        self.held_out = HeldOut(recipe, self.objective, held_out_pairs(recipe), device) if first else None
+        self.log = None if self.held_out is None else _open_log(self, self.held_out)
 
 
-def _open_log(recipe: Recipe, folder: Path, start: int, held_out: HeldOut, host: Host) -> RunLog:
-    """Write recipe.yaml, and log.csv up to step `start`."""
+def _open_log(run: Training, held_out: HeldOut) -> RunLog:
+    """Write recipe.yaml, and log.csv up to the step at which the run starts."""
     # measured before anything is written: it finds what a recipe asks of a host that cannot do it
-    before = held_out.loss(host) if start == 0 else None
-    with atomic_write(folder / RECIPE) as temporary:
-        temporary.write_text(recipe.to_yaml(), encoding="utf-8")
-    log = RunLog(folder / "log.csv", start)
-    if before is not None:
-        log.add({"step": 0, "held_out": before})
+    before = [{"step": 0, "held_out": held_out.loss(run.host)}] if run.start == 0 else []
+    with atomic_write(run.folder / RECIPE) as temporary:
+        temporary.write_text(run.recipe.to_yaml(), encoding="utf-8")
+    log = RunLog(run.folder / "log.csv", run.start)
+    for row in before:
+        log.add(row)
     return log
 
 
@@ -237,10 +207,6 @@ def _check_same(given: Recipe, saved: Recipe, origin: Path) -> None:
     for key in sorted(ours.keys() | theirs.keys()):
         if ours.get(key) != theirs.get(key):
             raise UserError(f"{origin}: was trained with {key}={theirs.get(key)}, the recipe says {ours.get(key)}")
-
-
-def _memory_format(recipe: Recipe) -> torch.memory_format:
-    return torch.channels_last if recipe.channels_last else torch.contiguous_format
 
 
 # ---- loop ------------------------------------------------------------------------------------------------------------
@@ -306,12 +272,22 @@ def write_down(run: Training, done: int, outcome: Outcome, speed: dict[str, floa
 # ---- step ------------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """The numbers of one step. `loss` and `terms` are still on the device: to read them is to wait for it."""
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    norm: float  # of all gradients before clipping; not finite: the step was undone
+    rate: float
+
+
 def step(run: Training, batch: dict[str, Any], number: int) -> Outcome:
     """Take one optimiser step, `number` from 0; a gradient that is not finite undoes it."""
     # what this step works with: its pictures, draws, learning rate, and the batch statistics to go back to
     recipe, host, optimisers, device = run.recipe, run.host, run.optimisers, run.processes.device
     source, driving = (
-        batch[name].to(device, non_blocking=True).contiguous(memory_format=_memory_format(recipe))
+        batch[name].to(device, non_blocking=True).contiguous(memory_format=run.memory_format)
         for name in ("source", "driving")
     )
     draw, epoch = seeded(recipe.seed, f"transform {run.processes.rank}", number), number / run.steps_per_epoch
