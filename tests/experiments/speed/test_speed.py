@@ -1,11 +1,15 @@
 """`memcomp speed`: measures what it says, and prints it."""
 
 import json
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from memcomp import CompensationConfig
 from memcomp.experiments.cli import main
+from memcomp.experiments.speed import hosts
 from memcomp.experiments.speed.compensation import _in_own_process
 
 
@@ -46,7 +50,9 @@ def test_the_plain_matrix_shows_in_the_peak() -> None:
     assert ours < plain / 2
 
 
-def test_hosts_reports_parity_and_steps_of_each_recipe(tmp_path, head_cache, narrow) -> None:
+def test_hosts_reports_parity_and_steps_of_each_recipe(tmp_path, head_cache, narrow, monkeypatch) -> None:
+    small = partial(CompensationConfig.paper, memory_channels=8, memory_size=(4, 4))  # 512 in bf16 take a CPU minutes
+    monkeypatch.setattr(hosts, "CompensationConfig", SimpleNamespace(paper=small))
     few = ["data.frames=2", f"data.cache={head_cache}", "loss.perceptual=null", "loss.pyramid_l1=1", *narrow]
     options = ["--size", "32", "--steps", "2", "--batch", "2", "--device", "cpu", "--no-compile"]
     recipes = ["--recipes", "demo/fomm_mcnet", "demo/fomm_detail"]
