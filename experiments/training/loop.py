@@ -23,7 +23,7 @@ from memcomp.adapters.folder import WEIGHTS
 from memcomp.experiments.checkpoints.build import build_host, initialise, load_weights
 from memcomp.experiments.checkpoints.find import CHECKPOINT
 from memcomp.experiments.checkpoints.run_file import RunState, load_run, save_run
-from memcomp.experiments.checkpoints.trained import save_trained
+from memcomp.experiments.checkpoints.trained import RECIPE, save_trained
 from memcomp.experiments.data.batching import StepBatches, collate
 from memcomp.experiments.data.pairs import seeded
 from memcomp.experiments.data.sources import held_out_pairs, training_pairs
@@ -113,8 +113,8 @@ class Training:
         optim, device, last = recipe.optim, processes.device, folder / CHECKPOINT
         if resume and not last.is_file():
             raise UserError(f"{last}: nothing to resume; expected the checkpoint of an earlier run")
-        for file in (last, folder / WEIGHTS):
-            if file.is_file() and not resume:
+        for file in () if resume else (last, folder / WEIGHTS):
+            if file.is_file():
                 raise UserError(f"{file}: there already, of an earlier run; resume it or choose another folder")
         if optim.batch_size % processes.world:
             shared = f"{optim.batch_size} pairs cannot be shared by {processes.world} processes"
@@ -163,7 +163,7 @@ def _open_log(run: Training, held_out: HeldOut) -> RunLog:
     """Write recipe.yaml, and log.csv up to the step at which the run starts."""
     # measured before anything is written: it finds what a recipe asks of a host that cannot do it
     before = [{"step": 0, "held_out": held_out.loss(run.host)}] if run.start == 0 else []
-    with atomic_write(run.folder / "recipe.yaml") as temporary:
+    with atomic_write(run.folder / RECIPE) as temporary:
         temporary.write_text(run.recipe.to_yaml(), encoding="utf-8")
     log = RunLog(run.folder / "log.csv", run.start)
     for row in before:
