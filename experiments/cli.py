@@ -10,35 +10,20 @@ from typing import NoReturn
 
 from memcomp.experiments.errors import UserError
 
-# subcommand: (module with `add_arguments(parser)` and `run(args)`, one line of help)
+# subcommand, a module in commands/ with `add_arguments(parser)` and `run(args)` → one line of help
 COMMANDS = {
-    "demo": ("memcomp.experiments.commands.demo", "train a small host with and without the memory and compare the two"),
-    "train": ("memcomp.experiments.commands.train", "train what a recipe describes"),
-    "evaluate": ("memcomp.experiments.commands.evaluate", "measure a checkpoint on seeded pairs of unseen people"),
-    "compare": (
-        "memcomp.experiments.commands.compare",
-        "train two recipes side by side and measure both on the same pairs",
-    ),
-    "benchmark": (
-        "memcomp.experiments.commands.benchmark",
-        "measure any number of runs on the same pairs, in one table",
-    ),
-    "report": ("memcomp.experiments.commands.report", "make the page of a benchmark anew from the files in its folder"),
-    "inspect": (
-        "memcomp.experiments.commands.inspect",
-        "look into the memory of a checkpoint: M_o, M_s, attention, gates",
-    ),
-    "animate": ("memcomp.experiments.commands.animate", "move the face of a picture as a video moves"),
-    "convert": (
-        "memcomp.experiments.commands.convert",
-        "make a checkpoint of upstream ours, or one of ours upstream's",
-    ),
-    "heads": ("memcomp.experiments.commands.heads", "draw procedural heads: a contact sheet, or clips to train on"),
-    "recipes": ("memcomp.experiments.commands.recipes", "list the recipes, or print one"),
-    "speed": (
-        "memcomp.experiments.commands.speed",
-        "time the memory, hosts, procedural heads, and the start",
-    ),
+    "demo": "train a small host with and without the memory and compare the two",
+    "train": "train what a recipe describes",
+    "evaluate": "measure a checkpoint on seeded pairs of unseen people",
+    "compare": "train two recipes side by side and measure both on the same pairs",
+    "benchmark": "measure any number of runs on the same pairs, in one table",
+    "report": "make the page of a benchmark anew from the files in its folder",
+    "inspect": "look into the memory of a checkpoint: M_o, M_s, attention, gates",
+    "animate": "move the face of a picture as a video moves",
+    "convert": "make a checkpoint of upstream ours, or one of ours upstream's",
+    "heads": "draw procedural heads: a contact sheet, or clips to train on",
+    "recipes": "list the recipes, or print one",
+    "speed": "time the memory, hosts, procedural heads, and the start",
 }
 # modules that a base install (torch and safetensors) lacks, and the extra that brings them
 EXTRAS = {
@@ -54,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser, subparsers = _parser()
     try:
         if arguments and arguments[0] in COMMANDS:  # only the chosen module is imported, even for --help
-            module = importlib.import_module(COMMANDS[arguments[0]][0])
+            module = importlib.import_module(f"memcomp.experiments.commands.{arguments[0]}")
             module.add_arguments(subparsers[arguments[0]])
         parsed, rest = parser.parse_known_args(arguments)
         if rest and not (hasattr(parsed, "overrides") and all("=" in word and word[0] != "-" for word in rest)):
@@ -94,7 +79,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
     return parser, {
         name: commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        for name, (_, text) in COMMANDS.items()
+        for name, text in COMMANDS.items()
     }
 
 

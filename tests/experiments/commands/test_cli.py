@@ -28,7 +28,7 @@ def exit_code(arguments):
 def test_help_lists_every_command_with_one_line(capsys):
     assert exit_code(["--help"]) == 0
     text = re.sub(r"\s+", " ", capsys.readouterr().out)
-    for name, (_, line) in cli.COMMANDS.items():
+    for name, line in cli.COMMANDS.items():
         assert f"{name} {line}" in text
 
 
