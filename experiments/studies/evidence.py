@@ -1,0 +1,163 @@
+"""What is a facial memory good for? `python -m memcomp.experiments.studies.evidence --output DIR`, see EVIDENCE.md.
+
+The motion is given (host `true_motion`), so that rows differ only in what completes the warped features. Every row is
+trained from scratch for the same steps on the same pairs; then `memcomp benchmark` of all of them, and a plot of the
+error on hidden pixels against what a frame costs. The same command goes on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from memcomp.experiments.data.heads import disocclusion
+from memcomp.experiments.data.heads_set import EvalPairs, HeadsSet
+from memcomp.experiments.errors import UserError
+from memcomp.experiments.evaluation.options import SAME
+from memcomp.experiments.evaluation.pair_lists import write_list
+from memcomp.experiments.files import writable_folder
+from memcomp.experiments.output.figures import save_figure
+from memcomp.experiments.recipe.load import load_recipe
+from memcomp.experiments.studies.first_table import run, train
+from memcomp.experiments.training.side_by_side import Job
+
+PEOPLE = 50  # of the test split
+EDGES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 1.0)  # shares of hidden pixels: as many pairs are taken of each range
+DRAWN = 4000  # pairs to choose from
+METRICS = "l1,ssim"
+COLUMN = "standard.l1.disoccluded"  # what decides
+TPSM = "host.model={decoder: tpsm, generator_params: {block_expansion: 24, max_features: 96, num_down_blocks: 2}}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table."""
+
+    name: str
+    recipe: str
+    overrides: tuple[str, ...] = ()
+
+
+MCNET, PLACED = "demo/true_motion_mcnet", "demo/true_motion_placed"
+COMMON = (
+    Row("host", "demo/true_motion"),
+    Row("host, as many operations", PLACED, ("capacity=flops",)),
+    Row("host, as many parameters", PLACED, ("capacity=parameters",)),
+    Row("+ MCM", MCNET, ("memory.identity_conditioning=false", "memory.start=paper")),
+    Row("+ IICM + MCM (paper)", MCNET, ("memory.start=paper",)),
+    Row("+ memory read by place", PLACED),
+    Row("+ global encoder-decoder", "demo/true_motion", ("host.model.completion_width=96",)),
+)
+DEEPER = Row("host, one block deeper", "demo/true_motion", ("host.model.generator_params.num_bottleneck_blocks=4",))
+ROWS = {"fomm": (*COMMON[:1], DEEPER, *COMMON[2:]), "tpsm": COMMON}
+DECODERS = {"fomm": (), "tpsm": (TPSM,)}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train what is not trained yet, then measure and plot."""
+    parser = argparse.ArgumentParser(prog="evidence", description="What completes warped features, the motion given.")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys to change in every recipe")
+    parser.add_argument("--decoders", nargs="+", choices=DECODERS, default=list(DECODERS), help="default: both")
+    parser.add_argument("--rows", type=int, nargs="+", metavar="N", help="some rows only, by number from 0 (the host)")
+    parser.add_argument("--steps", type=int, default=4000, metavar="N", help="of each row (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], metavar="SEED", help="default: 1 2 3")
+    parser.add_argument("--pairs", type=int, default=400, metavar="N", help="measured (default: %(default)s)")
+    parser.add_argument("--choose", action="store_true", help="measure on people kept for choosing, not for the end")
+    parser.add_argument(
+        "--parallel", type=int, default=min(2, os.cpu_count() or 1), metavar="N", help="trainings at once"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write into")
+    args = parser.parse_args(arguments)
+    if min(args.steps, args.pairs, args.parallel) < 1:
+        raise UserError("--steps, --pairs, --parallel: expected 1 or more")
+    for decoder in args.decoders:
+        rows = [ROWS[decoder][i] for i in args.rows or range(len(ROWS[decoder]))]
+        folder = writable_folder(args.output / decoder)
+        jobs = train_rows(decoder, rows, folder, args)
+        measure(rows, jobs, folder, args)
+
+
+def train_rows(decoder: str, rows: Sequence[Row], folder: Path, args: argparse.Namespace) -> list[list[Job]]:
+    """For each row its trainings, one a seed, all finished."""
+    jobs = [
+        [
+            Job(f"{decoder}: {row.name} (seed {seed})", row.recipe, words, folder / f"{_slug(row.name)}_seed{seed}")
+            for seed in args.seeds
+            for words in [
+                (*DECODERS[decoder], *row.overrides, *args.overrides, f"optim.steps={args.steps}", f"seed={seed}")
+            ]
+        ]
+        for row in rows
+    ]
+    train(
+        [job for i in range(len(args.seeds)) for of_row in jobs for job in of_row[i : i + 1]], args.steps, args.parallel
+    )
+    return jobs
+
+
+def measure(rows: Sequence[Row], jobs: Sequence[Sequence[Job]], folder: Path, args: argparse.Namespace) -> None:
+    """`memcomp benchmark` of all runs on the pairs of the study, and the plot."""
+    seed = int(args.choose)  # the test people of another data seed are nobody's: for choosing
+    out = folder / ("chosen" if args.choose else "benchmark")
+    pairs = spread_pairs(load_recipe("demo/true_motion", args.overrides).size, seed, args.pairs)
+    write_list(writable_folder(out) / "spread.csv", {SAME: pairs})
+    runs = [f"{row.name}={job.output}" for row, of_row in zip(rows, jobs, strict=True) for job in of_row]
+    words = [*runs, "--baseline", rows[0].name, "--pairs-file", str(out / "spread.csv"), "--metrics", METRICS]
+    run(["benchmark", *words, "--set", f"data.seed={seed}", "--no-report", "--output", str(out)])
+    plot(json.loads((out / "benchmark.json").read_text("utf-8")), out / "cost.png")
+
+
+def spread_pairs(size: int, seed: int, count: int) -> EvalPairs:
+    """Pairs of one person's frames, as many of each range of hidden shares (`EDGES`), drawn by a fixed seed."""
+    recipe = load_recipe("demo/true_motion")
+    heads = HeadsSet("test", PEOPLE, recipe.data.frames, size, seed, rate=recipe.data.rate, motion=True)
+    drawn = heads.same_identity(DRAWN, seed)
+    assert isinstance(drawn, EvalPairs)
+    wanted, taken = -(-count // (len(EDGES) - 1)), [0] * (len(EDGES) - 1)
+    places: list[tuple[int, int, int, int]] = []
+    for place in drawn.places:
+        person, source, _, driving = place
+        who, poses = heads.identity(person), heads.poses(person)
+        share = disocclusion(who, poses[source], poses[driving], 64).float().mean().item()
+        which = next(i for i, top in enumerate(EDGES[1:]) if share <= top)
+        if taken[which] < wanted:
+            taken[which] += 1
+            places.append(place)
+        if len(places) == count or min(taken) == wanted:
+            break
+    return EvalPairs(heads, places[:count])
+
+
+def plot(content: dict[str, Any], path: Path) -> None:
+    """Draw L1 on hidden pixels against operations and time of a frame, ± its spread over seeds."""
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    found = content["results"][SAME]
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axis, key, label in ((left, "gflop", "GFLOP of a frame"), (right, "milliseconds", "ms of a frame, CPU")):
+        for number, row in enumerate(content["rows"]):
+            cell = found[row["name"]][COLUMN]
+            axis.errorbar(
+                row[key], cell["value"], yerr=cell["deviation_of_seeds"] or 0, fmt="os^vDP*X"[number % 8], capsize=3
+            )
+            axis.annotate(row["name"], (row[key], cell["value"]), xytext=(6, 4), textcoords="offset points", fontsize=8)
+        axis.set(xlabel=label)
+        axis.spines[["top", "right"]].set_visible(False)
+    left.set_ylabel("L1 on hidden pixels ↓")
+    save_figure(figure, path)
+
+
+def _slug(name: str) -> str:
+    return "_".join("".join(c if c.isalnum() else " " for c in name).split())
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
