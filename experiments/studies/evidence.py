@@ -26,6 +26,7 @@ from memcomp.experiments.evaluation.pair_lists import write_list
 from memcomp.experiments.files import writable_folder
 from memcomp.experiments.output.figures import save_figure
 from memcomp.experiments.recipe.load import load_recipe
+from memcomp.experiments.recipe.sections import Recipe
 from memcomp.experiments.studies.first_table import run, train
 from memcomp.experiments.training.side_by_side import Job
 
@@ -107,7 +108,7 @@ def measure(rows: Sequence[Row], jobs: Sequence[Sequence[Job]], folder: Path, ar
     """`memcomp benchmark` of all runs on the pairs of the study, and the plot."""
     seed = int(args.choose)  # the test people of another data seed are nobody's: for choosing
     out = folder / ("chosen" if args.choose else "benchmark")
-    pairs = spread_pairs(load_recipe("demo/true_motion", args.overrides).size, seed, args.pairs)
+    pairs = spread_pairs(load_recipe("demo/true_motion", args.overrides), seed, args.pairs)
     write_list(writable_folder(out) / "spread.csv", {SAME: pairs})
     runs = [f"{row.name}={job.output}" for row, of_row in zip(rows, jobs, strict=True) for job in of_row]
     words = [*runs, "--baseline", rows[0].name, "--pairs-file", str(out / "spread.csv"), "--metrics", METRICS]
@@ -115,10 +116,10 @@ def measure(rows: Sequence[Row], jobs: Sequence[Sequence[Job]], folder: Path, ar
     plot(json.loads((out / "benchmark.json").read_text("utf-8")), out / "cost.png")
 
 
-def spread_pairs(size: int, seed: int, count: int) -> EvalPairs:
+def spread_pairs(recipe: Recipe, seed: int, count: int) -> EvalPairs:
     """Pairs of one person's frames, as many of each range of hidden shares (`EDGES`), drawn by a fixed seed."""
-    recipe = load_recipe("demo/true_motion")
-    heads = HeadsSet("test", PEOPLE, recipe.data.frames, size, seed, rate=recipe.data.rate, motion=True)
+    data = recipe.data
+    heads = HeadsSet("test", PEOPLE, data.frames, recipe.size, seed, data.cache, data.rate, motion=True)
     drawn = heads.same_identity(DRAWN, seed)
     assert isinstance(drawn, EvalPairs)
     wanted, taken = -(-count // (len(EDGES) - 1)), [0] * (len(EDGES) - 1)
@@ -144,6 +145,8 @@ def plot(content: dict[str, Any], path: Path) -> None:
     for axis, key, label in ((left, "gflop", "GFLOP of a frame"), (right, "milliseconds", "ms of a frame, CPU")):
         for number, row in enumerate(content["rows"]):
             cell = found[row["name"]][COLUMN]
+            if cell["value"] is None:  # too few hidden pixels in every pair
+                continue
             axis.errorbar(
                 row[key], cell["value"], yerr=cell["deviation_of_seeds"] or 0, fmt="os^vDP*X"[number % 8], capsize=3
             )

@@ -1,0 +1,65 @@
+"""The study of what a memory is good for, in small: it trains, measures, plots, and goes on where it stopped."""
+
+import json
+from itertools import pairwise
+
+from memcomp.experiments import cli
+from memcomp.experiments.evaluation.options import SAME
+from memcomp.experiments.recipe.load import load_recipe
+from memcomp.experiments.studies import evidence
+
+SMALL = [
+    "size=32",
+    "data.identities=2",
+    "data.frames=4",
+    "optim.batch_size=2",
+    "log.held_out_pairs=2",
+    "log.checkpoint_every=1",
+    "device=cpu",
+    "threads=1",
+    "memory.memory_channels=4",
+    "memory.memory_size=[2, 2]",
+    "host.model.generator_params.block_expansion=4",
+    "host.model.generator_params.max_features=8",
+]
+
+
+def test_it_runs_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEMCOMP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(evidence, "DRAWN", 12)
+    trained = []
+
+    def here(jobs, steps, parallel):  # in this process: what takes long is to start others
+        for job in jobs:
+            if not (job.output / "model.safetensors").is_file():
+                trained.append(job.output.name)
+                assert cli.main(job.command()[3:]) == 0
+
+    monkeypatch.setattr(evidence, "train", here)
+    monkeypatch.setattr(evidence, "run", lambda words: cli.main(words))
+    words = ["--decoders", "fomm", "--rows", "0", "5", "--seeds", "1", "2", "--steps", "2", "--pairs", "6", "--choose"]
+    memory = [word for word in SMALL if word.startswith("memory.")]
+    host, place = evidence.ROWS["fomm"][0], evidence.ROWS["fomm"][5]
+    rows = [host, *evidence.ROWS["fomm"][1:5], evidence.Row(place.name, place.recipe, tuple(memory))]
+    monkeypatch.setitem(evidence.ROWS, "fomm", tuple(rows))
+    words += ["--output", str(tmp_path / "out"), *(word for word in SMALL if word not in memory)]
+    evidence.main(words)
+    out = tmp_path / "out" / "fomm" / "chosen"
+    content = json.loads((out / "benchmark.json").read_text())
+    assert [row["name"] for row in content["rows"]] == [host.name, place.name]
+    assert [len(row["runs"]) for row in content["rows"]] == [2, 2]
+    columns = content["results"][SAME][place.name]
+    assert "standard.l1.disoccluded" in columns and "standard.l1.revealed" in columns
+    assert (out / "cost.png").stat().st_size > 1000
+    before, count = (out / "pairs.csv").read_text(), len(trained)
+    evidence.main(words)
+    assert len(trained) == count == 4 and (out / "pairs.csv").read_text() == before  # nothing is trained again
+
+
+def test_pairs_are_spread_over_how_much_is_hidden(tmp_path, monkeypatch):
+    monkeypatch.setattr(evidence, "DRAWN", 150)
+    pairs = evidence.spread_pairs(load_recipe("demo/true_motion"), 1, 18)
+    shares = [pair.disoccluded.float().mean().item() for pair in pairs]
+    ranges = list(pairwise(evidence.EDGES))
+    counts = [sum(low < share <= high or share == low == 0 for share in shares) for low, high in ranges]
+    assert len(pairs) == sum(counts) and max(counts) <= 3 and sum(count > 0 for count in counts) >= 4
