@@ -108,6 +108,10 @@ def read_pretrained(folder: str | os.PathLike[str]) -> Pretrained:
     if about is None or says != found:  # a writer was stopped in between, or this is damaged
         own = _own_description(weights)
         if own is None and about is None:
+            try:
+                load(weights)
+            except SafetensorError as error:
+                raise ValueError(f"{file} is damaged, and {CONFIG} is not there: {error}") from error
             raise FileNotFoundError(absent + CONFIG)
         if own is None:
             raise ValueError(f"{file}: sha256 {found[:12]}…, {CONFIG} says {says[:12]}…: damaged, or another file")
@@ -164,7 +168,7 @@ def _checked(about: dict[str, Any], file: Path, **further: tuple[type, ...]) -> 
     for key, kind in kinds.items():
         if not isinstance(about.get(key), kind) or (key not in about and key != "training"):
             raise ValueError(f"{file}: {key!r} is {about.get(key, 'missing')!r}")
-    if about["size"] is not None and about["size"] < 1:
+    if about["size"] is not None and (about["size"] is True or about["size"] < 1):
         raise ValueError(f"{file}: 'size' must be 1 or more, not {about['size']}")
     if unknown := sorted(about.keys() - kinds.keys()):
         raise ValueError(f"{file}: unknown key {unknown[0]!r}; known: {', '.join(kinds)}")

@@ -26,7 +26,7 @@ class Layout:
     taps: Callable[[nn.Module], list[Tap]]
     """The root → its taps for mode "inplace"."""
     keypoints: KeypointTap
-    """Below the root, or beside it in the dict of modules."""
+    """The module that is called with the keypoints: below the root, or beside it in the dict of modules."""
     count: tuple[str, int] = NUM_KP
     """The motion network's attribute that K is read off, and by what it is multiplied."""
     warps_one: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from memcomp.adapters.attachment.attach import attach
 from memcomp.adapters.base import Host
@@ -15,7 +16,6 @@ from memcomp.checkpoint import fill, take_dtypes
 from memcomp.compensation import CompensationConfig
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-save_pretrained = Host.save_pretrained  # as a function of host and folder
 
 
 def from_pretrained(folder_or_hub_id: str | os.PathLike[str], *, revision: str | None = None) -> Host:
@@ -35,6 +35,11 @@ def from_pretrained(folder_or_hub_id: str | os.PathLike[str], *, revision: str |
     if not folder.is_dir():
         folder = _from_hub(os.fspath(folder_or_hub_id), revision)
     return build_pretrained(read_pretrained(folder), folder / WEIGHTS)
+
+
+def save_pretrained(host: Host, folder: str | os.PathLike[str], **about: Any) -> None:
+    """Write a host as a folder: `Host.save_pretrained` as a function."""
+    host.save_pretrained(folder, **about)
 
 
 def build_pretrained(read: Pretrained, file: Path) -> Host:

@@ -70,7 +70,7 @@ class Processes:
 
 
 def resolve_device(device: str) -> torch.device:
-    """ "auto" (CUDA if there is one) or a torch device.
+    """Choose a device: "auto" (CUDA if there is one) or one that torch knows.
 
     Raises:
         UserError: a device that this machine or this build of torch lacks.

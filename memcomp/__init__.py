@@ -38,8 +38,10 @@ if TYPE_CHECKING:
     from memcomp import mcm as mcm
     from memcomp import memory as memory
     from memcomp import placed as placed
+    from memcomp import places as places
     from memcomp import reference as reference
     from memcomp import release as release
+    from memcomp import scale as scale
     from memcomp import taps as taps
     from memcomp.checkpoint import load, save
     from memcomp.compensation import CompensationOutput, MemoryCompensation
@@ -66,7 +68,7 @@ else:  # hidden from type checkers, to whom a module with `__getattr__` has ever
         "load": "checkpoint",
         "save": "checkpoint",
     }
-    _MODULES = {*_HOMES.values(), "attention", "calls", "layers", "placed", "reference", "release"}
+    _MODULES = {*_HOMES.values(), "attention", "calls", "layers", "placed", "places", "reference", "release", "scale"}
     _MODULES |= {"adapters", "experiments", "recipes"}
 
     def __getattr__(name: str) -> Any:

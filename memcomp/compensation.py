@@ -3,8 +3,7 @@
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,51 +12,14 @@ from torch import Tensor, nn
 from memcomp.calls import KeepsCallState
 from memcomp.config import RUNTIME, CompensationConfig
 from memcomp.iicm import IICM
-from memcomp.layers import merge, preserve_variance, split
+from memcomp.layers import split
 from memcomp.mcm import MCM
 from memcomp.memory import MetaMemory
-from memcomp.placed import PlacedMCM, visible_mean
-from memcomp.release import InstanceNorm, ReleaseIICM, ReleaseMCM
+from memcomp.placed import PlacedMCM
+from memcomp.release import ReleaseIICM, ReleaseMCM
+from memcomp.scale import CompensationOutput, Conditioned, Given, Scale
 
-__all__ = ["CompensationConfig", "CompensationOutput", "MemoryCompensation", "Record"]
-
-
-@dataclass(frozen=True)
-class CompensationOutput:
-    """What the compensation of one scale gives."""
-
-    feature: Tensor
-    """F_cpt (B, C_i, H, W): the compensated feature, in the input's dtype and memory format."""
-    value: Tensor
-    """F_V (B, C_m, H_m, W_m), with gradient."""
-    target: Tensor
-    """F_proj resized to (B, C_m, H_m, W_m), detached: what Eq. 4 compares F_V with."""
-
-
-class Given(NamedTuple):
-    """What a compensation is told besides the feature; see `MemoryCompensation.forward`."""
-
-    keypoints: Tensor
-    noise: Tensor | None = None
-    driving: Tensor | None = None
-    visibility: Tensor | None = None
-
-
-class Conditioned(NamedTuple):
-    """A warped feature on its way through one scale, and the memory that its identity has conditioned (Fig. 3)."""
-
-    kept: Tensor | None
-    """F_w^0, the channels that pass (B, C, H, W); None without split."""
-    replaced: Tensor
-    """F_w^1, the channels that are compensated (B, C, H, W)."""
-    part: Tensor
-    """The same in the dtype that the networks compute in."""
-    descriptor: Tensor
-    """GAP(F_proj), (B, C_m)."""
-    memory: Tensor
-    """M_s (B, C_m, H_m, W_m); without IICM M_o (1, C_m, H_m, W_m)."""
-    visibility: Tensor | None = None
-    """(B, 1, H, W) at the feature's size, where the config asks for it."""
+__all__ = ["CompensationConfig", "CompensationOutput", "MemoryCompensation", "Record", "Scale"]
 
 
 class Record:
@@ -94,63 +56,10 @@ class Record:
         return torch.stack([torch.stack(terms).mean() for terms in self._terms.values()]).sum()
 
 
-class Scale(nn.Module):
-    """What one scale owns: the 1x1 convolutions into and out of the memory's width, and the gate of a start.
-
-    Args:
-        channels: C_i of the feature.
-        config: the compensation's.
-    """
-
-    def __init__(self, channels: int, config: CompensationConfig) -> None:
-        super().__init__()
-        width = channels if config.split == "none" else channels // 2
-        self.channels, self.split = channels, config.split
-        self.projection = nn.Conv2d(width, config.memory_channels, 1)
-        self.output: nn.Module
-        if config.variant == "paper":
-            self.output = nn.Conv2d(config.memory_channels, width, 1)
-            preserve_variance(self.projection)
-            preserve_variance(self.output)
-            if config.start == "residual":
-                nn.init.zeros_(self.output.weight)
-        else:
-            last = nn.Conv2d(config.memory_channels, width, 3, padding=1)
-            self.output = nn.Sequential(last, InstanceNorm(width, affine=True))
-        gated, self.residual = config.start == "identity", config.start == "residual"
-        self.gate = nn.Parameter(torch.zeros(channels)) if gated else None  # g, one for each channel
-
-    def describe(self, part: Tensor, visibility: Tensor | None = None) -> Tensor:
-        """GAP(F_proj) (B, C_m) of the split-off feature: a mean commutes with a 1x1 convolution.
-
-        With visibility (B, 1, H, W) it is the mean over what the source shows.
-        """
-        mean = part.mean((2, 3)) if visibility is None else visible_mean(part, visibility, (1, 1)).flatten(1)
-        return F.linear(mean, self.projection.weight.flatten(1), self.projection.bias)
-
-    def target(self, part: Tensor, size: tuple[int, int]) -> Tensor:
-        """F_proj at the memory's size, without gradient: resizing commutes with a 1x1 convolution."""
-        with torch.no_grad():
-            if part.shape[2:] != size:
-                part = F.interpolate(part, size=size, mode="bilinear", align_corners=True)
-            return self.projection(part)
-
-    def merge(self, replaced: Tensor, kept: Tensor | None, compensated: Tensor, like: Tensor) -> Tensor:
-        """Gate, merge (Eq. 3), and give the result `like`'s dtype and memory format."""
-        compensated = compensated.to(like.dtype)
-        if self.gate is not None:
-            _, gate = split(self.gate.to(like.dtype)[None, :, None, None], self.split)
-            compensated = replaced + gate * (compensated - replaced)
-        elif self.residual:
-            compensated = replaced + compensated
-        merged = merge(kept, compensated, self.split)
-        last = like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
-        return merged.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-
-
 class _Call(threading.local):
-    record: Record | None = None
-    noise: tuple[Tensor, ...] | None = None  # of each scale
+    def __init__(self) -> None:  # torch.compile sees no later change of an attribute that the instance lacks
+        self.record: Record | None = None
+        self.noise: tuple[Tensor, ...] | None = None  # of each scale
 
 
 class MemoryCompensation(KeepsCallState, nn.Module):
@@ -290,7 +199,9 @@ class MemoryCompensation(KeepsCallState, nn.Module):
         return cast("MCM | ReleaseMCM | PlacedMCM", self.mcm[self._unit(scale)])
 
     def _condition(self, feature: Tensor, given: Given, scale: int) -> Conditioned:
-        self._check(feature, given, scale)
+        if not 0 <= scale < len(self.channels):
+            raise ValueError(f"scale must be in 0..{len(self.channels) - 1}, not {scale}")
+        cast(Scale, self.scales[scale]).check(feature, given, scale, self.keypoints)
         layer, device = cast(Scale, self.scales[scale]), feature.device.type
         kept, replaced = split(feature, self.config.split)
         part = replaced
@@ -330,37 +241,6 @@ class MemoryCompensation(KeepsCallState, nn.Module):
     def _unit(self, scale: int) -> int:
         """Index of the IICM and the MCM that serve a scale."""
         return 0 if self.config.sharing == "networks" else scale
-
-    def _check(self, feature: Tensor, given: Given, scale: int) -> None:
-        if not 0 <= scale < len(self.channels):
-            raise ValueError(f"scale must be in 0..{len(self.channels) - 1}, not {scale}")
-        channels, config = cast(Scale, self.scales[scale]).channels, self.config
-        if feature.ndim != 4 or feature.shape[1] != channels or 0 in feature.shape:
-            expected = f"(B, {channels}, H, W)"
-            raise ValueError(f"the feature of scale {scale} must be {expected}, not {tuple(feature.shape)}")
-        if not feature.is_floating_point():
-            raise ValueError(f"the feature must be of a floating-point dtype, not {feature.dtype}")
-        asked = {"driving": config.driving, "visibility": config.visibility}
-        for name, is_asked in asked.items():
-            if is_asked != (getattr(given, name) is not None):
-                raise ValueError(
-                    f"{name} is {'missing' if is_asked else 'not used'}: the config says {name}={is_asked}"
-                )
-        batch, noise, visible = feature.shape[0], given.noise, given.visibility
-        for name, points in (("keypoints", given.keypoints), ("driving", given.driving)):
-            if points is None:
-                continue
-            if points.ndim != 3 or points.shape[1:] != (self.keypoints, 2) or points.shape[0] not in (1, batch):
-                raise ValueError(f"{name} must be ({batch} or 1, {self.keypoints}, 2), not {tuple(points.shape)}")
-        if visible is not None and (visible.ndim != 4 or visible.shape[1] != 1 or visible.shape[0] not in (1, batch)):
-            raise ValueError(f"visibility must be ({batch} or 1, 1, h, w), not {tuple(visible.shape)}")
-        if noise is None:
-            return
-        if config.variant != "release" or not config.identity_conditioning:
-            raise ValueError("noise is only used by variant 'release' with identity_conditioning")
-        if noise.ndim != 4 or noise.shape[1:] != (1, *config.memory_size) or noise.shape[0] not in (1, batch):
-            size = config.memory_size
-            raise ValueError(f"noise must be ({batch} or 1, 1, {size[0]}, {size[1]}), not {tuple(noise.shape)}")
 
 
 def _make_iicm(config: CompensationConfig, keypoints: int) -> IICM:

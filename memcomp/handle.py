@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from memcomp.calls import KeepsCallState
+from memcomp.places import check_places
 from memcomp.taps import KeypointTap, Tap, VisibilityTap
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
     from memcomp.compensation import MemoryCompensation
 
-# Torch's wrappers, and the name under which each holds the module that it calls, hooks and all.
-WRAPPERS = {"OptimizedModule": "_orig_mod", "DistributedDataParallel": "module", "FullyShardedDataParallel": "module"}
 CHILD = "memory_compensation"  # the name under which the root owns the memory: the prefix of its state-dict keys
 
 
@@ -31,7 +30,7 @@ Shown = dict[str, "Tensor | weakref.ref[Tensor]"]  # "keypoints", "driving", "vi
 class _Call(threading.local):
     def __init__(self) -> None:
         # What the call in progress has shown and, for each such call, the call around it. The latter weakly, for it
-        # lives in its caller's frame: a call cut off by KeyboardInterrupt then keeps nothing alive.
+        # lives in its caller's frame: of calls cut off by KeyboardInterrupt only the innermost is kept, until the next.
         self.shown: Shown = {}
         self.outer: list[Shown] = []
         self.disabled = False
@@ -66,6 +65,7 @@ class Handle(KeepsCallState):
     _source: nn.Module | None = None  # the module called with the keypoints, if it is below the root
     _driving: int | None = None  # position of the driving keypoints among its arguments
     _seen: nn.Module | None = None  # the module that tells the visibility, if it is below the root
+    _further: tuple[tuple[str, nn.Module], ...] = ()  # places that a mode watches besides
 
     def __init__(
         self,
@@ -116,9 +116,13 @@ class Handle(KeepsCallState):
                 return owner
         return None
 
-    def own(self, hooks: Iterable[RemovableHandle]) -> None:
-        """Take over hooks that a mode needs besides, no closures either: `remove()` takes them off too."""
+    def own(self, hooks: Iterable[RemovableHandle], places: Mapping[str, nn.Module] | None = None) -> None:
+        """Take over hooks that a mode needs besides, no closures either: `remove()` takes them off too.
+
+        `places` names the modules below the root that have them: they must stay where they are, as taps must.
+        """
         self._hooks.extend(hooks)
+        self._further = (*self._further, *(places or {}).items())
 
     def remove(self) -> None:
         """Take the memory off: hooks, child and freeze are gone, the root is what it was. May be called again."""
@@ -186,17 +190,7 @@ class Handle(KeepsCallState):
             places.append((self.keypoints.module, self._source))
         if self.visibility is not None and self._seen is not None:
             places.append((self.visibility.module, self._seen))
-        for name, module in places:
-            try:
-                found: nn.Module | None = self.root.get_submodule(name)
-            except AttributeError:
-                found = None
-            if found is not module and _inside_wrappers(found) is not module:
-                now = "is gone" if found is None else f"is now another module, a {type(found).__name__}"
-                raise RuntimeError(
-                    f"'{name}' of this {type(self.root).__name__} {now}: what the memory does there would silently be "
-                    "lost. Call remove() of the handle, replace the module, then attach again."
-                )
+        check_places(self.root, [*places, *self._further])
 
     def _asks(self, what: str) -> bool:
         """Whether the compensation's config asks for a thing; a control has no config and asks for none."""
@@ -299,16 +293,6 @@ class Handle(KeepsCallState):
         return torch.cat([tensor[:, :first], feature], dim=1).contiguous(
             memory_format=torch.channels_last if last else torch.contiguous_format
         )
-
-
-def _inside_wrappers(module: nn.Module | None) -> nn.Module | None:
-    """The module inside of torch's own wrappers, which call what they hold."""
-    while module is not None:
-        held = WRAPPERS.get(type(module).__name__)
-        if held is None:
-            return module
-        module = module._modules.get(held)
-    return None
 
 
 def _argument_position(module: nn.Module, argument: str) -> int | None:

@@ -29,7 +29,7 @@ class _Site:
     taps: list[Tap]
     keypoints: KeypointTap
     modules: dict[str, nn.Module]
-    """All that were given, by section: the motion network may be beside the root."""
+    """The modules that were given, by section: the motion network may be beside the root."""
 
     def motion(self) -> nn.Module:
         """The module that is called with the keypoints."""
@@ -108,7 +108,8 @@ def attach(
     handle = inject(site.root, memory, taps, site.keypoints, beside=site.modules, visibility=visibility)
     if isinstance(compensation, SkipCompensation | SkipControl):
         sources = {scale: site.root.get_submodule(tap.module) for scale, tap in enumerate(encoder) if tap is not None}
-        handle.own(compensation.skips.watch(site.root, motion, sources))
+        places = {tap.module: sources[scale] for scale, tap in enumerate(encoder) if tap is not None}
+        handle.own(compensation.skips.watch(site.root, motion, sources), places)
     handle.mode, handle.scales = mode, tuple(chosen)
     return handle
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def encoder_taps(generator: nn.Module, taps: Sequence[Tap]) -> list[Tap | None]:
-    """For each tap of mode "inplace", coarse to fine, the encoder's output of its size; None for the coarsest.
+    """Name the encoder's output of the size of each tap of mode "inplace", coarse to fine; None for the coarsest.
 
     The coarsest feature is the one that the generator warps itself. Of vox-256 at 256×256: None, `down_blocks.0`
     (128 channels, 128×128), `first` (64 channels, 256×256).
@@ -45,7 +45,7 @@ class _Call:
 
     generator: nn.Module
     depth: int
-    """Of Python's stack at its start."""
+    """Depth of Python's stack at its start."""
     features: dict[int, Tensor] = field(default_factory=dict)
     motion: Any = None
 

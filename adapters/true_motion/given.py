@@ -60,7 +60,7 @@ class Given(Keypoints):
         return cls(value, flow=image[:, 3:5].permute(0, 2, 3, 1), visibility=image[:, 5:6])
 
     def still(self) -> Given:
-        """The same landmarks with no motion at all: every place looks at itself, and all is visible."""
+        """Keep the landmarks and give no motion at all: every place looks at itself, and all is visible."""
         assert self.flow is not None and self.visibility is not None
         height, width = self.flow.shape[1:3]
         x, y = ((torch.arange(n, device=self.flow.device) + 0.5) * (2 / n) - 1 for n in (width, height))

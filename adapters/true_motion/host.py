@@ -169,7 +169,7 @@ class TrueMotion(Host):
         return self.generate(source, self.keypoints(source), kp_driving)
 
     def taps(self) -> tuple[list[Tap], KeypointTap]:
-        """As of the host whose decoder it is."""
+        """Name the taps of the host whose decoder it is."""
         return (fomm_taps if self.decoder == "fomm" else tpsm_taps)(self.generator), KEYPOINTS
 
     def transfer_motion(

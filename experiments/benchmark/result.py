@@ -51,7 +51,7 @@ class Benchmark:
     baseline: str
     """Name of the row that the others are compared with."""
     recipe: Recipe
-    """Whose data the pairs are of."""
+    """The recipe whose data the pairs are of."""
     pairs: Mapping[str, Sequence[Pair]]
     """Kind → pairs."""
     measured: Measured

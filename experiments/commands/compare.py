@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """`memcomp compare`."""
+    """Run `memcomp compare`."""
     from memcomp.experiments.benchmark.compare import CompareOptions, compare
 
     compare(shared.options_of(CompareOptions, args, pairs=shared.pair_options(args)))

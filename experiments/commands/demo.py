@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """`memcomp demo`."""
+    """Run `memcomp demo`."""
     from memcomp.experiments.demo.demo import DemoOptions, demo
 
     demo(shared.options_of(DemoOptions, args))

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """`memcomp evaluate`."""
+    """Run `memcomp evaluate`."""
     from memcomp.experiments.evaluation.evaluate import EvaluationOptions, evaluate
 
     kinds = tuple(kind for kind, wanted in ((SAME, args.same), (CROSS, args.cross)) if wanted) or (SAME, CROSS)

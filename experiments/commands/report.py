@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """`memcomp report`."""
+    """Run `memcomp report`."""
     from memcomp.experiments.report.page import write_page
 
     path = write_page(args.folder)

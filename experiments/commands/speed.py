@@ -49,7 +49,7 @@ def _hosts(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """`memcomp speed`."""
+    """Run `memcomp speed`."""
     if args.what == "start":
         from memcomp.experiments.speed.start import time_start
 

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """`memcomp train`."""
+    """Run `memcomp train`."""
     from memcomp.experiments.recipe.load import load_recipe
     from memcomp.experiments.training.loop import LAST, train
 

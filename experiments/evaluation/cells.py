@@ -29,9 +29,9 @@ class Cell:
     spread: float | None = None
     """Standard deviation of the seeds' means; None with one seed."""
     pairs: int = 0
-    """Pairs that are in the mean: of the seeds, the fewest."""
+    """How many pairs are in the mean; the fewest of any seed."""
     left_out: int = 0
-    """Pairs that are not: of the seeds, the most."""
+    """How many pairs are left out of it; the most of any seed."""
     skipped: Mapping[str, int] = field(default_factory=dict)
     """Why pairs have no value, where that is known → how many."""
     difference: Difference | None = None

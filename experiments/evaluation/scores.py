@@ -30,7 +30,7 @@ class Pair(Protocol):
 
     @property
     def name(self) -> str:
-        """Says which frames these are."""
+        """The name, which says what frames these are."""
 
     @property
     def source(self) -> Tensor:

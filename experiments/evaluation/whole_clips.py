@@ -30,9 +30,9 @@ class ClipScore:
     frames: int
     """How many were generated."""
     flicker: float
-    """See `metrics.flicker`."""
+    """Flicker of the clip (`metrics.flicker`)."""
     jitter: float | None
-    """See `metrics.landmark_jitter`; over the runs of three frames or more in which both faces are found."""
+    """Jitter of its landmarks (`metrics.landmark_jitter`), over runs of three frames or more with both faces found."""
     without_face: int
     """Frames left out of the jitter: no face, or several, in the true or in the generated one."""
 

@@ -34,7 +34,7 @@ class Seen:
     views: list[ScaleView]
     """Every scale of the memory, for the N sources in one pose."""
     poses: list[list[ScaleView]]
-    """The same for the first source in other poses; empty if there is one pose only."""
+    """Every scale for the first source in other poses; empty if there is one pose only."""
     hidden: Tensor | None
     """(H, W) bool: pixels of the first output that its source does not show; None = unknown."""
     places: list[Place]

@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def train_rows(decoder: str, rows: Sequence[Row], folder: Path, args: argparse.Namespace) -> list[list[Job]]:
-    """For each row its trainings, one a seed, all finished."""
+    """Train every row with every seed; returns each row's trainings, all finished."""
     jobs = [
         [
             Job(f"{decoder}: {row.name} (seed {seed})", row.recipe, words, folder / f"{_slug(row.name)}_seed{seed}")

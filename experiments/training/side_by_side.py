@@ -31,7 +31,7 @@ class Job:
     recipe: str
     """Name or path."""
     overrides: tuple[str, ...]
-    """`key=value` each."""
+    """Changes to the recipe, `key=value` each."""
     output: Path
     """The run's folder; a training that stopped there before goes on."""
 

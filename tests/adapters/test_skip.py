@@ -376,3 +376,11 @@ def test_threads_with_different_people_give_each_its_own_picture():
 
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(work, range(3))) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("mode", ["skip", "skip_control"])
+def test_an_encoder_layer_replaced_after_attach_is_named(mode):
+    generator, _ = attached(mode)
+    generator.first = torch.nn.Sequential(generator.first)
+    with pytest.raises(RuntimeError, match=r"'first' of this .* is now another module"):
+        generator(*inputs())

@@ -1,11 +1,13 @@
 """Saving and loading the compensation alone."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+import memcomp
 from memcomp import CompensationConfig, MemoryCompensation, load, save
 from memcomp.checkpoint import from_file
 
@@ -116,3 +118,27 @@ def test_what_has_no_compensation_is_named(tmp_path: Path) -> None:
         with pytest.raises(TypeError, match="handle of an attached one, not Linear"):
             call(torch.nn.Linear(1, 1), tmp_path / "m")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_field_that_a_file_lacks_means_its_default(tmp_path):
+    """Files of versions that knew fewer fields load; those that differ from the default are refused."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    from memcomp.checkpoint import digest, from_file
+
+    unit = MemoryCompensation([8], 3, CompensationConfig.paper(memory_channels=6, memory_size=(3, 4)))
+    path = tmp_path / "memory.safetensors"
+    memcomp.save(unit, path)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    settings = json.loads(metadata["settings"])
+    for name in ("noise", "place", "context"):
+        del settings[name]
+    save_file(tensors, path, metadata | {"settings": json.dumps(settings), "sha256": digest(settings, tensors)})
+    memcomp.load(unit, path)
+    assert from_file(path).settings() == unit.settings()
+    other = MemoryCompensation([8], 3, CompensationConfig.paper(memory_channels=6, memory_size=(3, 4), place=True))
+    with pytest.raises(ValueError, match="place: file False, here True"):
+        memcomp.load(other, path)

@@ -30,7 +30,7 @@ class FullyShardedDataParallel(nn.Module):
 
     def __init__(self, module):
         super().__init__()
-        self.module = module
+        self._fsdp_wrapped_module = module
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ class FullyShardedDataParallel(nn.Module):
         (compiled_in_place, ""),
         (with_compiled_part, ""),
         (nn.DataParallel, "module."),
-        (FullyShardedDataParallel, "module."),
+        (FullyShardedDataParallel, "_fsdp_wrapped_module."),
     ],
     ids=["OptimizedModule", "module.compile()", "compiled part", "DataParallel", "FSDP"],
 )

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from memcomp import KeypointTap, Tap, inject
+from memcomp import CompensationConfig, KeypointTap, MemoryCompensation, Tap, inject
 
 THREADS, CALLS, PEOPLE = 4, 200, 5
 
@@ -194,3 +194,66 @@ def test_the_module_with_the_keypoints_may_be_beside_the_root(hand):
     motion(*hand.inputs())
     with pytest.raises(RuntimeError, match="'final' of this Decoder is now another module, a Conv2d"):
         root(torch.rand(2, 4, 6, 6))
+
+
+class Wrapper(nn.Module):
+    """Stands for torch's wrapper of a name: it calls what it holds."""
+
+    def forward(self, *args, **kwargs):
+        (held,) = self.children()
+        return held(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "held"), [("DistributedDataParallel", "module"), ("FullyShardedDataParallel", "_fsdp_wrapped_module")]
+)
+@pytest.mark.parametrize("wrapped", ["up.1", "middle"])
+def test_a_wrapper_around_a_tap_or_above_it_is_no_replacement(hand, kind, held, wrapped):
+    torch.manual_seed(0)
+    generator = hand.Generator().eval()
+    generator.up[1] = nn.Sequential(generator.up[1])  # a tap below what is wrapped
+    taps = [hand.TAPS[0], hand.TAPS[1], Tap("up.1.0", where="output")]
+    inject(generator, hand.memory("paper"), taps, KeypointTap("motion"))
+    expected = generator(*hand.inputs())
+    wrapper = type(kind, (Wrapper,), {})()
+    place = generator.get_submodule(wrapped)
+    setattr(wrapper, held, place)
+    parent = generator.up if wrapped == "up.1" else generator
+    setattr(parent, wrapped.rsplit(".", 1)[-1], wrapper)
+    assert torch.equal(generator(*hand.inputs()), expected)
+
+
+@pytest.mark.parametrize("fullgraph", [True, False])
+def test_what_begins_after_a_compiled_call_is_heard(hand, fullgraph):
+    """The compiler must not take a state that was empty at its first call for one that stays empty."""
+    torch._dynamo.reset()
+    generator, handle = hand.attached("paper")
+    compiled = torch.compile(generator, backend="eager", fullgraph=fullgraph)
+    compiled(*hand.inputs())
+    losses = []
+    for call in (compiled, generator, compiled):
+        with handle.compensation.recording() as record:
+            call(*hand.inputs())
+        losses.append(record.consistency_loss())
+        compiled(*hand.inputs())
+    torch.testing.assert_close(losses[0], losses[1])
+    torch.testing.assert_close(losses[2], losses[1])
+    torch._dynamo.reset()
+
+
+def test_noise_supplied_after_a_compiled_call_is_used():
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    config = CompensationConfig.release(memory_channels=6, memory_size=(3, 4))
+    unit = MemoryCompensation([8], 3, config).eval()
+    nn.init.constant_(unit.iicm[0].noise_strength, 1.0)
+    feature, keypoints, noise = torch.randn(2, 8, 5, 7), torch.rand(2, 3, 2), torch.randn(2, 1, 3, 4)
+    compiled = torch.compile(unit, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        silent = compiled(feature, keypoints, scale=0)
+        with unit.supplying([noise]):
+            noisy = compiled(feature, keypoints, scale=0)
+        torch.testing.assert_close(noisy, unit(feature, keypoints, scale=0, noise=noise))
+        assert not torch.allclose(noisy, silent)
+        torch.testing.assert_close(compiled(feature, keypoints, scale=0), silent)
+    torch._dynamo.reset()

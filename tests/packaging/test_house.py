@@ -35,26 +35,75 @@ def name_of(file: Path) -> str:
 FILES = {name_of(file): file for room in ("memcomp", "adapters", "experiments") for file in (ROOT / room).rglob("*.py")}
 
 
+def lazy_names(file: Path) -> dict[str, str]:
+    """Name → home of what a package gives lazily, read off the imports that it shows to type checkers."""
+    found: dict[str, str] = {}
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for one in node.body:
+                if isinstance(one, ast.ImportFrom):
+                    found |= {alias.asname or alias.name: f"{one.module}.{alias.name}" for alias in one.names}
+    return found
+
+
+LAZY = {
+    f"{package}.{name}": home
+    for package in ("memcomp", "memcomp.taps", "memcomp.adapters")
+    for name, home in lazy_names(FILES[package]).items()
+}
+
+
+def module_of(full: str) -> str | None:
+    """Our module that an imported dotted name comes from, a lazy one from its home; None = not ours."""
+    if full in FILES:
+        return full
+    if full in LAZY:
+        return module_of(LAZY[full])
+    above = full.rpartition(".")[0]
+    return above if above in FILES else None
+
+
 def imported(file: Path) -> Iterator[str]:
-    """Our modules that a file imports, inside functions too; not those for type checkers only."""
+    """Our modules that a file imports, inside functions and by name too; not those for type checkers only."""
 
     def walk(node: ast.AST) -> Iterator[ast.AST]:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for other in node.orelse:
+                yield from walk(other)
             return
         yield node
         for child in ast.iter_child_nodes(node):
             yield from walk(child)
 
+    names: list[str] = []
     for node in walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.module and not node.level, f"{file}: relative import"
-            inner = [f"{node.module}.{alias.name}" for alias in node.names]
-            names = [full if full in FILES else node.module for full in inner]
-        else:
-            continue
-        yield from (name for name in names if name in FILES)
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            names += [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+    yield from (module for name in names if (module := module_of(name)))
+
+
+def test_what_the_test_sees(tmp_path: Path) -> None:
+    """Each way to import something is found; what is for type checkers alone is not."""
+    file = tmp_path / "some.py"
+    file.write_text(
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    from memcomp.experiments import cli\n"
+        "else:\n    from memcomp.experiments.report import page\n"
+        "from memcomp import inject\nfrom memcomp.adapters import attach\n"
+        "def f():\n    import memcomp.mcm\n    import_module('memcomp.experiments.errors')\n"
+    )
+    assert set(imported(file)) == {
+        "memcomp.experiments.report.page",
+        "memcomp.injection",
+        "memcomp.adapters.attachment.attach",
+        "memcomp.mcm",
+        "memcomp.experiments.errors",
+    }
 
 
 GRAPH = {name: set(imported(file)) - {name} for name, file in FILES.items()}

@@ -1,0 +1,3 @@
+"""Earlier path of `memcomp.adapters.shared.losses`, kept for imports."""
+
+from memcomp.adapters.shared.losses import *  # noqa: F403

@@ -1,0 +1,3 @@
+"""Earlier path of `memcomp.adapters.shared.params`, kept for imports."""
+
+from memcomp.adapters.shared.params import *  # noqa: F403
