@@ -38,7 +38,7 @@ def benchmark(options: BenchmarkOptions) -> Benchmark:
         raise UserError(f"benchmark: expected a run that can be measured: {'; '.join(reasons(left_out))}")
     rows = rows_of(runs)
     baseline = find_baseline(options.baseline, rows, options.runs, runs)
-    if options.baseline is None and options.runs[0] in left_out:
+    if options.baseline is None and options.runs[0] in left_out and options.runs[0] != runs[0].path:  # no twin
         left_out[options.runs[0]] += f"; the baseline is {baseline.name!r} instead"
     names = [row.name for row in rows]
     if options.show is not None and options.show not in names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +76,7 @@ def evaluate(options: EvaluationOptions) -> None:
         return
 
     # what was found: tables, then files
+    began = time.time() - 1  # file systems round
     about = description(state, recipe, options, panel, pairs)
     if results:
         print(
@@ -93,7 +95,8 @@ def evaluate(options: EvaluationOptions) -> None:
         print(f"\n{lists}")
         about["lists"] = vars(lists)
     write_json(folder / "metrics.json", about | {"results": results_json(results)})
-    print(f"\nwritten to {folder}: {', '.join(sorted(path.name for path in folder.iterdir() if path.name[0] != '.'))}")
+    written = [path.name for path in folder.iterdir() if path.name[0] != "." and path.stat().st_mtime >= began]
+    print(f"\nwritten to {folder}: {', '.join(sorted(written))}")
 
 
 def draw_pairs(path: Path, results: Results, pairs: Mapping[str, Sequence[Pair]], recipe: Recipe) -> None:

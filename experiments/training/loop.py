@@ -206,7 +206,10 @@ def _check_same(given: Recipe, saved: Recipe, origin: Path) -> None:
     ours, theirs = essence(given), essence(saved)
     for key in sorted(ours.keys() | theirs.keys()):
         if ours.get(key) != theirs.get(key):
-            raise UserError(f"{origin}: was trained with {key}={theirs.get(key)}, the recipe says {ours.get(key)}")
+            raise UserError(
+                f"{origin}: was trained with {key}={theirs.get(key)}, the recipe says {ours.get(key)}; the run's own "
+                "recipe.yaml with --resume goes on with it, init=FOLDER starts another run from its weights"
+            )
 
 
 # ---- loop ------------------------------------------------------------------------------------------------------------
