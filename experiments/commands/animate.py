@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 
@@ -32,10 +33,13 @@ def run(args: argparse.Namespace) -> None:
 
     from memcomp.experiments.animation import Motion, animate
     from memcomp.experiments.checkpoints.run_file import load_host
-    from memcomp.experiments.errors import UserError
+    from memcomp.experiments.errors import Incomplete, UserError
     from memcomp.experiments.files import writable_folder
     from memcomp.experiments.processes import resolve_device
-    from memcomp.experiments.video import Frames, fit, keep_audio, read_picture, to_frame, write_video
+    from memcomp.experiments.video import Frames, Timetable, fit, keep_audio, read_picture, to_frame, write_video
+
+    def warn(text: str) -> None:
+        tqdm.write(f"memcomp: warning: {text}", file=sys.stderr)
 
     if args.output.suffix.lower() != ".mp4":
         raise UserError(f"{args.output}: expected an output name that ends in .mp4")
@@ -43,19 +47,23 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"{args.output}: expected an output that is neither the source nor the driving video")
     if args.batch < 1:
         raise UserError(f"--batch: expected 1 or more, got {args.batch}")
-    source_picture, driving = read_picture(args.source), Frames(args.driving)
+    source_picture, driving = read_picture(args.source, warn), Frames(args.driving, warn)
     host, recipe = load_host(args.checkpoint, resolve_device(args.device))
     writable_folder(args.output.parent)
 
     source = fit(source_picture, recipe.size)
     motion = Motion(args.motion, not args.no_adapt_scale)
     motion.check(host)  # before the first line of progress
-    poses = (fit(frame, recipe.size) for frame in driving)
+    times = Timetable()
+    poses = (fit(frame, recipe.size) for frame in times.pictures(driving.timed()))
     bar = tqdm(total=driving.length, unit=" frames", desc="animate")
     with bar, write_video(args.output, driving.frame_rate) as append:
         for pose, result in animate(host, source, poses, motion, args.batch):
-            append(to_frame(torch.cat([source, pose, result], dim=-1) if args.side_by_side else result))
+            picture = torch.cat([source, pose, result], dim=-1) if args.side_by_side else result
+            append(to_frame(picture), *times.next())
             bar.update()
-    sound = "with its sound" if keep_audio(args.output, args.driving, args.output) else "without sound"
-    rate = float(driving.frame_rate)
-    print(f"{args.output}: {bar.n} frames of {recipe.size}×{recipe.size} at {rate:g} per second, {sound}")
+    kept = keep_audio(args.output, args.driving, args.output, times.start, append.end if times.broken else None)
+    sound = "with its sound" if kept else "without sound"
+    print(f"{args.output}: {bar.n} frames of {recipe.size}×{recipe.size} {append.pace}, {sound}")
+    if times.broken:
+        raise Incomplete(f"{args.output}: written, but incomplete: {times.broken}")
