@@ -185,15 +185,16 @@ def write_videos(folder: Path, host: Host, pairs: Sequence[ClipPair], args: argp
     from tqdm import tqdm
 
     from memcomp.experiments.animation import Motion, animate
-    from memcomp.experiments.video import FOLDER_RATE, to_frame, write_video
+    from memcomp.experiments.video import rate_of, to_frame, write_video
 
     names = []
     for pair in tqdm(pairs, unit="video", desc="cross identity", disable=not pairs):
         names.append(f"{pair.name.replace('#', '-')}.mp4")
-        source = pair.source
-        with write_video(folder / names[-1], FOLDER_RATE) as append:
-            for pose, result in animate(host, source, pair.driving_clip(args.video_frames), Motion(), args.batch):
-                append(to_frame(torch.cat([source, pose, result], dim=-1)))
+        source, (poses, times) = pair.source, pair.driving_clip(args.video_frames)
+        with write_video(folder / names[-1], rate_of(times)) as append:
+            moved = animate(host, source, poses, Motion(), args.batch)
+            for (pose, result), time in zip(moved, times, strict=True):
+                append(to_frame(torch.cat([source, pose, result], dim=-1)), time)
     return names
 
 

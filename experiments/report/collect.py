@@ -59,7 +59,7 @@ def collect(
             clip = clip_of(chosen, number, kind)
             name = benchmark.scores(kind)[row.name][0].names[number]
             entry: dict[str, Any] = {"kind": kind, "which": which, "pair": name}
-            entry |= {"number": number, "ranked_by": column, "rate": clip.rate, "frame": clip.at}
+            entry |= {"number": number, "ranked_by": column, "rate": clip.rate, "frame": clip.at, "time": clip.time}
             entry["columns"] = columns(target, f"video{len(videos)}", clip, hosts, kind)
             videos.append(entry)
     host, own = hosts[row.name]
@@ -108,7 +108,7 @@ def columns(
     found = [{"title": "source", "file": save_picture(folder / f"{name}_source.png", to_frame(clip.source[:3]))}]
 
     def add(title: str, pictures: Sequence[Any]) -> None:
-        file = save_clip(folder / f"{name}_{len(found)}.webm", pictures, clip.rate)
+        file = save_clip(folder / f"{name}_{len(found)}.webm", pictures, clip.times)
         found.append({"title": title, "file": file})
 
     add("driving", frames(clip.driving))

@@ -5,8 +5,9 @@ its transparency and its colours (`pixels`, `colours`, `pictures`), and when its
 """
 
 from memcomp.experiments.video.pictures import Frame, fit, read_picture, to_frame
-from memcomp.experiments.video.reading import DECODER_VERSION, FOLDER_RATE, BrokenOff, Frames, Shown, Timetable
+from memcomp.experiments.video.reading import DECODER_VERSION, BrokenOff, Frames, Shown, Timetable
 from memcomp.experiments.video.sound import keep_audio
+from memcomp.experiments.video.timing import FOLDER_RATE, rate_of
 from memcomp.experiments.video.writing import write_video
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Timetable",
     "fit",
     "keep_audio",
+    "rate_of",
     "read_picture",
     "to_frame",
     "write_video",

@@ -18,11 +18,11 @@ TRANSFERS = {PQ: "HDR (PQ)", HLG: "HDR (HLG)"}
 # linear RGB of other primaries → linear RGB of BT.709, by their number in ITU-T H.273
 BT2020, P3 = 9, 12
 PRIMARIES = {
-    BT2020: ((1.6605, -0.5876, -0.0728), (-0.1246, 1.1329, -0.0083), (-0.0182, -0.1006, 1.1187)),
-    P3: ((1.2249, -0.2247, 0.0), (-0.0420, 1.0419, 0.0), (-0.0197, -0.0786, 1.0979)),
+    BT2020: ((1.660491, -0.587641, -0.072850), (-0.124550, 1.132900, -0.008349), (-0.018151, -0.100579, 1.118730)),
+    P3: ((1.224940, -0.224940, 0.0), (-0.042057, 1.042057, 0.0), (-0.019638, -0.078636, 1.098274)),
 }
 LUMINANCE = np.array((0.2627, 0.6780, 0.0593), np.float32)  # of BT.2020
-LEVELS = 4096  # of the tables: 12 bits
+LEVELS = 4096  # in which light is encoded again
 ROWS = 128  # converted at once
 
 Array = npt.NDArray[Any]
@@ -48,7 +48,7 @@ def to_srgb(signal: npt.NDArray[np.uint16], transfer: int, primaries: int) -> np
     linear, encoded = _linear(transfer), _encoded()
     result = np.empty(signal.shape, np.uint8)
     for row in range(0, len(signal), ROWS):  # a picture in 4K would be 100 MB in each step
-        light = linear[signal[row : row + ROWS] >> 4]
+        light = linear[signal[row : row + ROWS]]
         if transfer == HLG:  # the display's light from the scene's, for a display of 1000 cd/m²
             light *= (light @ LUMINANCE)[..., None] ** np.float32(0.2) * np.float32(1000 / WHITE)
         place = np.sqrt((light @ matrix).clip(0, 1)) * (LEVELS - 1)
@@ -58,8 +58,8 @@ def to_srgb(signal: npt.NDArray[np.uint16], transfer: int, primaries: int) -> np
 
 @cache
 def _linear(transfer: int) -> Array:
-    """Tabulate light (white = 1; of HLG the scene's) by the signal's upper 12 bits."""
-    signal = np.arange(LEVELS) / (LEVELS - 1)
+    """Tabulate light (white = 1; of HLG the scene's) by the signal's 16 bits."""
+    signal = np.arange(65536) / 65535
     if transfer == PQ:
         power = signal ** (1 / 78.84375)
         light = (np.maximum(power - 0.8359375, 0) / (18.8515625 - 18.6875 * power)) ** (1 / 0.1593017578125)

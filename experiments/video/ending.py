@@ -24,11 +24,11 @@ class BrokenOff(UserError):
 
 
 def promised_frames(container: Any, stream: Any) -> int | None:
-    """How many frames a file says it shows; None if it does not say (a transport stream never does)."""
-    if container.format.name == "mpegts":
-        return None
+    """How many frames a file says it shows; None if it does not say, as transport streams and fragments do not."""
     movie, entries = container.format.name.startswith("mov,"), getattr(stream, "index_entries", None)
-    if movie and stream.frames and entries:  # what its edit list has left
+    if container.format.name == "mpegts" or (movie and not stream.frames):
+        return None
+    if movie and entries:  # what its edit list has left
         return sum(not entry.is_discard for entry in entries)
     if stream.frames and not movie:
         return int(stream.frames)

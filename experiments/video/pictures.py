@@ -94,10 +94,8 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
             opened = Image.open(path)
         with opened as image:
             if image.width * image.height > LARGEST:
-                size = f"{image.width}×{image.height}"
-                raise UserError(
-                    f"{path}: expected up to {LARGEST // 10**6} million pixels, found {size}; make it smaller"
-                )
+                most, size = f"{LARGEST // 10**6} million", f"{image.width}×{image.height}"
+                raise UserError(f"{path}: expected a picture of up to {most} pixels, found {size}; make it smaller")
             yield image
     except UserError:
         raise

@@ -15,10 +15,9 @@ from memcomp.experiments.errors import UserError
 from memcomp.experiments.video.ending import BrokenOff, breaks_off, lacks_index, promised_frames
 from memcomp.experiments.video.pictures import PICTURES, moving_pictures, pictures_in, read_picture
 from memcomp.experiments.video.pixels import Frame, Look
-from memcomp.experiments.video.timing import Clock, seconds
+from memcomp.experiments.video.timing import FOLDER_RATE, Clock, seconds
 
 DECODER_VERSION = 2  # counted up when frames come out otherwise than before: what is cached knows by which it was made
-FOLDER_RATE = Fraction(25)  # a folder of pictures does not tell its frame rate
 FASTEST = 250  # frames per second; a header that says more has counted its clock's ticks
 # containers that keep one shown frame in one packet, of these codecs: their frames are counted without decoding
 PACKED = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"

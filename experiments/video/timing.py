@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 
+FOLDER_RATE = Fraction(25)  # frames per second of a folder of pictures, which does not tell
 SMALLEST = Fraction(1, 1000)  # seconds between two frames of which a file says the same time
 JUMP = 1  # seconds; a clock that goes back by more begins anew there
 
@@ -11,6 +13,13 @@ JUMP = 1  # seconds; a clock that goes back by more begins anew there
 def seconds(stamp: int | None, base: Fraction | None) -> Fraction | None:
     """A timestamp in seconds; None if there is none."""
     return None if stamp is None or base is None else stamp * Fraction(base)
+
+
+def rate_of(times: Sequence[Fraction | float]) -> Fraction:
+    """Frames per second on average, of frames shown at `times` in seconds; 25 for a single one."""
+    if len(times) < 2:
+        return FOLDER_RATE
+    return ((len(times) - 1) / (Fraction(times[-1]) - Fraction(times[0]))).limit_denominator(1001)
 
 
 class Clock:
