@@ -41,8 +41,9 @@ def read_picture(path: str | Path, say: Callable[[str], None] | None = None) -> 
         frame, notes = _frame(image, path), _notes(image)
     while frame.shape[0] * frame.shape[1] > ENOUGH:
         frame = np.asarray(Image.fromarray(frame).reduce(2))
-    for note in notes if say else ():
-        say(f"{path}: {note}")
+    if say is not None:
+        for note in notes:
+            say(f"{path}: {note}")
     return frame
 
 

@@ -41,13 +41,15 @@ class Look:
         """Make a picture, (H, W, 3) uint8 sRGB, of an `av.VideoFrame`."""
         height, width = frame.height, frame.width
         if self.pixel is not None:  # the side that is too short grows, so that no detail is lost
-            if self.pixel > 1:
+            if self.pixel > 1 or frame.interlaced_frame:  # whose lines must stay as they are
                 width = round(width * self.pixel)
             else:
                 height = round(height / self.pixel)
         colours = name_of(self.transfer, self.primaries)
         form = "rgb48le" if colours else "rgba" if has_alpha(frame) else "rgb24"
         picture = frame.reformat(width, height, form, **THREADS).to_ndarray()
+        if frame.interlaced_frame:
+            picture = one_field(picture)
         if colours:
             picture = to_srgb(picture, self.transfer, self.primaries)
         elif form == "rgba":
@@ -60,6 +62,7 @@ class Look:
         notes = [f"{colours}, brought to sRGB"] if colours else []
         # a GIF's frames all have an alpha, whether anything is transparent or not
         notes += ["transparency, laid over white"] if has_alpha(frame) and frame.format.name != "bgra" else []
+        notes += ["interlaced, shown by every second line"] if frame.interlaced_frame else []
         shape = self.pixel
         return notes + ([f"pixels of shape {shape.numerator}:{shape.denominator}, made square"] if shape else [])
 
@@ -73,6 +76,15 @@ def over_white(rgba: npt.NDArray[np.uint8]) -> Frame:
     """Lay (H, W, 4) uint8, colours not multiplied by alpha, over white → (H, W, 3) uint8."""
     alpha = rgba[..., 3:].astype(np.uint16)
     return ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def one_field(picture: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Replace every second line by the mean of its neighbours: it was filmed a little later."""
+    kept, result = picture[::2], picture.copy()
+    others = len(picture) // 2
+    below = np.concatenate([kept[1:], kept[-1:]])[:others]
+    result[1::2] = kept[:others] // 2 + below // 2 + (kept[:others] & below & 1)
+    return result
 
 
 def upright(picture: Frame, matrix: npt.NDArray[np.int32] | None) -> Frame:

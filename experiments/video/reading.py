@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -145,18 +146,22 @@ class Frames:
             clock, look = Clock(1 / self.frame_rate), Look()
             shown, waiting, time = 0, None, Fraction(0)
             for frame in decoding:
-                next_time = clock.place(seconds(frame.pts, stream.time_base))
+                next_time = clock.place(seconds(decoding.stamp(frame), stream.time_base))
                 if waiting is not None:
                     yield Shown(look.picture(waiting), time, next_time - time)
                 else:
                     look = Look.of(stream, decoding.decoder)
-                    for note in look.notes(frame) if self.say else ():
-                        self.say(f"{self.path}: {note}")
+                    self._say(look.notes(frame))
                 waiting, time, shown = frame, next_time, shown + 1
             if waiting is not None:
                 lasts = clock.last_step(seconds(waiting.duration, stream.time_base))
                 yield Shown(look.picture(waiting), time, lasts)
             self._check_end(container, stream, shown, decoding)
+
+    def _say(self, notes: Iterable[str]) -> None:
+        if self.say is not None:
+            for note in notes:
+                self.say(f"{self.path}: {note}")
 
     def _listed(self, container: Any, stream: Any) -> list[Fraction] | None:
         """The times of the packets that are shown; None if one has none."""
@@ -206,6 +211,12 @@ class _Decoding:
     def __init__(self, container: Any, stream: Any) -> None:
         self.container, self.stream, self.decoder = container, stream, _decoder(stream)
         self.broken, self.reason = False, ""
+        # AVI stamps frames in the order in which they are stored; where some refer to later ones, another is shown
+        self._stored: list[int] | None = [] if container.format.name == "avi" else None
+
+    def stamp(self, frame: Any) -> int | None:
+        """The timestamp of the frame that was given last."""
+        return heapq.heappop(self._stored) if self._stored else frame.pts
 
     def packets(self) -> Iterator[Any]:
         """The packets that hold something."""
@@ -215,13 +226,16 @@ class _Decoding:
                 if packet.is_corrupt and not skip_damage:
                     self.broken, self.reason = True, "its data end"
                     return
+                if packet.size and self._stored is not None and packet.dts is not None:
+                    heapq.heappush(self._stored, packet.dts)
                 if packet.size:  # an empty one repeats the frame before, and the last one ends the stream
                     yield packet
         except av.error.FFmpegError as error:
             self.broken, self.reason = True, str(error.strerror)
 
     def __iter__(self) -> Iterator[Any]:
-        decoder, frames, some = self.decoder, [], False
+        decoder, some = self.decoder, False
+        frames: list[Any] = []
         for packet in self.packets():
             yield from frames
             try:

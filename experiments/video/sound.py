@@ -58,7 +58,7 @@ class _Nothing(Exception):
 
 def _joined(video: str, original: str, output: str | Path, start: Fraction, end: Fraction | None, encode: bool) -> bool:
     with av.open(video) as pictures, av.open(original, metadata_errors="replace") as sounds:
-        sound = sounds.streams.best("audio")
+        sound: Any = sounds.streams.best("audio")
         if sound is None or (not encode and sound.codec_context.name not in COPIED):
             return False
         begin = start if sound.start_time is None else sound.start_time * sound.time_base

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 FOLDER_RATE = Fraction(25)  # frames per second of a folder of pictures, which does not tell
 SMALLEST = Fraction(1, 1000)  # seconds between two frames of which a file says the same time
-JUMP = 1  # seconds; a clock that goes back by more begins anew there
+JUMP = Fraction(1, 4)  # seconds; a clock that goes back by more begins anew there
 
 
 def seconds(stamp: int | None, base: Fraction | None) -> Fraction | None:

@@ -41,7 +41,7 @@ class Writer:
         self._waiting: tuple[Frame, int] | None = None  # until the next one tells how long it lasts
         self._lengths: deque[tuple[int, int]] = deque()  # of frames in the encoder: when, how long
 
-    def __call__(self, frame: Frame, time: Fraction | None = None, lasts: Fraction | None = None) -> None:
+    def __call__(self, frame: Frame, time: Fraction | float | None = None, lasts: Fraction | None = None) -> None:
         """Append one frame.
 
         Args:
@@ -57,7 +57,7 @@ class Writer:
             self._stream.height, self._stream.width = frame.shape[:2]
         if frame.shape != self._shape or frame.shape[0] % 2 or frame.shape[1] % 2:
             raise ValueError(f"frames need equal and even sides, got {frame.shape} after {self._shape}")
-        time = self.pace.count / self.pace.rate if time is None else time
+        time = self.pace.count / self.pace.rate if time is None else Fraction(time)
         self.pace.add(time)
         self.end = time + (lasts or 1 / self.pace.rate)
         tick = round(time / self._tick)

@@ -12,15 +12,26 @@ CLAPS = (0, 4, 10, 16)  # frames that are white, each with a beep
 
 
 def write(
-    path, frames, times=None, *, rate=25, codec="libx264", pix="yuv420p", options=None, form=None, sound=None, **colours
+    path,
+    frames,
+    times=None,
+    *,
+    rate=25,
+    codec="libx264",
+    pix="yuv420p",
+    options=None,
+    form=None,
+    sound=None,
+    tick=None,
+    **colours,
 ):
     """Frames (H, W, 3) uint8 or uint16 at `times` (seconds); `sound` = (codec, samples of 48 kHz mono, its begin)."""
-    tick = Fraction(1, 1000)
+    tick = tick or Fraction(1, rate if codec in ("mpeg4", "mjpeg") else 1000)
     times = [Fraction(i, rate) for i in range(len(frames))] if times is None else times
     with av.open(str(path), "w", format=form) as container:
         stream = container.add_stream(codec, rate=rate, options=options or {})
         stream.pix_fmt, (stream.height, stream.width) = pix, frames[0].shape[:2]
-        stream.codec_context.time_base = tick if codec != "mpeg4" and codec != "mjpeg" else Fraction(1, rate)
+        stream.codec_context.time_base = tick
         for name, value in colours.items():
             setattr(stream.codec_context, name, value)
         heard = container.add_stream(sound[0], rate=48_000, layout="mono") if sound else None

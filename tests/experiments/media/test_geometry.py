@@ -88,3 +88,21 @@ def test_odd_sizes_are_whole(tmp_path, media, name, pix):
     assert picture.shape == frame.shape
     assert corners(picture) == ["red", "green", "blue", "grey"]
     assert np.abs(picture.astype(int) - frame).mean() < 4
+
+
+def test_interlaced_frames_show_one_moment(tmp_path, media):
+    """Every second line is filmed later: a bar that moves stands twice in the frame, and once in ours."""
+    frames = []
+    for i in range(6):
+        frame = np.full((64, 96, 3), 40, np.uint8)
+        frame[0::2, 8 * i : 8 * i + 16] = 220
+        frame[1::2, 8 * i + 30 : 8 * i + 46] = 220
+        frames.append(frame)
+    options = {"flags": "+ildct+ilme", "x264-params": "interlaced=1:tff=1", "crf": "6"}
+    path = media.write(tmp_path / "a.mkv", frames, options=options, pix="yuv444p")
+    said = []
+    shown = list(Frames(path, said.append))
+    assert len(shown) == 6 and "interlaced" in said[0]
+    for i, picture in enumerate(shown):
+        assert abs(picture[:, 8 * i + 4 : 8 * i + 12].astype(int) - 220).max() < 12
+        assert abs(picture[:, 8 * i + 30 : 8 * i + 46].astype(int) - 40).max() < 12

@@ -36,6 +36,7 @@ def moved(path, output):
         ("browser.webm", UNEVEN, {"sound": "libopus", "codec": "libvpx", "rate": 1000}),
         ("late.ts", LATER, {"sound": "aac", "form": "mpegts"}),
         ("camera.avi", EVEN, {"sound": "pcm_s16le", "codec": "mjpeg", "pix": "yuvj420p"}),
+        ("reordered.avi", EVEN, {"sound": "mp3", "options": {"bf": "2"}, "tick": Fraction(1, 25)}),
         ("gaps.mp4", UNEVEN, {"sound": "aac", "options": {"bf": "0"}}),
     ],
 )
