@@ -137,9 +137,10 @@ def _has_alpha(image: Image.Image) -> bool:
 
 def _notes(image: Image.Image) -> list[str]:
     """Say in words what `_frame` changes in a picture beyond its orientation and profile."""
-    notes = ["transparency, laid over white"] if _has_alpha(image) and image.mode not in DEEP else []
-    notes += [f"pixels of {DEEP[image.mode]}, brought to 8 bits"] if image.mode in DEEP else []
-    return notes
+    if image.mode in DEEP:
+        return [f"pixels of {DEEP[image.mode]}, brought to 8 bits"]
+    transparent = _has_alpha(image) and np.asarray(image.convert("RGBA").getchannel("A")).min() < 255
+    return ["transparency, laid over white"] if transparent else []
 
 
 def _eight_bits(values: np.ndarray, path: str | Path) -> Frame:

@@ -60,8 +60,8 @@ class Look:
         """Say in words what `picture` changes in a frame beyond its orientation."""
         colours = name_of(self.transfer, self.primaries)
         notes = [f"{colours}, brought to sRGB"] if colours else []
-        # a GIF's frames all have an alpha, whether anything is transparent or not
-        notes += ["transparency, laid over white"] if has_alpha(frame) and frame.format.name != "bgra" else []
+        if has_alpha(frame) and (frame.reformat(format="rgba", **THREADS).to_ndarray()[..., 3] < 255).any():
+            notes.append("transparency, laid over white")
         notes += ["interlaced, shown by every second line"] if frame.interlaced_frame else []
         shape = self.pixel
         return notes + ([f"pixels of shape {shape.numerator}:{shape.denominator}, made square"] if shape else [])
