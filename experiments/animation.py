@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from memcomp.experiments.data.batching import batched
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import writable_folder
 from memcomp.experiments.processes import resolve_device
-from memcomp.experiments.video import Frames, fit, keep_audio, read_picture, to_frame, write_video
+from memcomp.experiments.video import Frames, Timetable, fit, keep_audio, read_picture, to_frame, write_video
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,21 @@ class Motion:
 
 @dataclass(frozen=True)
 class Animated:
-    """A video that was written: its frames, their height and width, frames per second, whether it has the sound."""
+    """A video that was written.
+
+    Attributes:
+        frames: how many.
+        size: their height and width.
+        pace: what to say of their times, such as "at 25 per second".
+        sound: whether the driving video's sound is in it.
+        broken: why it is incomplete, with both numbers of frames; None if it is not.
+    """
 
     frames: int
     size: int
-    rate: float
+    pace: str
     sound: bool
+    broken: str | None
 
 
 def animate_video(
@@ -59,8 +68,9 @@ def animate_video(
     side_by_side: bool = False,
     batch: int = 8,
     device: str = "auto",
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Animated:
-    """Write a video of the source picture's face that moves as the driving video's does, with the latter's sound.
+    """Write a video of the source picture's face that moves as the driving video's does, at its times, with its sound.
 
     Args:
         checkpoint: trained host: see `read_trained`.
@@ -71,23 +81,25 @@ def animate_video(
         side_by_side: source, driving frame and result beside each other.
         batch: frames generated at once.
         device: auto, cpu or cuda.
+        warn: told what a file's own words made necessary, such as a conversion of its colours.
 
     Raises:
         UserError: a file that cannot be read or written; what `animate` refuses.
     """
-    face, frames = read_picture(source), Frames(driving)
+    face, frames = read_picture(source, warn), Frames(driving, warn)
     trained = read_trained(checkpoint)
     host = trained.host(resolve_device(device))
     motion.check(host)  # before the first line of progress
     writable_folder(output.parent)
-    picture = fit(face, trained.size)
-    poses = (fit(frame, trained.size) for frame in frames)
+    picture, times = fit(face, trained.size), Timetable()
+    poses = (fit(frame, trained.size) for frame in times.pictures(frames.timed()))
     bar = tqdm(total=frames.length, unit=" frames", desc="animate")
     with bar, write_video(output, frames.frame_rate) as append:
         for pose, result in animate(host, picture, poses, motion, batch):
-            append(to_frame(torch.cat([picture, pose, result], dim=-1) if side_by_side else result))
+            append(to_frame(torch.cat([picture, pose, result], dim=-1) if side_by_side else result), *times.next())
             bar.update()
-    return Animated(int(bar.n), trained.size, float(frames.frame_rate), keep_audio(output, driving, output))
+    sound = keep_audio(output, driving, output, times.start, append.end if times.broken else None)
+    return Animated(int(bar.n), trained.size, append.pace, sound, str(times.broken) if times.broken else None)
 
 
 def animate(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
-from memcomp.experiments.errors import UserError
+from memcomp.experiments.errors import Incomplete, UserError
 
 # subcommand, a module in commands/ with `add_arguments(parser)` and `run(args)` → one line of help
 COMMANDS = {
@@ -34,7 +34,7 @@ EXTRAS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one subcommand; returns the exit code: 0 done, 2 wrong input, 130 interrupted."""
+    """Run one subcommand; returns the exit code: 0 done, 2 wrong input, 3 incomplete, 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser, subparsers = _parser()
     try:
@@ -47,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if rest:  # argparse takes a list of words only where it begins, not after an option
             parsed.overrides = [*parsed.overrides, *rest]
         module.run(parsed)
+    except Incomplete as error:
+        return _fail(str(error), 3)
     except UserError as error:
         return _fail(str(error))
     except ModuleNotFoundError as error:
@@ -83,9 +85,9 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     }
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, status: int = 2) -> int:
     print("memcomp: error: " + " ".join(message.split()), file=sys.stderr)
-    return 2
+    return status
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from memcomp.experiments.commands._shared import at_least
-from memcomp.experiments.errors import UserError
+from memcomp.experiments.errors import Incomplete, UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the video, and say what is in it."""
+    from tqdm import tqdm
+
     from memcomp.experiments.animation import Motion, animate_video
+
+    def warn(text: str) -> None:
+        tqdm.write(f"memcomp: warning: {text}", file=sys.stderr)
 
     if args.output.suffix.lower() != ".mp4":
         raise UserError(f"{args.output}: expected an output name that ends in .mp4")
@@ -45,6 +51,9 @@ def run(args: argparse.Namespace) -> None:
         side_by_side=args.side_by_side,
         batch=args.batch,
         device=args.device,
+        warn=warn,
     )
     sound = "with its sound" if made.sound else "without sound"
-    print(f"{args.output}: {made.frames} frames of {made.size}×{made.size} at {made.rate:g} per second, {sound}")
+    print(f"{args.output}: {made.frames} frames of {made.size}×{made.size} {made.pace}, {sound}")
+    if made.broken:
+        raise Incomplete(f"{args.output}: written, but incomplete: {made.broken}")

@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,11 +15,11 @@ from torch import Tensor
 from memcomp.experiments.data.pairs import DamagedClip
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write
-from memcomp.experiments.video import Frame, Frames, read_picture
+from memcomp.experiments.video import DECODER_VERSION, FOLDER_RATE, BrokenOff, Frame, Frames, read_picture
 
 VIDEOS = (".mp4", ".mov", ".webm")
 PICTURES = (".png", ".jpg", ".jpeg")
-SHORTEST = 0.9  # a video that ends before this share of its promised frames is damaged
+SHORTEST = 0.9  # a video that breaks off before this share of its promised frames is damaged
 
 T = TypeVar("T")
 
@@ -95,20 +96,28 @@ class Clips:
         return [path.name for path in self._listed(self.paths[clip])]
 
     def count(self, clip: int) -> int:
-        """Number of frames that the clip says it has.
+        """Number of frames that the clip shows.
 
         Raises:
-            DamagedClip: it cannot be opened.
+            DamagedClip: it cannot be opened, or breaks off.
         """
         if clip not in self._counts:
-            self._counts[clip] = self._guarded(clip, self._count)
+            self._counts[clip] = len(self.times(clip))
         return self._counts[clip]
+
+    def times(self, clip: int) -> list[Fraction]:
+        """When each frame of a clip is shown, in seconds; those of a folder are 25 a second.
+
+        Raises:
+            DamagedClip: it cannot be opened, or breaks off.
+        """
+        return self._guarded(clip, self._times)
 
     def read(self, clip: int, frames: Sequence[int]) -> Tensor:
         """Read frames by number (each 0 … count - 1) → uint8 (len(frames), 3, size, size).
 
         Raises:
-            DamagedClip: it cannot be decoded, or ends before 90 % of its frames.
+            DamagedClip: it cannot be decoded, or breaks off before 90 % of its frames.
         """
         count = self.count(clip)
         return self._guarded(clip, lambda path: self._read(path, frames, count))
@@ -121,10 +130,15 @@ class Clips:
                 self._damaged[clip] = str(error)  # not opened again
         raise DamagedClip(self._damaged[clip])
 
-    def _count(self, path: Path) -> int:
+    def _times(self, path: Path) -> list[Fraction]:
         if path.is_dir():
-            return len(self._listed(path))
-        return Frames(path).length or sum(1 for _ in Frames(path))  # webm does not say how many frames it has
+            return [number / FOLDER_RATE for number in range(len(self._listed(path)))]
+        try:
+            return Frames(path).times()
+        except BrokenOff as error:
+            if not _is_long_enough(error):
+                raise
+        return [shown.time for shown in _tolerant(Frames(path).timed())]
 
     def _listed(self, path: Path) -> list[Path]:
         """List a folder's pictures, looked up once: CelebV has tens of thousands in one."""
@@ -138,19 +152,17 @@ class Clips:
             return torch.stack([self._fit(read_picture(pictures[frame])) for frame in frames])
         cached = self._cached(path, count)
         if cached is not None:
-            _check_length(path, len(cached), count)
-            # containers may promise a frame or two more than they hold
+            # a decoder may give a frame or two less than a container's list has
             return torch.from_numpy(np.stack([cached[min(frame, len(cached) - 1)] for frame in frames]))
         kept: dict[int, Tensor] = {}
         number = -1
-        for number, frame in enumerate(Frames(path)):
+        for number, frame in enumerate(_tolerant(Frames(path))):
             latest = frame
             if number in frames:
                 kept[number] = self._fit(frame)
             if number >= max(frames):
                 break
         if number < max(frames):
-            _check_length(path, number + 1, count)
             kept[number] = self._fit(latest)
         return torch.stack([kept[min(frame, number)] for frame in frames])
 
@@ -159,7 +171,7 @@ class Clips:
         if self.cache is None:
             return None
         frame_bytes, status = 3 * self.size**2, path.stat()
-        identity = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{self.size}"
+        identity = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{self.size}|{DECODER_VERSION}"
         file = self.cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.frames"
         if not file.exists():
             self.cache.mkdir(parents=True, exist_ok=True)
@@ -167,7 +179,7 @@ class Clips:
             if used + count * frame_bytes > self.cache_bytes:
                 return None
             with atomic_write(file) as temporary, temporary.open("wb") as stream:
-                for frame in Frames(path):
+                for frame in _tolerant(Frames(path)):
                     stream.write(self._fit(frame).numpy().tobytes())
         return np.memmap(file, np.uint8, "r").reshape(-1, 3, self.size, self.size)
 
@@ -215,6 +227,14 @@ def is_clip(path: Path) -> bool:
     return path.suffix.lower() in VIDEOS
 
 
-def _check_length(path: Path, found: int, count: int) -> None:
-    if found < SHORTEST * count:
-        raise UserError(f"{path}: expected {count} frames as its header says, it ends after {found}")
+def _tolerant(frames: Iterable[T]) -> Iterator[T]:
+    """Iterate over a video's frames; one that breaks off near its end just ends."""
+    try:
+        yield from frames
+    except BrokenOff as error:
+        if not _is_long_enough(error):
+            raise
+
+
+def _is_long_enough(error: BrokenOff) -> bool:
+    return error.shown >= SHORTEST * error.promised

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -53,11 +54,12 @@ class ClipPair:
         """Unknown in real clips."""
         return None
 
-    def driving_clip(self, most: int) -> list[Tensor]:
-        """Up to `most` frames of the driving clip from `start` on."""
+    def driving_clip(self, most: int) -> tuple[list[Tensor], list[Fraction]]:
+        """Up to `most` frames of the driving clip from `start` on, and their times: seconds from the first."""
         clip = self.driving_at[0]
-        frames = range(self.start, min(self.start + most, self.clips.count(clip)))
-        return list(self.clips.read(clip, frames).float() / 255)
+        times = self.clips.times(clip)[self.start : self.start + most]
+        frames = self.clips.read(clip, range(self.start, self.start + len(times))).float() / 255
+        return list(frames), [time - times[0] for time in times]
 
     def _read(self, place: Place) -> Tensor:
         clip, frame = place

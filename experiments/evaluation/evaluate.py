@@ -31,7 +31,7 @@ from memcomp.experiments.output.tables import versions, versions_line, write_jso
 from memcomp.experiments.processes import Processes
 from memcomp.experiments.recipe.load import with_overrides
 from memcomp.experiments.recipe.sections import Recipe
-from memcomp.experiments.video import FOLDER_RATE, to_frame, write_video
+from memcomp.experiments.video import rate_of, to_frame, write_video
 
 
 @dataclass(frozen=True)
@@ -162,10 +162,11 @@ def write_videos(folder: Path, host: Host, pairs: Sequence[Any], options: Evalua
     names = []
     for pair in tqdm(pairs, unit="video", desc="cross identity", disable=not pairs):
         names.append(f"{pair.name.replace('#', '-')}.mp4")
-        source, poses = pair.source, pair.driving_clip(options.video_frames)
-        with write_video(folder / names[-1], FOLDER_RATE) as append:
-            for pose, result in animate(host, source, poses, Motion(), options.measuring.batch):
-                append(to_frame(torch.cat([source, pose, result], dim=-1)))
+        source, (poses, times) = pair.source, pair.driving_clip(options.video_frames)
+        with write_video(folder / names[-1], rate_of(times)) as append:
+            moved = animate(host, source, poses, Motion(), options.measuring.batch)
+            for (pose, result), at in zip(moved, times, strict=True):
+                append(to_frame(torch.cat([source, pose, result], dim=-1)), at)
     return names
 
 

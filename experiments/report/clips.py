@@ -12,7 +12,7 @@ from memcomp.experiments.data.heads_set import EvalPairs
 from memcomp.experiments.evaluation.clip_pairs import ClipPair
 from memcomp.experiments.evaluation.options import SAME
 from memcomp.experiments.evaluation.scores import Pair
-from memcomp.experiments.video import FOLDER_RATE, Frames
+from memcomp.experiments.video import rate_of
 
 FRAMES = 32  # of a clip, more than a second
 
@@ -29,8 +29,19 @@ class PairClip:
     """(T, 3, H, W): what the prediction should be; None = unknown."""
     at: int
     """Which frame is the pair's."""
-    rate: float
-    """Frames per second."""
+    times: list[float]
+    """When each driving frame is shown, seconds from the first."""
+
+    @property
+    def rate(self) -> float:
+        """Frames per second, on average."""
+        return float(rate_of(self.times))
+
+    @property
+    def time(self) -> float:
+        """The middle of the time at which the pair's frame is shown: no player rounds it to the frame before."""
+        ends = [*self.times[1:], self.times[-1] + 1 / self.rate]
+        return (self.times[self.at] + ends[self.at]) / 2
 
 
 def clip_of(pairs: Sequence[Pair], number: int, kind: str, frames: int = FRAMES) -> PairClip:
@@ -50,9 +61,8 @@ def clip_of(pairs: Sequence[Pair], number: int, kind: str, frames: int = FRAMES)
     first, last = window(frame, frames, pair.clips.count(clip))
     driving = pair.clips.read(clip, range(first, last)).float() / 255
     target = driving[:, :3] if kind == SAME else None
-    path = pair.clips.paths[clip]
-    rate = Frames(path).frame_rate if path.is_file() else FOLDER_RATE
-    return PairClip(pair.source, driving, target, frame - first, float(rate))
+    times = pair.clips.times(clip)[first:last]
+    return PairClip(pair.source, driving, target, frame - first, [float(time - times[0]) for time in times])
 
 
 def _of_heads(pairs: EvalPairs, number: int, frames: int) -> PairClip:
@@ -69,7 +79,7 @@ def _of_heads(pairs: EvalPairs, number: int, frames: int) -> PairClip:
         driving=target if a == b else heads.render(driver, poses),
         target=target[:, :3],
         at=middle - first,
-        rate=float(heads.rate * steps),
+        times=[number / (heads.rate * steps) for number in range(last - first)],
     )
 
 

@@ -43,7 +43,7 @@ def collect(benchmark: Benchmark) -> None:
             clip = clip_of(chosen, number, kind)
             name = benchmark.scores(kind)[row.name][0].names[number]
             entry: dict[str, Any] = {"kind": kind, "which": which, "pair": name}
-            entry |= {"number": number, "ranked_by": column, "rate": clip.rate, "frame": clip.at}
+            entry |= {"number": number, "ranked_by": column, "rate": clip.rate, "frame": clip.at, "time": clip.time}
             entry["columns"] = columns(folder, f"video{len(videos)}", clip, models, kind)
             videos.append(entry)
     host, own = hosts[row.name]
@@ -90,7 +90,7 @@ def columns(folder: Path, name: str, clip: PairClip, models: Mapping[str, Model]
     found = [{"title": "source", "file": save_picture(folder / f"{name}_source.png", to_frame(clip.source[:3]))}]
 
     def add(title: str, pictures: Sequence[Any]) -> None:
-        file = save_clip(folder / f"{name}_{len(found)}.webm", pictures, clip.rate)
+        file = save_clip(folder / f"{name}_{len(found)}.webm", pictures, clip.times)
         found.append({"title": title, "file": file})
 
     add("driving", frames(clip.driving))

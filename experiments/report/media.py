@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from memcomp.experiments.files import atomic_write
-from memcomp.experiments.video import Frame, write_video
+from memcomp.experiments.video import Frame, rate_of, write_video
 
 TYPES = {".png": "image/png", ".webm": "video/webm"}
 
@@ -51,13 +51,13 @@ def save_heat(path: Path, values: np.ndarray, colours: str, low: float, high: fl
     return path.name
 
 
-def save_clip(path: Path, frames: Iterable[Frame] | Sequence[Frame], rate: float) -> str:
-    """Write frames (H, W, 3) uint8 as VP9 in WebM; returns the file's name.
+def save_clip(path: Path, frames: Iterable[Frame] | Sequence[Frame], times: Sequence[float]) -> str:
+    """Write frames (H, W, 3) uint8, shown at `times` in seconds, as VP9 in WebM; returns the file's name.
 
     Not H.264: Chromium as Linux distributions and test tools build it, and Firefox without the system's codecs, cannot
     play that, while VP9 plays in every Chromium and Firefox, and in current Safari.
     """
-    with write_video(path, rate) as append:
-        for frame in frames:
-            append(frame)
+    with write_video(path, rate_of(times)) as append:
+        for frame, time in zip(frames, times, strict=True):
+            append(frame, time)
     return path.name

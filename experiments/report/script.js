@@ -4,8 +4,7 @@ for (const clip of document.querySelectorAll(".clip")) {
   const videos = [...clip.querySelectorAll("video")], leader = videos[0];
   const play = clip.querySelector(".play"), slider = clip.querySelector("input");
   if (!leader) continue;
-  const middle = 0.5 / clip.dataset.rate; // of a frame: no player rounds it to the frame before
-  const measured = Number(clip.dataset.frame) / clip.dataset.rate + middle;
+  const measured = Number(clip.dataset.time);
   const seek = (time) => { for (const v of videos) v.currentTime = time; };
   const show = () => { slider.value = leader.currentTime / (leader.duration || 1); };
   const state = (playing) => { play.textContent = playing ? "Pause" : "Play"; clip.classList.toggle("playing", playing); };

@@ -83,23 +83,23 @@ def test_a_rotated_video_is_turned_upright(tmp_path):
     assert frame[:10, -6:].min() > 240 and frame[:10, :6].max() < 40  # upper left went to the upper right
 
 
-def test_sound_is_copied_and_ends_with_the_picture(tmp_path):
+def test_sound_is_copied_whole_unless_an_end_is_named(tmp_path):
     original = add_sound(write(tmp_path / "a.mp4", numbered(20)), tmp_path / "b.mp4", seconds=3)
     video = write(tmp_path / "c.mp4", 255 - numbered(10))
-    assert keep_audio(video, original, tmp_path / "d.mp4")
-    with av.open(str(tmp_path / "d.mp4")) as result:
-        sound = result.streams.audio[0]
-        assert sound.codec_context.name == "aac"
-        assert 0.3 < float(sound.duration * sound.time_base) <= 0.5  # 10 frames at 25 per second are 0.4 s
+    for end, least, most in ((None, 2.99, 3.1), (Fraction(2, 5), 0.3, 0.5)):
+        assert keep_audio(video, original, tmp_path / "d.mp4", end=end)
+        with av.open(str(tmp_path / "d.mp4")) as result:
+            sound = result.streams.audio[0]
+            assert sound.codec_context.name == "aac"
+            assert least < float(sound.duration * sound.time_base) <= most
     assert [int(f[-1, -1, 0]) for f in Frames(tmp_path / "d.mp4")] == [int(f[-1, -1, 0]) for f in Frames(video)]
 
 
-def test_without_a_sound_that_fits_nothing_is_written(tmp_path):
+def test_without_a_sound_nothing_is_written(tmp_path):
     silent = write(tmp_path / "a.mp4", numbered(3))
-    raw = add_sound(silent, tmp_path / "raw.mov", 1, codec="pcm_s16le", container_format="mov")
     assert not keep_audio(silent, silent, tmp_path / "out.mp4")
     assert not keep_audio(silent, tmp_path, tmp_path / "out.mp4")
-    assert keep_audio(silent, raw, tmp_path / "out.mp4") is (tmp_path / "out.mp4").exists()
+    assert list(tmp_path.glob("out*")) == []
 
 
 def test_a_writer_that_fails_leaves_nothing(tmp_path):

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from collections import Counter
+from fractions import Fraction
 from types import SimpleNamespace
 
 import imageio.v3 as iio
@@ -23,6 +24,7 @@ from memcomp.experiments.evaluation.scores import Model, Scores, copy_source, ho
 from memcomp.experiments.evaluation.tables import difference_table, differences, score_table
 from memcomp.experiments.output.tables import markdown
 from memcomp.experiments.recipe.load import with_overrides
+from memcomp.experiments.video import Frames
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +114,7 @@ def test_real_clips_measure_one_person_and_film_two(small_run, clips_root, tmp_p
     assert len(metrics["videos"]) == 2
     for name in metrics["videos"]:
         assert iio.imread(tmp_path / "videos" / name, plugin="pyav").shape == (4, 32, 96, 3)
+        assert Frames(tmp_path / "videos" / name).times() == [Fraction(i, 10) for i in range(4)]  # as the clip's
     said = capsys.readouterr().out
     assert "cross identity: not measured, pairs of two real people have no truth: name metrics" in said
     assert said.count("cross") == 1
@@ -152,7 +155,9 @@ def test_pairs_of_a_file_are_taken_in_order_and_sorted_by_kind(small_recipe, cli
     }
     assert [pair.start for pair in [*found[SAME], *found[CROSS]]] == [2, 0, 1]
     cross = found[CROSS][0]
-    assert len(cross.driving_clip(100)) == 8 and torch.equal(cross.driving_clip(100)[2], cross.driving)
+    frames, times = cross.driving_clip(100)
+    assert len(frames) == 8 and torch.equal(frames[2], cross.driving)
+    assert times == [Fraction(i, 10) for i in range(8)]  # the clip has ten frames a second
     clips = Clips(clips_root / "test", recipe.size)
     assert torch.equal(found[SAME][0].driving, clips.read(0, [5])[0] / 255)
     assert len(evaluation_pairs(recipe, [SAME], PairOptions(1, files=(file,)))[SAME]) == 1

@@ -1,0 +1,27 @@
+"""Videos and pictures in and out, a few frames at a time: any length in constant memory.
+
+What a file says of itself is obeyed: when each frame is shown (`reading`), which way up and how wide its pixels are,
+its transparency and its colours (`pixels`, `colours`, `pictures`), and when its sound begins (`sound`).
+"""
+
+from memcomp.experiments.video.pictures import Frame, fit, read_picture, to_frame
+from memcomp.experiments.video.reading import DECODER_VERSION, BrokenOff, Frames, Shown, Timetable
+from memcomp.experiments.video.sound import keep_audio
+from memcomp.experiments.video.timing import FOLDER_RATE, rate_of
+from memcomp.experiments.video.writing import write_video
+
+__all__ = [
+    "DECODER_VERSION",
+    "FOLDER_RATE",
+    "BrokenOff",
+    "Frame",
+    "Frames",
+    "Shown",
+    "Timetable",
+    "fit",
+    "keep_audio",
+    "rate_of",
+    "read_picture",
+    "to_frame",
+    "write_video",
+]

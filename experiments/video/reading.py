@@ -1,0 +1,280 @@
+"""The frames of a video, each at its own time."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+
+from memcomp.experiments.errors import UserError
+from memcomp.experiments.video.ending import BrokenOff, breaks_off, lacks_index, promised_frames
+from memcomp.experiments.video.pictures import PICTURES, moving_pictures, pictures_in, read_picture
+from memcomp.experiments.video.pixels import Frame, Look
+from memcomp.experiments.video.timing import FOLDER_RATE, Clock, seconds
+
+DECODER_VERSION = 2  # counted up when frames come out otherwise than before: what is cached knows by which it was made
+FASTEST = 250  # frames per second; a header that says more has counted its clock's ticks
+# containers that keep one shown frame in one packet, of these codecs: their frames are counted without decoding
+PACKED = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"
+WHOLE = "h264", "hevc", "vp8", "vp9", "av1", "mjpeg", "prores"
+
+
+class Shown(NamedTuple):
+    """A frame and when it is shown."""
+
+    picture: Frame
+    """(H, W, 3) uint8 sRGB."""
+    time: Fraction
+    """Seconds on the file's own clock."""
+    lasts: Fraction
+    """Seconds until the next frame, or to the end."""
+
+
+class Timetable:
+    """Keeps the times of frames while their pictures go through a host, which takes several at once.
+
+    Attributes:
+        start: time of the first frame on its file's clock.
+        broken: why there were no more, if the file breaks off.
+    """
+
+    def __init__(self) -> None:
+        self.start = Fraction(0)
+        self.broken: BrokenOff | None = None
+        self._times: deque[tuple[Fraction, Fraction]] = deque()
+
+    def pictures(self, frames: Iterable[Shown]) -> Iterator[Frame]:
+        """The pictures of frames; those of a file that breaks off just end."""
+        try:
+            for number, shown in enumerate(frames):
+                self.start = self.start if number else shown.time
+                self._times.append((shown.time - self.start, shown.lasts))
+                yield shown.picture
+        except BrokenOff as error:
+            self.broken = error
+
+    def next(self) -> tuple[Fraction, Fraction]:
+        """Seconds from the first frame to the next one that was not asked for, and how long it lasts."""
+        return self._times.popleft()
+
+
+class Frames:
+    """The frames of a video file, or of a folder of pictures in the order of the numbers in their names.
+
+    Iterating decodes one frame after the other, (H, W, 3) uint8 sRGB: upright, with square pixels, transparency over
+    white, high dynamic range brought to sRGB. Frames that the file hides (an edit list) are left out.
+
+    Attributes:
+        path: what was opened.
+        frame_rate: frames per second as the header hints; 25 for a folder. Frames have times of their own: `timed`.
+        length: how many frames to expect, for a progress bar (a video's header may be wrong), None if unknown.
+
+    Args:
+        path: video file or folder.
+        say: is told in words what was converted, once for each kind.
+
+    Raises:
+        UserError: nothing is there, it is not a video, the folder holds no pictures; while iterating: damaged data.
+        BrokenOff: at the end of the iteration, the file ends before what it promises.
+    """
+
+    def __init__(self, path: str | Path, say: Callable[[str], None] | None = None) -> None:
+        self.path, self.say = Path(path), say
+        self.frame_rate = FOLDER_RATE
+        self.length: int | None
+        self._pictures: list[Path] = []
+        self._webp = False
+        if self.path.is_dir():
+            self._pictures = pictures_in(self.path)
+            if not self._pictures:
+                raise UserError(f"{self.path}: expected a folder of pictures ({', '.join(PICTURES)}), it holds none")
+            self.length = len(self._pictures)
+            return
+        self._webp = _is_webp(self.path)
+        if self._webp:
+            self.length = None
+            return
+        with self._open() as (container, stream):
+            rate = stream.average_rate or stream.base_rate
+            self.frame_rate = Fraction(rate) if rate and rate <= FASTEST else FOLDER_RATE
+            self.length = promised_frames(container, stream)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for shown in self.timed():
+            yield shown.picture
+
+    def timed(self) -> Iterator[Shown]:
+        """Iterate over the frames with their times, which always increase."""
+        if self._pictures:
+            step = 1 / FOLDER_RATE
+            for number, path in enumerate(self._pictures):
+                yield Shown(read_picture(path), number * step, step)
+        elif self._webp:
+            time = Fraction(0)
+            for picture, lasts in moving_pictures(self.path):
+                yield Shown(picture, time, lasts)
+                time += lasts
+        else:
+            yield from self._decoded()
+
+    def times(self) -> list[Fraction]:
+        """When each frame is shown, in seconds; the file is decoded only if it cannot be told otherwise.
+
+        Raises:
+            UserError: as iterating does.
+        """
+        if self._pictures:
+            return [number / FOLDER_RATE for number in range(len(self._pictures))]
+        if not self._webp:
+            with self._open() as (container, stream):
+                if container.format.name in PACKED and stream.codec_context.name.split("-")[0] in WHOLE:
+                    found = self._listed(container, stream)
+                    if found is not None:
+                        return found
+        return [shown.time for shown in self.timed()]
+
+    def _decoded(self) -> Iterator[Shown]:
+        """Decode a video; each frame waits until the next one tells how long it is shown."""
+        with self._open() as (container, stream):
+            decoding = _Decoding(container, stream)
+            clock, look = Clock(1 / self.frame_rate), Look()
+            shown, waiting, time = 0, None, Fraction(0)
+            for frame in decoding:
+                next_time = clock.place(seconds(decoding.stamp(frame), stream.time_base))
+                if waiting is not None:
+                    yield Shown(look.picture(waiting), time, next_time - time)
+                else:
+                    look = Look.of(stream, decoding.decoder)
+                    self._say(look.notes(frame))
+                waiting, time, shown = frame, next_time, shown + 1
+            if waiting is not None:
+                lasts = clock.last_step(seconds(waiting.duration, stream.time_base))
+                yield Shown(look.picture(waiting), time, lasts)
+            self._check_end(container, stream, shown, decoding)
+
+    def _say(self, notes: Iterable[str]) -> None:
+        if self.say is not None:
+            for note in notes:
+                self.say(f"{self.path}: {note}")
+
+    def _listed(self, container: Any, stream: Any) -> list[Fraction] | None:
+        """The times of the packets that are shown; None if one has none."""
+        stamps, listing = [], _Decoding(container, stream)
+        for packet in listing.packets():
+            if packet.pts is None:
+                return None
+            if not packet.is_discard and not _is_hidden(packet, stream.codec_context.name):
+                stamps.append(packet.pts)
+        self._check_end(container, stream, len(stamps), listing)
+        clock = Clock(1 / self.frame_rate)
+        return [clock.place(stamp * stream.time_base) for stamp in sorted(stamps)]
+
+    def _check_end(self, container: Any, stream: Any, shown: int, decoding: _Decoding) -> None:
+        if shown == 0:
+            why = f"damaged from its first frame on ({decoding.reason})" if decoding.reason else "it holds no frame"
+            raise UserError(f"{self.path}: expected a video, {why}")
+        promised = promised_frames(container, stream)
+        exact = container.format.name == PACKED[0] and promised is not None
+        if decoding.broken or (breaks_off(self.path, container.format.name) and (not exact or shown < (promised or 0))):
+            raise BrokenOff(self.path, shown, promised, decoding.reason)
+
+    @contextmanager
+    def _open(self) -> Iterator[tuple[Any, Any]]:
+        if not self.path.is_file():
+            raise UserError(f"{self.path}: expected a video or a folder of pictures, found nothing")
+        try:
+            container = av.open(str(self.path), metadata_errors="replace")
+        except av.error.FFmpegError as error:
+            why = "it breaks off before its index" if lacks_index(self.path) else error.strerror
+            raise UserError(f"{self.path}: expected a video, it cannot be read as one ({why})") from None
+        with container:
+            stream = container.streams.best("video")  # not a cover picture
+            if stream is None or container.format.name == "tty":  # a text file is none
+                raise UserError(f"{self.path}: expected a video, it has no video stream")
+            yield container, stream
+
+
+class _Decoding:
+    """The frames of a stream as the decoder gives them, up to the first that it cannot read.
+
+    Attributes:
+        broken: whether there was one.
+        reason: what the decoder said of it.
+    """
+
+    def __init__(self, container: Any, stream: Any) -> None:
+        self.container, self.stream, self.decoder = container, stream, _decoder(stream)
+        self.broken, self.reason = False, ""
+        # AVI stamps frames in the order in which they are stored; where some refer to later ones, another is shown
+        self._stored: list[int] | None = [] if container.format.name == "avi" else None
+
+    def stamp(self, frame: Any) -> int | None:
+        """The timestamp of the frame that was given last."""
+        return heapq.heappop(self._stored) if self._stored else frame.pts
+
+    def packets(self) -> Iterator[Any]:
+        """The packets that hold something."""
+        skip_damage = self.container.format.name == "mpegts"  # marks every packet after a disturbance
+        try:
+            for packet in self.container.demux(self.stream):
+                if packet.is_corrupt and not skip_damage:
+                    self.broken, self.reason = True, "its data end"
+                    return
+                if packet.size and self._stored is not None and packet.dts is not None:
+                    heapq.heappush(self._stored, packet.dts)
+                if packet.size:  # an empty one repeats the frame before, and the last one ends the stream
+                    yield packet
+        except av.error.FFmpegError as error:
+            self.broken, self.reason = True, str(error.strerror)
+
+    def __iter__(self) -> Iterator[Any]:
+        decoder, some = self.decoder, False
+        frames: list[Any] = []
+        for packet in self.packets():
+            yield from frames
+            try:
+                frames = decoder.decode(packet)
+            except av.error.FFmpegError as error:
+                frames, self.broken, self.reason = [], some, str(error.strerror)
+                if some:
+                    break
+                continue  # a recording that begins between two key frames
+            if frames and not some:
+                some, self.reason = True, ""
+        try:
+            frames += decoder.decode(None)
+        except av.error.FFmpegError as error:
+            self.broken, self.reason = True, str(error.strerror)
+        for frame in frames:  # in the last ones, half a picture means that the file ends in the middle of it
+            if frame.is_corrupt:
+                self.broken, self.reason = True, "its data end"
+            else:
+                yield frame
+
+
+def _decoder(stream: Any) -> Any:
+    """The decoder of a stream; VP8 and VP9 keep transparency beside the picture, where only libvpx looks for it."""
+    name = stream.codec_context.name
+    if stream.metadata.get("alpha_mode") == "1" and name in ("vp8", "vp9"):
+        return av.CodecContext.create("libvpx" if name == "vp8" else "libvpx-vp9", "r")
+    stream.thread_type = "SLICE"  # with threads by frame the decoder keeps its errors to itself
+    return stream.codec_context
+
+
+def _is_hidden(packet: Any, codec: str) -> bool:
+    """Whether it is a frame of VP8 that is only there to be referred to."""
+    return codec == "vp8" and not memoryview(packet)[0] & 16
+
+
+def _is_webp(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(12)
+    return head[:4] == b"RIFF" and head[8:] == b"WEBP"

@@ -1,0 +1,165 @@
+"""A video's sound beside other pictures, in step with them."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from memcomp.experiments.files import atomic_write
+from memcomp.experiments.video.timing import JUMP
+
+COPIED = ("aac", "mp3", "ac3", "eac3", "alac", "opus")  # codecs that players of mp4 know
+RATE, SLACK = 48_000, 960  # of sound that is encoded anew, and by how many samples its clock may be off
+Timed = tuple[float, int, Any]  # seconds, number of the stream, packet
+
+
+def keep_audio(
+    video: str | Path,
+    original: str | Path,
+    output: str | Path,
+    start: Fraction = Fraction(0),
+    end: Fraction | None = None,
+) -> bool:
+    """Write `output`: the picture of `video` and the sound of `original`, in step and whole.
+
+    The picture is copied without encoding it again; so is the sound if players know its codec in mp4, else it becomes
+    AAC. Of several sounds it is the one that a player would choose.
+
+    Args:
+        video: its first frame has time 0.
+        original: has the sound.
+        output: mp4 file to write; may be `video` itself.
+        start: the time of that frame on the clock of `original`.
+        end: seconds after the first frame at which the sound is cut; None = whole.
+
+    Returns:
+        whether sound was written. If not, nothing is.
+    """
+    if not Path(original).is_file():
+        return False
+    for encode in (False, True):
+        try:
+            if _joined(str(video), str(original), output, start, end, encode):
+                return True
+        except (av.error.FFmpegError, ValueError):  # a codec that mp4 or libavcodec does not know, or damaged data
+            continue
+    return False
+
+
+class _Nothing(Exception):
+    """There was no sound to write."""
+
+
+def _joined(video: str, original: str, output: str | Path, start: Fraction, end: Fraction | None, encode: bool) -> bool:
+    with av.open(video) as pictures, av.open(original, metadata_errors="replace") as sounds:
+        sound: Any = sounds.streams.best("audio")
+        if sound is None or (not encode and sound.codec_context.name not in COPIED):
+            return False
+        begin = start if sound.start_time is None else sound.start_time * sound.time_base
+        first = min(start, begin)  # time 0 of the output: nothing lies before it
+        until = None if end is None else start + end - first
+        try:
+            with atomic_write(output) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+                # older PyAV knows add_stream(template=…) instead
+                add = getattr(container, "add_stream_from_template", None) or _template(container)
+                picture = pictures.streams.video[0]
+                targets = [add(picture)]
+                if encode:
+                    mono = sound.codec_context.layout.nb_channels == 1
+                    targets.append(container.add_stream("aac", rate=RATE, layout="mono" if mono else "stereo"))
+                    packets = _encoded(sounds, sound, targets[1], first)
+                else:
+                    targets.append(add(sound))
+                    packets = _packets(sounds, sound, 1, -first)
+                count = 0
+                both = heapq.merge(_packets(pictures, picture, 0, start - first), packets, key=lambda item: item[:2])
+                for time, kind, packet in both:
+                    if kind and until is not None and time >= until:
+                        continue
+                    packet.stream = targets[kind]
+                    container.mux(packet)
+                    count += kind
+                if count == 0:
+                    raise _Nothing
+        except _Nothing:
+            return False
+    return True
+
+
+def _template(container: Any) -> Callable[[Any], Any]:
+    return lambda stream: container.add_stream(template=stream)
+
+
+def _packets(container: Any, stream: Any, kind: int, shift: Fraction) -> Iterator[Timed]:
+    """The packets of a stream, `shift` seconds later, with a clock that only goes forward."""
+    base = stream.time_base
+    offset, last = round(shift / base), None
+    try:
+        for packet in container.demux(stream):
+            if packet.dts is None or not packet.size or packet.is_corrupt:
+                continue  # the last, empty packet only flushes a decoder
+            dts = packet.dts + offset
+            if last is not None and dts <= last:
+                if (last - dts) * base < JUMP:
+                    continue
+                offset += last + (packet.duration or 1) - dts  # recordings put one behind the other
+                dts = packet.dts + offset
+            packet.pts, packet.dts, last = (packet.dts if packet.pts is None else packet.pts) + offset, dts, dts
+            yield float(dts * base), kind, packet
+    except av.error.FFmpegError:  # the sound breaks off; what there is of it is kept
+        return
+
+
+def _encoded(container: Any, stream: Any, target: Any, first: Fraction) -> Iterator[Timed]:
+    """The sound of a stream as AAC; silence where it has none, by its clock."""
+    layout = target.codec_context.layout.name
+    resampler = av.AudioResampler(format="fltp", layout=layout, rate=RATE)
+    size = target.codec_context.frame_size or 1024
+    buffer, done = np.zeros((target.codec_context.layout.nb_channels, 0), np.float32), 0
+
+    def encode(frame: Any) -> Iterable[Timed]:
+        for packet in target.encode(frame):
+            yield float(packet.dts * packet.time_base), 1, packet
+
+    for samples, time in _samples(container, stream, resampler):
+        place = done + buffer.shape[1]
+        late = place if time is None else round((time - first) * RATE)
+        if late > place + SLACK or (place == 0 and late > 0):
+            buffer = np.pad(buffer, ((0, 0), (0, late - place)))
+        elif late < place - SLACK:
+            samples = samples[:, place - late :]
+        buffer = np.concatenate([buffer, samples], axis=1)
+        while buffer.shape[1] >= size:
+            yield from encode(_audio_frame(buffer[:, :size], layout, done))
+            buffer, done = buffer[:, size:], done + size
+    if buffer.shape[1]:
+        yield from encode(_audio_frame(buffer, layout, done))
+    yield from encode(None)
+
+
+def _samples(container: Any, stream: Any, resampler: Any) -> Iterator[tuple[np.ndarray, Fraction | None]]:
+    """Decoded sound, (channels, samples) float, and when it begins; damaged packets are left out."""
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode() if packet.size or packet.dts is None else []
+        except av.error.FFmpegError:
+            continue
+        for frame in frames:
+            time = None if frame.pts is None else frame.pts * frame.time_base
+            for part in resampler.resample(frame):
+                yield part.to_ndarray(), time
+                time = None
+    for part in resampler.resample(None):
+        yield part.to_ndarray(), None
+
+
+def _audio_frame(samples: np.ndarray, layout: str, place: int) -> Any:
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=layout)
+    frame.sample_rate, frame.pts, frame.time_base = RATE, place, Fraction(1, RATE)
+    return frame
