@@ -99,7 +99,7 @@ def animate_video(
             append(to_frame(torch.cat([picture, pose, result], dim=-1) if side_by_side else result), *times.next())
             bar.update()
     sound = keep_audio(output, driving, output, times.start, append.end if times.broken else None)
-    return Animated(int(bar.n), trained.size, append.pace, sound, str(times.broken) if times.broken else None)
+    return Animated(int(bar.n), trained.size, str(append.pace), sound, str(times.broken) if times.broken else None)
 
 
 def animate(
