@@ -201,7 +201,7 @@ class MemoryCompensation(KeepsCallState, nn.Module):
     def _condition(self, feature: Tensor, given: Given, scale: int) -> Conditioned:
         if not 0 <= scale < len(self.channels):
             raise ValueError(f"scale must be in 0..{len(self.channels) - 1}, not {scale}")
-        cast(Scale, self.scales[scale]).check(feature, given, scale, self.keypoints)
+        cast(Scale, self.scales[scale]).check(feature, given, scale, self.keypoints, self.config)
         layer, device = cast(Scale, self.scales[scale]), feature.device.type
         kept, replaced = split(feature, self.config.split)
         part = replaced

@@ -59,10 +59,12 @@ class Scale(nn.Module):
         config: the compensation's.
     """
 
+    residual: bool = False  # of start "residual"; here, for pickles of version 0.1.0 lack it
+
     def __init__(self, channels: int, config: CompensationConfig) -> None:
         super().__init__()
         width = channels if config.split == "none" else channels // 2
-        self.channels, self.split, self.config = channels, config.split, config
+        self.channels, self.split = channels, config.split
         self.projection = nn.Conv2d(width, config.memory_channels, 1)
         self.output: nn.Module
         if config.variant == "paper":
@@ -104,9 +106,9 @@ class Scale(nn.Module):
         last = like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
         return merged.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
-    def check(self, feature: Tensor, given: Given, scale: int, keypoints: int) -> None:
+    def check(self, feature: Tensor, given: Given, scale: int, keypoints: int, config: CompensationConfig) -> None:
         """Raise ValueError, naming it, for a tensor of another shape than this scale, its number, takes."""
-        channels, config = self.channels, self.config
+        channels = self.channels
         if feature.ndim != 4 or feature.shape[1] != channels or 0 in feature.shape:
             expected = f"(B, {channels}, H, W)"
             raise ValueError(f"the feature of scale {scale} must be {expected}, not {tuple(feature.shape)}")
