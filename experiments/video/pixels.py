@@ -30,12 +30,18 @@ class Look:
     primaries: int = 2
     """Primaries by their number in ITU-T H.273; 2 = not said."""
 
+    matrix: tuple[int, ...] | None = None
+    """Display matrix, see `upright`."""
+
     @classmethod
-    def of(cls, stream: Any, decoder: Any) -> Look:
-        """What a stream and, once it has given a frame, its decoder say."""
+    def of(cls, stream: Any, decoder: Any, frame: Any) -> Look:
+        """What a stream, its first frame, and the decoder that gave it say."""
         shape = stream.sample_aspect_ratio or decoder.sample_aspect_ratio
         square = not shape or shape == 1 or not Fraction(1, WIDEST) <= shape <= WIDEST
-        return cls(None if square else Fraction(shape), int(decoder.color_trc), int(decoder.color_primaries))
+        data = frame.side_data.get("DISPLAYMATRIX")  # not of every frame: PyAV keeps what it is asked for
+        matrix = None if data is None else tuple(np.frombuffer(bytes(data), np.int32).tolist())
+        pixel = None if square else Fraction(shape)
+        return cls(pixel, int(decoder.color_trc), int(decoder.color_primaries), matrix)
 
     def picture(self, frame: Any) -> Frame:
         """Make a picture, (H, W, 3) uint8 sRGB, of an `av.VideoFrame`."""
@@ -54,7 +60,7 @@ class Look:
             picture = to_srgb(picture, self.transfer, self.primaries)
         elif form == "rgba":
             picture = over_white(picture)
-        return upright(picture, _matrix(frame))
+        return upright(picture, self.matrix)
 
     def notes(self, frame: Any) -> list[str]:
         """Say in words what `picture` changes in a frame beyond its orientation."""
@@ -87,19 +93,14 @@ def one_field(picture: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return result
 
 
-def upright(picture: Frame, matrix: npt.NDArray[np.int32] | None) -> Frame:
+def upright(picture: Frame, matrix: tuple[int, ...] | None) -> Frame:
     """Turn and mirror a picture (H, W, 3) as a display matrix (a b u, c d v, x y w) asks, by quarters of a turn.
 
     The matrix sends column x and row y (downwards) to column a x + c y and row b x + d y.
     """
     if matrix is None:
         return picture
-    a, b, _, c, d = (int(value) for value in matrix[:5])
+    a, b, _, c, d = matrix[:5]
     if abs(b) + abs(c) > abs(a) + abs(d):
         picture, a, d = picture.transpose(1, 0, 2), c, b
     return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
-
-
-def _matrix(frame: Any) -> npt.NDArray[np.int32] | None:
-    data = frame.side_data.get("DISPLAYMATRIX")
-    return None if data is None else np.frombuffer(bytes(data), np.int32)

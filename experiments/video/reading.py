@@ -150,7 +150,7 @@ class Frames:
                 if waiting is not None:
                     yield Shown(look.picture(waiting), time, next_time - time)
                 else:
-                    look = Look.of(stream, decoding.decoder)
+                    look = Look.of(stream, decoding.decoder, frame)
                     self._say(look.notes(frame))
                 waiting, time, shown = frame, next_time, shown + 1
             if waiting is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -66,16 +66,14 @@ def _joined(video: str, original: str, output: str | Path, start: Fraction, end:
         until = None if end is None else start + end - first
         try:
             with atomic_write(output) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-                # older PyAV knows add_stream(template=…) instead
-                add = getattr(container, "add_stream_from_template", None) or _template(container)
                 picture = pictures.streams.video[0]
-                targets = [add(picture)]
+                targets: list[Any] = [container.add_stream_from_template(picture)]
                 if encode:
                     mono = sound.codec_context.layout.nb_channels == 1
                     targets.append(container.add_stream("aac", rate=RATE, layout="mono" if mono else "stereo"))
                     packets = _encoded(sounds, sound, targets[1], first)
                 else:
-                    targets.append(add(sound))
+                    targets.append(container.add_stream_from_template(sound))
                     packets = _packets(sounds, sound, 1, -first)
                 count = 0
                 both = heapq.merge(_packets(pictures, picture, 0, start - first), packets, key=lambda item: item[:2])
@@ -90,10 +88,6 @@ def _joined(video: str, original: str, output: str | Path, start: Fraction, end:
         except _Nothing:
             return False
     return True
-
-
-def _template(container: Any) -> Callable[[Any], Any]:
-    return lambda stream: container.add_stream(template=stream)
 
 
 def _packets(container: Any, stream: Any, kind: int, shift: Fraction) -> Iterator[Timed]:
