@@ -4,6 +4,7 @@ import ctypes
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -114,9 +115,12 @@ def from_release(state: Mapping[str, Tensor], prefix: str = "mbUnit.") -> Memory
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that a reader meets the previous one or the new one, never a part of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
-        temporary.write_bytes(content)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # or a machine that goes down could have renamed an empty file
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
