@@ -117,10 +117,9 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that a reader meets the previous one or the new one, never a part of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # or a machine that goes down could have renamed an empty file
+        temporary.write_bytes(content)
+        with temporary.open("rb") as file:  # or a machine that goes down could have renamed an empty file
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

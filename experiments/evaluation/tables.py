@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from memcomp.experiments.evaluation.cells import cell_of
+from memcomp.experiments.evaluation.cells import Cell, cell_of
 from memcomp.experiments.evaluation.scores import Results, Scores
 from memcomp.experiments.files import atomic_write
 from memcomp.experiments.metrics.aggregate import Difference
@@ -74,12 +74,10 @@ def difference_table(deltas: Differences, title: str) -> str:
     rows = []
     for kind, columns in deltas.items():
         for column, delta in columns.items():
-            metric, mask = metric_of(column), mask_of(column)
-            found = delta.verdict(higher_is_better=metric.higher_is_better)
-            verdict = "no clear difference" if found == "unclear" else found
-            label = f"{kind}: {metric.title}{' ' + mask if mask else ''}"
-            interval = f"[{delta.low:+.4f}, {delta.high:+.4f}]"
-            rows.append([label, f"{delta.value:+.4f}", interval, str(delta.pairs), verdict])
+            cell, mask = Cell(column, difference=delta), mask_of(column)
+            verdict = "no clear difference" if cell.verdict == "unclear" else cell.verdict
+            label = f"{kind}: {metric_of(column).title}{' ' + mask if mask else ''}"
+            rows.append([label, cell.shift_text, cell.ends_text, str(delta.pairs), verdict])
     return markdown([title, "difference", "95 % interval", "pairs", "verdict"], rows)
 
 
