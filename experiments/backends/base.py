@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -48,16 +49,16 @@ class Backend(Protocol):
         """Read pictures, (H, W, 3) uint8 RGB each → a label, or why there is none."""
 
 
-class OneByOne:
+class OneByOne(ABC):
     """A backend that reads one picture after the other."""
 
     def __call__(self, pictures: Sequence[Frame]) -> list[Label | NotFound]:
         """Read pictures, (H, W, 3) uint8 RGB each → a label, or why there is none."""
         return [self.read(picture) for picture in pictures]
 
+    @abstractmethod
     def read(self, picture: Frame) -> Label | NotFound:
         """Read one picture."""
-        raise NotImplementedError
 
 
 class Unavailable(UserError):
