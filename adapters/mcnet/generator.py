@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from memcomp.adapters.fomm.motion import DenseMotionNetwork
+from memcomp.adapters.fomm.motion import DenseMotion, DenseMotionNetwork
 from memcomp.adapters.outputs import HostOutput, Keypoints
 from memcomp.adapters.shared.blocks import Norm
 from memcomp.adapters.shared.warped_skip import WarpedSkipGenerator
@@ -58,6 +58,15 @@ class UNetGenerator(WarpedSkipGenerator):
         )
         self.build(num_channels, block_expansion, max_features, num_down_blocks, type(self).norm)
 
+    def warped_features(
+        self, source_image: Tensor, kp_driving: Keypoints, kp_source: Keypoints
+    ) -> tuple[list[Tensor], DenseMotion]:
+        """The features of every level, coarse to fine, warped and dimmed where occluded, and the motion that did."""
+        levels = self.encode(source_image)
+        motion = self.dense_motion_network(source_image=source_image, kp_driving=kp_driving, kp_source=kp_source)
+        visible = motion.occlusion_map
+        return [self.occlude_input(self.deform_input(level, motion.deformation), visible) for level in levels], motion
+
     def forward(
         self,
         source_image: Tensor,
@@ -66,10 +75,9 @@ class UNetGenerator(WarpedSkipGenerator):
     ) -> HostOutput:
         """Source images (B, C, H, W) and the keypoints of both images → the source in the driving pose."""
         kp_driving, kp_source = Keypoints.of(kp_driving), Keypoints.of(kp_source)
-        levels = self.encode(source_image)
-        motion = self.dense_motion_network(source_image=source_image, kp_driving=kp_driving, kp_source=kp_source)
+        warped, motion = self.warped_features(source_image, kp_driving, kp_source)
         visible = motion.occlusion_map
-        warped = [self.occlude_input(self.deform_input(level, motion.deformation), visible) for level in levels]
+        assert visible is not None  # the constructor demands it
         deformed = self.deform_input(source_image, motion.deformation)
         return HostOutput(
             prediction=self.decode(warped, deformed, visible),

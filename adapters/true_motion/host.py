@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from memcomp import KeypointTap, Tap
 from memcomp.adapters.base import Host
 from memcomp.adapters.fomm.generator import OcclusionAwareGenerator
+from memcomp.adapters.fomm.motion import DenseMotion
 from memcomp.adapters.fomm.upstream import inplace_taps as fomm_taps
 from memcomp.adapters.mcnet.generator import UNetGenerator
 from memcomp.adapters.outputs import HostOutput, Keypoints
@@ -69,6 +69,14 @@ class TrueFOMM(OcclusionAwareGenerator):
     """FOMM's encoder, bottleneck and decoder; the motion is given."""
 
     motion_type: ClassVar[type[nn.Module]] = GivenMotion
+    completion: GlobalCompletion | None  # set by the host
+
+    def warped_feature(
+        self, source_image: Tensor, kp_driving: Keypoints, kp_source: Keypoints
+    ) -> tuple[Tensor, DenseMotion]:
+        """Warp as FOMM does; a `completion` then completes the feature."""
+        feature, motion = super().warped_feature(source_image, kp_driving, kp_source)
+        return complete(self.completion, feature, motion, kp_driving, kp_source), motion
 
 
 class TrueTPSM(UNetGenerator):
@@ -76,9 +84,31 @@ class TrueTPSM(UNetGenerator):
 
     motion_type: ClassVar[type[nn.Module]] = GivenMotion
     norm: ClassVar[Norm] = staticmethod(instance_norm)
+    completion: GlobalCompletion | None  # set by the host
+
+    def warped_features(
+        self, source_image: Tensor, kp_driving: Keypoints, kp_source: Keypoints
+    ) -> tuple[list[Tensor], DenseMotion]:
+        """Warp as TPSM does; a `completion` then completes the feature of the lowest level."""
+        (lowest, *finer), motion = super().warped_features(source_image, kp_driving, kp_source)
+        return [complete(self.completion, lowest, motion, kp_driving, kp_source), *finer], motion
 
 
-GENERATORS: dict[str, type[nn.Module]] = {"fomm": TrueFOMM, "tpsm": TrueTPSM}
+def complete(
+    completion: GlobalCompletion | None,
+    feature: Tensor,
+    motion: DenseMotion,
+    kp_driving: Keypoints,
+    kp_source: Keypoints,
+) -> Tensor:
+    """The warped feature (B, C, h, w), completed if there is something that does."""
+    if completion is None or motion.occlusion_map is None:
+        return feature
+    visible = F.interpolate(motion.occlusion_map, size=feature.shape[2:], mode="bilinear", align_corners=False)
+    return completion(feature, visible, torch.cat([kp_source.value.flatten(1), kp_driving.value.flatten(1)], dim=1))
+
+
+GENERATORS: dict[str, type[TrueFOMM] | type[TrueTPSM]] = {"fomm": TrueFOMM, "tpsm": TrueTPSM}
 
 
 def _model(
@@ -128,15 +158,12 @@ class TrueMotion(Host):
         self.generator = GENERATORS[self.decoder](
             **shared, **params, dense_motion_params={}, estimate_occlusion_map=True, align_corners=corners
         )
-        self.completion: GlobalCompletion | None = None
-        if given.get("completion_width", 0):
-            (lowest,) = tap_channels(self.generator, self.taps()[0][:1])
-            self.completion = GlobalCompletion(lowest, self.num_kp, given["completion_width"])
+        (lowest,), width = tap_channels(self.generator, self.taps()[0][:1]), given.get("completion_width", 0)
+        self.generator.completion = GlobalCompletion(lowest, self.num_kp, width) if width else None
 
     def sections(self) -> dict[str, nn.Module]:
-        """``generator`` and, if there is one, ``completion``."""
-        sections: dict[str, nn.Module] = {"generator": self.generator}
-        return sections if self.completion is None else sections | {"completion": self.completion}
+        """``generator`` alone."""
+        return {"generator": self.generator}
 
     def keypoints(self, image: Tensor) -> Given:
         """The landmarks of pictures (B, 7, H, W), and the motion that leads to them."""
@@ -144,22 +171,7 @@ class TrueMotion(Host):
 
     def generate(self, source: Tensor, kp_source: Keypoints, kp_driving: Keypoints) -> HostOutput:
         """The source pictures (B, 7 or 3, H, W) moved as `kp_driving`, of `keypoints`, says."""
-        if self.completion is None:
-            return self.generator(source[:, :3], kp_source=kp_source, kp_driving=kp_driving)
-        poses = torch.cat([kp_source.value.flatten(1), kp_driving.value.flatten(1)], dim=1)  # (B, 4 K)
-        place = self.generator.get_submodule(self.taps()[0][0].module)
-        hook = place.register_forward_pre_hook(partial(self._complete, cast(Given, kp_driving), poses))
-        try:
-            return self.generator(source[:, :3], kp_source=kp_source, kp_driving=kp_driving)
-        finally:
-            hook.remove()
-
-    def _complete(self, driving: Given, poses: Tensor, _: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-        """The warped feature of the lowest level, completed."""
-        assert self.completion is not None and driving.visibility is not None
-        size = args[0].shape[2:]
-        visible = F.interpolate(driving.visibility, size=size, mode="bilinear", align_corners=False)
-        return (self.completion(args[0], visible, poses),)
+        return self.generator(source[:, :3], kp_source=kp_source, kp_driving=kp_driving)
 
     def forward(self, source: Tensor, driving: Tensor) -> HostOutput:
         """The source moved by the driving picture's motion; one tensor given twice: not moved."""

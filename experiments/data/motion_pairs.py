@@ -93,9 +93,7 @@ class MotionPairs(PairSet):
         """Make the motions of all people that the cache lacks, showing progress."""
         from tqdm import tqdm
 
-        missing = [
-            i for i in range(len(self.heads)) if not self.heads.path(i).with_suffix(f".motion{VERSION}").exists()
-        ]
+        missing = [i for i in range(len(self.heads)) if not _path(self.heads, i).exists()]
         for i in tqdm(missing, unit="clip", desc=f"following {self.heads.split} heads", disable=not missing):
             Motions.of(self.heads, i)
 

@@ -343,3 +343,54 @@ def test_a_generator_with_its_own_memory_or_without_its_motion_network_is_refuse
             attach(target, config())
     else:
         assert isinstance(attach(subject.root(target), config()).compensation, MemoryCompensation)
+
+
+@pytest.mark.parametrize("mode", ["inplace", "skip"])
+@pytest.mark.parametrize("name", CASES)
+def test_a_memory_read_by_place_finds_driving_keypoints_and_visibility(name, mode):
+    if mode == "skip" and name not in SKIPPED:
+        pytest.skip("warps every level")
+    torch.manual_seed(0)
+    host = ours(name).eval()
+    size = max(CASES[name][1], 32)  # the keypoint detector wants no less
+    source, driving = torch.rand(2, 2, 3, size, size).unbind()
+    expected = host(source, driving)
+    config = CompensationConfig.placed(memory_channels=8, memory_size=(4, 4), identity_hidden=8)
+    handle = attach(host, config, mode=mode)
+    given = []
+    handle.compensation.register_forward_pre_hook(
+        lambda module, args, kwargs: given.append((args[0].shape, kwargs)), with_kwargs=True
+    )
+    assert torch.equal(host(source, driving).prediction, expected.prediction)
+    assert [kwargs["scale"] for _, kwargs in given] == list(range(len(CASES[name][0])))
+    for shape, kwargs in given:
+        assert torch.equal(kwargs["driving"], expected.kp_driving.value)
+        visibility = kwargs["visibility"]
+        assert visibility.shape[:2] == (2, 1) and visibility.min() >= 0 and visibility.max() <= 1
+        if name == "tpsm":  # it has a map for each level, and the nearest is taken
+            assert visibility.shape[2:] == shape[2:]
+    with torch.no_grad():
+        for scale in handle.compensation.scales:
+            scale.output.weight.normal_()
+        if mode == "skip":
+            for conv in handle.compensation.skips.convs.values():
+                conv.weight.normal_()
+    changed = host(source, driving).prediction
+    assert not torch.allclose(changed, expected.prediction, atol=1e-3)
+    changed.mean().backward()
+    assert all(mcm.seen.weight.grad.abs().sum() > 0 for mcm in handle.compensation.mcm)
+    with handle.disabled():
+        assert torch.equal(host(source, driving).prediction, expected.prediction)
+
+
+def test_a_host_that_estimates_no_occlusion_is_named_at_attach():
+    host = create_host(
+        "fomm",
+        {
+            "common_params": COMMON,
+            "kp_detector_params": DETECTOR,
+            "generator_params": FIRST_ORDER | {"estimate_occlusion_map": False},
+        },
+    )
+    with pytest.raises(ValueError, match="visibility=True, but this generator estimates no occlusion map"):
+        attach(host, CompensationConfig.placed(memory_channels=8, memory_size=(4, 4)))

@@ -96,13 +96,12 @@ def test_the_upper_bound_starts_as_nothing_and_sees_everything(heads, decoder):
     torch.manual_seed(0)
     plain = create_host("true_motion", model)
     wide = create_host("true_motion", model | {"completion_width": 8})
-    wide.generator.load_state_dict(plain.generator.state_dict())
+    wide.generator.load_state_dict(plain.generator.state_dict(), strict=False)
     pair = MotionPairs(heads, 0)[1]
     source, driving = pair["source"][None], pair["driving"][None]
     assert torch.equal(wide.eval()(source, driving).prediction, plain.eval()(source, driving).prediction)
-    assert not wide.generator.get_submodule(wide.taps()[0][0].module)._forward_pre_hooks
     wide.train()(source, driving).prediction.mean().backward()
-    assert wide.completion.output.weight.grad.abs().sum() > 0
+    assert wide.generator.completion.output.weight.grad.abs().sum() > 0
 
 
 def test_a_recipe_of_the_laboratory_needs_heads():
