@@ -18,21 +18,19 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from memcomp.experiments.data.heads import disocclusion
-from memcomp.experiments.data.heads_set import EvalPairs, HeadsSet
+from memcomp.experiments.checkpoints.trained import load_host
 from memcomp.experiments.errors import UserError
+from memcomp.experiments.evaluation.hidden import hidden_strip, spread_pairs
 from memcomp.experiments.evaluation.options import SAME
 from memcomp.experiments.evaluation.pair_lists import write_list
+from memcomp.experiments.evaluation.scores import Model
 from memcomp.experiments.files import writable_folder
 from memcomp.experiments.output.figures import save_figure
 from memcomp.experiments.recipe.load import load_recipe
-from memcomp.experiments.recipe.sections import Recipe
 from memcomp.experiments.studies.first_table import run, train
 from memcomp.experiments.training.side_by_side import Job
 
-PEOPLE = 50  # of the test split
-EDGES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 1.0)  # shares of hidden pixels: as many pairs are taken of each range
-DRAWN = 4000  # pairs to choose from
+SHOWN = 8  # people in the strip
 METRICS = "l1,ssim"
 COLUMN = "standard.l1.disoccluded"  # what decides
 TPSM = "host.model={decoder: tpsm, generator_params: {block_expansion: 24, max_features: 96, num_down_blocks: 2}}"
@@ -113,28 +111,10 @@ def measure(rows: Sequence[Row], jobs: Sequence[Sequence[Job]], folder: Path, ar
     runs = [f"{row.name}={job.output}" for row, of_row in zip(rows, jobs, strict=True) for job in of_row]
     words = [*runs, "--baseline", rows[0].name, "--pairs-file", str(out / "spread.csv"), "--metrics", METRICS]
     run(["benchmark", *words, "--set", f"data.seed={seed}", "--no-report", "--output", str(out)])
+    models = {row.name: load_host(of_row[0].output) for row, of_row in zip(rows, jobs, strict=True)}
+    shown = {name.replace(", ", ",\n"): Model(host, recipe.data.channels) for name, (host, recipe) in models.items()}
+    print(f"strips.png: {hidden_strip(out / 'strips.png', pairs, shown, SHOWN)}")
     plot(json.loads((out / "benchmark.json").read_text("utf-8")), out / "cost.png")
-
-
-def spread_pairs(recipe: Recipe, seed: int, count: int) -> EvalPairs:
-    """Pairs of one person's frames, as many of each range of hidden shares (`EDGES`), drawn by a fixed seed."""
-    data = recipe.data
-    heads = HeadsSet("test", PEOPLE, data.frames, recipe.size, seed, data.cache, data.rate, motion=True)
-    drawn = heads.same_identity(DRAWN, seed)
-    assert isinstance(drawn, EvalPairs)
-    wanted, taken = -(-count // (len(EDGES) - 1)), [0] * (len(EDGES) - 1)
-    places: list[tuple[int, int, int, int]] = []
-    for place in drawn.places:
-        person, source, _, driving = place
-        who, poses = heads.identity(person), heads.poses(person)
-        share = disocclusion(who, poses[source], poses[driving], 64).float().mean().item()
-        which = next(i for i, top in enumerate(EDGES[1:]) if share <= top)
-        if taken[which] < wanted:
-            taken[which] += 1
-            places.append(place)
-        if len(places) == count or min(taken) == wanted:
-            break
-    return EvalPairs(heads, places[:count])
 
 
 def plot(content: dict[str, Any], path: Path) -> None:

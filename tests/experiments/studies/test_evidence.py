@@ -4,6 +4,7 @@ import json
 from itertools import pairwise
 
 from memcomp.experiments import cli
+from memcomp.experiments.evaluation import hidden
 from memcomp.experiments.evaluation.options import SAME
 from memcomp.experiments.recipe.load import load_recipe
 from memcomp.experiments.studies import evidence
@@ -26,7 +27,7 @@ SMALL = [
 
 def test_it_runs_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.setenv("MEMCOMP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(evidence, "DRAWN", 12)
+    monkeypatch.setattr(hidden, "DRAWN", 12)
     trained = []
 
     def here(jobs, steps, parallel):  # in this process: what takes long is to start others
@@ -50,16 +51,25 @@ def test_it_runs_and_goes_on(tmp_path, monkeypatch):
     assert [len(row["runs"]) for row in content["rows"]] == [2, 2]
     columns = content["results"][SAME][place.name]
     assert "standard.l1.disoccluded" in columns and "standard.l1.revealed" in columns
-    assert (out / "cost.png").stat().st_size > 1000
+    assert (out / "cost.png").stat().st_size > 1000 and (out / "strips.png").stat().st_size > 1000
     before, count = (out / "pairs.csv").read_text(), len(trained)
     evidence.main(words)
     assert len(trained) == count == 4 and (out / "pairs.csv").read_text() == before  # nothing is trained again
 
 
 def test_pairs_are_spread_over_how_much_is_hidden(tmp_path, monkeypatch):
-    monkeypatch.setattr(evidence, "DRAWN", 150)
-    pairs = evidence.spread_pairs(load_recipe("demo/true_motion"), 1, 18)
+    monkeypatch.setattr(hidden, "DRAWN", 150)
+    pairs = hidden.spread_pairs(load_recipe("demo/true_motion"), 1, 18)
     shares = [pair.disoccluded.float().mean().item() for pair in pairs]
-    ranges = list(pairwise(evidence.EDGES))
+    ranges = list(pairwise(hidden.EDGES))
     counts = [sum(low < share <= high or share == low == 0 for share in shares) for low, high in ranges]
     assert len(pairs) == sum(counts) and max(counts) <= 3 and sum(count > 0 for count in counts) >= 4
+
+
+def test_what_the_warp_leaves_is_grey_where_the_source_shows_nothing():
+    pairs = hidden.spread_pairs(load_recipe("demo/true_motion"), 1, 2)
+    pair = pairs[1]
+    source, driving = pair.source[None], pair.driving[None]
+    warped, visible = hidden.left_by_warp(source, driving)[0], driving[0, 5] > 0.5
+    assert (warped[:, driving[0, 5] == 0] == 0.5).all()
+    assert (warped - driving[0, :3]).abs().mean(0)[visible].mean() < 0.05
