@@ -1,4 +1,4 @@
-"""Put a finished run's weights into the package as the demo's host: `python -m` with this module."""
+"""Put a finished run's weights into the package, as one of the demo's hosts: `python -m` with this module."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write, existing_file, sha256
 
 
-def publish(run: Path, metrics: Path, command: str, folder: Path) -> None:
+def publish(run: Path, metrics: Path, command: str, folder: Path, name: str = NAME, half: bool = False) -> None:
     """Write a finished run's weights into `folder` as one file, and describe them there.
 
     Args:
@@ -19,6 +19,8 @@ def publish(run: Path, metrics: Path, command: str, folder: Path) -> None:
         metrics: `metrics.json` of its evaluation.
         command: what trained it.
         folder: to write the two files into.
+        name: of the two files, without suffix.
+        half: store half-precision weights, half as large.
 
     Raises:
         UserError: a file is missing or cannot be written, or the run's recipe names a path of this machine.
@@ -31,8 +33,9 @@ def publish(run: Path, metrics: Path, command: str, folder: Path) -> None:
     for key, value in (("init", recipe.init), ("data.cache", recipe.data.cache)):
         if value is not None and Path(value).is_absolute():
             raise UserError(f"{run}: trained with {key}={value}, a path of this machine; expected a relative one")
-    file = folder / f"{NAME}.safetensors"
-    save_run(file, recipe, trained.build(), trained.step, info=trained.info)
+    file = folder / f"{name}.safetensors"
+    host = trained.build()
+    save_run(file, recipe, host.half() if half else host, trained.step, info=trained.info)
     about = {
         "sha256": sha256(file),
         "command": command,
@@ -42,14 +45,16 @@ def publish(run: Path, metrics: Path, command: str, folder: Path) -> None:
         "info": trained.info,
         "metrics": {"pairs": measured["pairs"], "pairs_seed": measured["pairs_seed"], "results": measured["results"]},
     }
-    with atomic_write(folder / f"{NAME}.json") as temporary:
+    with atomic_write(folder / f"{name}.json") as temporary:
         temporary.write_text(json.dumps(about, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Put a finished run's weights into the package as the demo's host.")
+    parser = argparse.ArgumentParser(description="Put a finished run's weights into the package.")
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("--metrics", type=Path, required=True, help="metrics.json of its evaluation")
     parser.add_argument("--command", required=True, help="the command that trained it")
-    arguments = parser.parse_args()
-    publish(arguments.run, arguments.metrics, arguments.command, weights_folder())
+    parser.add_argument("--name", default=NAME, help="of the files, without suffix (default: %(default)s)")
+    parser.add_argument("--half", action="store_true", help="store half-precision weights")
+    given = parser.parse_args()
+    publish(given.run, given.metrics, given.command, weights_folder(), given.name, given.half)

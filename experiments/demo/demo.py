@@ -1,5 +1,6 @@
-"""Give a trained host a memory, train it on with and without, and measure both.
+"""Show what a memory is good for, then give a trained host one, train it on with and without, and measure both.
 
+0. the laboratory: hosts that are told the exact motion, measured anew (`memcomp.experiments.demo.laboratory`);
 1. a small host that already animates procedural heads (shipped, or trained here with --from-scratch: first to move
    heads, then to draw their details);
 2. the memory is attached with the identity start, so that at step 0 both models are the same host;
@@ -16,12 +17,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from memcomp.adapters import Host
 from memcomp.experiments.checkpoints.shipped import shipped_host
 from memcomp.experiments.checkpoints.trained import load_host
 from memcomp.experiments.data.sources import held_out_pairs, training_pairs
 from memcomp.experiments.demo.figures import write_pictures
+from memcomp.experiments.demo.laboratory import laboratory
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.evaluation.options import COPY, CROSS, SAME, PairOptions
 from memcomp.experiments.evaluation.pairs import evaluation_pairs, has_truth, heads_size
@@ -78,6 +81,9 @@ def demo(options: DemoOptions) -> None:
         shipped_host()  # if it is missing, say so before anything takes time
     folder = writable_folder(options.output)
     remember_settings(folder / "demo.json", options)
+    with clock.stage("the laboratory: what completes a face when the motion is exact"):
+        given, content = laboratory(folder, options.pairs)
+    print(f"\n{given}\n")
     try:
         with clock.stage("the heads to train on"):
             render_heads(options.overrides)
@@ -101,9 +107,11 @@ def demo(options: DemoOptions) -> None:
     with clock.stage("pictures"):
         write_pairs(folder / "pairs.csv", results)
         write_pictures(folder, recipe, {"host": alone, "host + memory": memory}, jobs, deltas)
-    text = [score_table(results, "standard"), score_table(results, "paper")]
+    text = ["The whole pipeline, which has to find the motion:"]
+    text += [score_table(results, "standard"), score_table(results, "paper")]
     text += [difference_table(deltas, "host + memory minus host alone"), *panel.about, versions_line()]
-    write_summary(folder, options, origin, results, deltas, clock, text)
+    summary = ["The laboratory, which is told the motion:", given, *text]
+    write_summary(folder, options, origin, results, deltas, clock, summary, content)
     print("\n" + "\n\n".join([*text, str(clock), f"in {folder}: " + ", ".join(OUTPUTS)]))
 
 
@@ -116,6 +124,7 @@ def measure_hosts(hosts: dict[str, Host], recipe: Recipe, panel: Panel, count: i
 
 OUTPUTS = (
     "report.md (the tables above)",
+    "laboratory.png, laboratory_pairs.csv (the motion given)",
     "metrics.json, pairs.csv (raw values)",
     "same_identity.mp4, cross_identity.mp4 (source | driving | host | host + memory)",
     "strips.png",
@@ -184,6 +193,7 @@ def write_summary(
     deltas: Differences,
     clock: Stopwatch,
     text: list[str],
+    laboratory: dict[str, Any],
 ) -> None:
     """Write metrics.json and report.md."""
     content = {
@@ -194,6 +204,7 @@ def write_summary(
         "pairs": options.pairs,
         "seconds": clock.seconds,
         "versions": versions(),
+        "laboratory": laboratory,
         "results": results_json(results),
         "differences": differences_json(deltas),
     }

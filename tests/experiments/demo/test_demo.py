@@ -68,15 +68,16 @@ def ready(quick, monkeypatch, tmp_path, head_cache):
     """A host, trained for two steps, in place of the shipped one."""
     words, _ = quick
     run = tmp_path / "host_run"
-    monkeypatch.setattr("memcomp.experiments.data.sources.user_cache", lambda: head_cache)
-    monkeypatch.setattr("memcomp.experiments.evaluation.pairs.user_cache", lambda: head_cache)
+    monkeypatch.setattr("memcomp.experiments.data.sources.cache_folder", lambda given: given or head_cache)
+    monkeypatch.setattr("memcomp.experiments.evaluation.pairs.cache_folder", lambda given: given or head_cache)
     words = [word for word in words if not word.startswith("data.cache")]
     assert main(["train", "demo/fomm", *words, "optim.steps=2", "--output", str(run)]) == 0
     assert main(["evaluate", str(run), "--pairs", "2", "--output", str(tmp_path / "measured")]) == 0
     weights = tmp_path / "weights"
     publish(run, tmp_path / "measured" / "metrics.json", "memcomp train demo/fomm", weights)
-    for file in shipped.weights_folder().glob("heads_reader.*"):
-        shutil.copy(file, weights)
+    for pattern in ("heads_reader.*", "true_motion_*"):
+        for file in shipped.weights_folder().glob(pattern):
+            shutil.copy(file, weights)
     monkeypatch.setattr(shipped, "weights_folder", lambda: weights)
     return run, weights
 
