@@ -52,9 +52,10 @@ class ClipFolder:
         for name, (theirs, rest) in people.items():
             clips += theirs
             unused += [f"{name}/{other}" for other in rest]
+        unused.sort(key=lambda name: (_is_hidden(name), name))
         if not clips:
             raise UserError(f"{folder}: expected {CLIPS}, found none{_instead(folder, unused)}")
-        return cls(sorted(clips), bool(people), sorted(unused, key=lambda name: (_is_hidden(name), name)))
+        return cls(sorted(clips), bool(people), unused)
 
     def __str__(self) -> str:
         return f"{len(self.unused)} of {len(self.clips) + len(self.unused)} entries"
