@@ -78,7 +78,7 @@ def train(
             finite.
     """
     folder, processes = Path(folder), Processes.start(recipe.device)
-    fresh = not folder.exists()
+    fresh = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         run = Training(recipe, folder, processes, resume)
         done = loop(run, stop_after, progress and processes.first)
@@ -87,8 +87,9 @@ def train(
             clips = len(run.info["damaged_clips"])  # not their names: what others get tells nothing of this machine
             save_trained(folder, run.host, run.recipe, done, run.info | {"damaged_clips": clips})
     except BaseException:
-        if fresh and folder.is_dir() and not any(folder.iterdir()):  # nothing was trained
-            folder.rmdir()
+        for place in fresh:  # nothing was trained
+            if place.is_dir() and not any(place.iterdir()):
+                place.rmdir()
         raise
     finally:
         processes.stop()

@@ -15,7 +15,7 @@ from pathlib import Path
 from memcomp.experiments.errors import UserError, few
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg")
+VIDEOS: tuple[str, ...] = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg")
 VIDEOS += (".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp", ".ogv", ".gif")
 CLIPS = f"clips ({', '.join(VIDEOS)}, or folders of {', '.join(PICTURES)}), or a folder of such clips for each person"
 

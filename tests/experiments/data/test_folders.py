@@ -197,7 +197,7 @@ def test_a_folder_without_clips_is_refused_in_one_line(
 def commands_on(tmp_path, run, recipe):
     """Command → words, on the clips of `tmp_path`."""
     (tmp_path / "small.yaml").write_text(recipe.to_yaml())
-    root, output = str(tmp_path / "clips"), ["--output", str(tmp_path / "out")]
+    root, output = str(tmp_path / "clips"), ["--output", str(tmp_path / "out" / "run")]
     few = f"optim.steps=2 optim.batch_size=2 log.held_out_pairs=2 data.cache={tmp_path}/cache".split()
     return {
         "train": ["train", str(tmp_path / "small.yaml"), "data.kind=clips", f"data.root={root}", *few, *output],
