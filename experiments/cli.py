@@ -1,7 +1,9 @@
 """The `memcomp` command. Nothing but the standard library is imported until a subcommand is chosen."""
 
 import argparse
+import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -35,6 +37,9 @@ EXTRAS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit code: 0 done, 2 wrong input, 3 incomplete, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):  # a log or terminal that is not UTF-8: odd signs replaced
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser, subparsers = _parser()
     warn.cache_clear()
@@ -61,11 +66,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("memcomp: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `memcomp recipes | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _print_nowhere()
         return 0
-    except OSError as error:  # such as a full disk, or a name that is too long
-        return _fail(f"{error.filename or arguments[0]}: {error.strerror or error}")
+    except OSError as error:  # such as a name that is too long
+        if error.filename is None and (status := _flushed(error)):
+            return status
+        reason = error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
+            reason = f"cannot be written ({reason})"
+        return _fail(f"{error.filename or arguments[0]}: {reason}")
+    return _flushed()
+
+
+def _flushed(after: OSError | None = None) -> int:
+    """0 if what was printed goes out, else the exit code, with a line of error; `after` an error that names no file."""
+    try:
+        print(end="\n" if after else "", flush=True)  # Python forgets what it could not write: only more of it tells
+    except BrokenPipeError:
+        _print_nowhere()
+    except OSError as error:
+        _print_nowhere()
+        return _fail(f"standard output: cannot be written ({error.strerror}); files were written before", 3)
     return 0
+
+
+def _print_nowhere() -> None:  # or Python tries again as it ends
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _OneLine(argparse.ArgumentParser):

@@ -13,6 +13,10 @@ class UserError(ValueError):
     """
 
 
+class CannotWrite(UserError):
+    """A file or folder that the system does not let us write: a full disk, a folder of somebody else."""
+
+
 class Incomplete(UserError):
     """What was asked for is written, but not all of it. One line that names the file and both numbers.
 

@@ -1,13 +1,18 @@
 """Files: written so that a reader never meets half of one; found or refused in one line; told apart by their sha256."""
 
+import errno
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from memcomp.experiments.errors import UserError
+from memcomp.experiments.errors import CannotWrite, UserError
+
+NAMES = "surrogateescape"  # how files hold names that are not UTF-8; Python reads folders so
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # of a disk, whatever file they are reported for
 
 
 @contextmanager
@@ -18,30 +23,32 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     leaves the previous `path` as it was.
 
     Raises:
-        UserError: the folder cannot be written.
+        CannotWrite: the folder cannot be written, or the disk is full.
     """
     target = Path(path)
     writable_folder(target.parent)
-    with _system_errors(target):
+    with system_errors(target):
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix)
         os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        with _system_errors(target):
+        with _disk_errors(target):
+            yield temporary
+        with system_errors(target):
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
             temporary.chmod(0o666 & ~_umask())  # mkstemp's files are for the owner alone
             os.replace(temporary, target)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def writable_folder(path: str | os.PathLike[str]) -> Path:
     """Make the folder `path` if need be, check that a file can be made in it, and return it.
 
     Raises:
-        UserError: it is a file, cannot be made, or cannot be written.
+        CannotWrite: it is a file, cannot be made, or cannot be written.
     """
     folder = Path(path)
     try:
@@ -49,8 +56,20 @@ def writable_folder(path: str | os.PathLike[str]) -> Path:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-"):
             pass
     except OSError as error:
-        raise UserError(f"{folder}: expected a folder that can be written ({error.strerror or error})") from None
+        raise CannotWrite(f"{folder}: expected a folder that can be written ({error.strerror or error})") from None
     return folder
+
+
+def disk_refusal(error: BaseException) -> str | None:
+    """The system's word if the disk is why something could not be written, whatever a library made of it; else None."""
+    cause: BaseException | None = error
+    while cause is not None:
+        number = re.search(r"os error (\d+)", str(cause))  # as Rust says it, safetensors among others
+        code = int(number.group(1)) if number else getattr(cause, "errno", None)
+        if code in REFUSALS:
+            return os.strerror(code)
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def existing_file(path: str | os.PathLike[str], what: str = "file") -> Path:
@@ -71,11 +90,25 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
-def _system_errors(target: Path) -> Iterator[None]:
+def system_errors(target: Path) -> Iterator[None]:
+    """Make what the system refuses while `target` is written a CannotWrite that names it."""
     try:
         yield
     except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror or error})") from None
+        raise CannotWrite(f"{target}: cannot be written ({error.strerror or error})") from None
+
+
+@contextmanager
+def _disk_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # of any library that writes
+        reason = disk_refusal(error)
+        if reason is None:
+            raise
+        raise CannotWrite(f"{target}: cannot be written ({reason})") from error
 
 
 def _umask() -> int:

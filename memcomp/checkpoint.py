@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -114,15 +115,22 @@ def from_release(state: Mapping[str, Tensor], prefix: str = "mbUnit.") -> Memory
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that a reader meets the previous one or the new one, never a part of it."""
+    """Write a file so that a reader meets the previous one or the new one, never a part of it.
+
+    Raises:
+        OSError: it cannot be written; it names `path`.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         temporary.write_bytes(content)
         with temporary.open("rb") as file:  # or a machine that goes down could have renamed an empty file
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:  # of a full disk: names no file, and the temporary name tells nobody anything
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def take_dtypes(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:

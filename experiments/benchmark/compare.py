@@ -72,15 +72,14 @@ def compare(options: CompareOptions) -> None:
     text, content = summary(jobs, first, results, options)
     if lists.rows:
         text, content = f"{text}\n\n{lists}", content | {"lists": vars(lists)}
-    print("\n" + text)
     with atomic_write(folder / "report.md") as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(text + "\n", encoding="utf-8", errors="replace")
     write_json(folder / "metrics.json", content)
     write_pairs(folder / "pairs.csv", results)
     write_list(folder / LIST, pairs)
     logs = {label: job.log for label, job in jobs.items()}
     loss_curves(folder / "losses.png", logs, ["pyramid_l1", "ssim", "held_out"])
-    print(f"\nwritten to {folder}: report.md, metrics.json, pairs.csv, {LIST}, losses.png and the two runs")
+    print(f"\n{text}\n\nwritten to {folder}: report.md, metrics.json, pairs.csv, {LIST}, losses.png and the two runs")
 
 
 def read_recipes(options: CompareOptions) -> dict[str, Recipe]:

@@ -25,7 +25,7 @@ def write(folder: Path, benchmark: Benchmark) -> str:
     told = notes(benchmark)
     text = "\n\n".join([*parts, cost_table(benchmark), *told])
     with atomic_write(folder / "report.md") as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(text + "\n", encoding="utf-8", errors="replace")
     write_json(folder / "benchmark.json", content(benchmark) | {"notes": told})
     write_pairs(folder / "pairs.csv", {kind: dict(labelled(benchmark, kind)) for kind in benchmark.kinds})
     return f"{text}\n\nwritten to {folder}: report.md, benchmark.json, pairs.csv"

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from memcomp.experiments.data.cache import keep
 from memcomp.experiments.data.pairs import DamagedClip
 from memcomp.experiments.errors import UserError, few, warn
-from memcomp.experiments.files import atomic_write
 from memcomp.experiments.video import (
     DECODER_VERSION,
     FOLDER_RATE,
@@ -196,21 +197,22 @@ class Clips:
         return torch.stack([kept[min(frame, number)] for frame in frames])
 
     def _cached(self, path: Path, count: int) -> np.ndarray | None:
-        """Map the decoded frames (T, 3, size, size) from the cache; None if the cache is full or not wanted."""
+        """Map the decoded frames (T, 3, size, size) from the cache; None if it is full, not wanted or not writable."""
         if self.cache is None:
             return None
         frame_bytes, status = 3 * self.size**2, path.stat()
         identity = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{self.size}|{DECODER_VERSION}"
-        file = self.cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.frames"
+        file = self.cache / f"{hashlib.sha256(os.fsencode(identity)).hexdigest()[:24]}.frames"
         if not file.exists():
-            self.cache.mkdir(parents=True, exist_ok=True)
             used = sum(other.stat().st_size for other in self.cache.glob("*.frames"))
-            if used + count * frame_bytes > self.cache_bytes:
+            if used + count * frame_bytes > self.cache_bytes or not keep(file, partial(self._decode, path)):
                 return None
-            with atomic_write(file) as temporary, temporary.open("wb") as stream:
-                for frame in _tolerant(Frames(path)):
-                    stream.write(self._fit(frame).numpy().tobytes())
         return np.memmap(file, np.uint8, "r").reshape(-1, 3, self.size, self.size)
+
+    def _decode(self, path: Path, file: Path) -> None:
+        with file.open("wb") as stream:
+            for frame in _tolerant(Frames(path)):
+                stream.write(self._fit(frame).numpy().tobytes())
 
     def _fit(self, frame: Frame) -> Tensor:
         return fit(torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1), self.size)
@@ -252,11 +254,6 @@ def warn_of_conversions(notes: Iterable[str]) -> None:
     """Warn once of all clips that reading converted: see `Clips.notes`."""
     if found := sorted(set(notes) - {""}):
         warn(f"{len(found)} {'clip was' if len(found) == 1 else 'clips were'} converted: {few(found, '; ')}")
-
-
-def user_cache() -> Path:
-    """Cache folder of memcomp for this user: $MEMCOMP_CACHE or ~/.cache/memcomp."""
-    return Path(os.environ.get("MEMCOMP_CACHE") or Path.home() / ".cache" / "memcomp")
 
 
 def _tolerant(frames: Iterable[T]) -> Iterator[T]:

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from memcomp.experiments.data.cache import cache_folder, keep, usable
 from memcomp.experiments.data.heads import FAR, NEAR, RENDERER_VERSION, Identity, Poses, disocclusion, render
 from memcomp.experiments.data.heads.pose import FRAME_RATE
 from memcomp.experiments.data.motion import pair_with_motion
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.files import atomic_write
 
 SPLITS = ("train", "val", "test")
 MOST_IDENTITIES = 1_000_000  # of one split and seed: keeps the seeds of the splits apart
@@ -87,8 +87,7 @@ class HeadsSet:
         self.depth, self.channels, self.motion = depth, 3 + depth, motion
         self._identities = identities
         self._first = (seed * len(SPLITS) + SPLITS.index(split)) * MOST_IDENTITIES
-        root = cache_dir or os.environ.get("MEMCOMP_CACHE") or Path.home() / ".cache" / "memcomp"
-        self.folder = Path(root) / "heads"
+        self.folder = cache_folder(cache_dir) / "heads"
         self._checked: set[Path] = set()
 
     def __len__(self) -> int:
@@ -111,9 +110,13 @@ class HeadsSet:
         path = self.path(i)
         clip = self._read(path)
         if clip is None:
-            clip = (self.render(self.identity(i), self.poses(i)) * 255).round_().to(torch.uint8)
+            clip = self._draw(i, slice(None))
             self._write(path, clip)
         return clip
+
+    def some_frames(self, i: int, which: Sequence[int]) -> Tensor:
+        """Render frames of clip i by number, as `frames` would give them: uint8 (len(which), 3 or 4, H, W)."""
+        return self._draw(i, torch.tensor(which))
 
     def render(self, who: Identity, poses: Poses) -> Tensor:
         """Render anyone as this set shows people: (T, 3 or 4, H, W) in [0, 1]."""
@@ -133,7 +136,7 @@ class HeadsSet:
     def render_all(self, workers: int = 0) -> None:
         """Render every clip that the cache lacks, in `workers` processes (0: in this one), showing progress."""
         missing = [i for i in range(len(self)) if self._read(self.path(i)) is None]
-        if not missing:
+        if not missing or not usable(self.folder):
             return
         bar = tqdm(total=len(missing), unit="clip", desc=f"rendering {self.split} heads at {self.size} px")
         with bar:
@@ -157,6 +160,9 @@ class HeadsSet:
             raise UserError(f"cross-identity pairs need 2 or more identities, the {self.split} split has {len(self)}")
         return EvalPairs(self, _draw(n, len(self), self.length, seed, cross=True))
 
+    def _draw(self, i: int, which: slice | Tensor) -> Tensor:
+        return (self.render(self.identity(i), self.poses(i)[which]) * 255).round_().to(torch.uint8)
+
     def _seed(self, i: int) -> int:
         return self._first + range(len(self))[i]
 
@@ -178,8 +184,7 @@ class HeadsSet:
 
     def _write(self, path: Path, clip: Tensor) -> None:
         pixels = clip.contiguous().numpy().tobytes()
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(pixels + zlib.crc32(pixels).to_bytes(4, "little"))
+        keep(path, lambda temporary: temporary.write_bytes(pixels + zlib.crc32(pixels).to_bytes(4, "little")))
 
 
 def _render_one(heads: HeadsSet, i: int) -> None:
@@ -223,6 +228,8 @@ class HeadClips:
         """Read frames: uint8 (len(frames), 3, H, W), or (len(frames), 4, H, W) with depth."""
         if clip not in self._mapped:
             self.heads.frames(clip)  # renders what the cache lacks; later reads touch two frames of its file
+            if not self.heads.path(clip).is_file():  # there is no cache that could be written
+                return self.heads.some_frames(clip, frames)
             shape = (self.heads.length, self.heads.channels, self.heads.size, self.heads.size)
             self._mapped[clip] = np.memmap(self.heads.path(clip), np.uint8, "r", shape=shape)
         return torch.from_numpy(self._mapped[clip][list(frames)])

@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from memcomp.experiments.data.augment import augment_pair
+from memcomp.experiments.data.cache import keep, usable
 from memcomp.experiments.data.heads import correspondence, landmarks
 from memcomp.experiments.data.heads.raster import pixel_centres
 from memcomp.experiments.data.heads_set import HeadClips, HeadsSet
 from memcomp.experiments.data.motion import LANDMARKS, mirrored, with_motion
 from memcomp.experiments.data.pairs import PairSet, seeded
-from memcomp.experiments.files import atomic_write
 from memcomp.experiments.recipe.sections import AugmentSection
 
 PAIRS = 24  # of each person, kept on disk: a motion takes longer to make than to read
@@ -53,8 +53,8 @@ class Motions:
             return cls(**load_file(path))
         except (OSError, SafetensorError, TypeError):  # none there, or damaged
             made = cls.make(heads, i)
-            with atomic_write(path) as temporary:
-                save_file({name: value.contiguous() for name, value in vars(made).items()}, temporary)
+            tensors = {name: value.contiguous() for name, value in vars(made).items()}
+            keep(path, lambda temporary: save_file(tensors, temporary))
             return made
 
 
@@ -94,6 +94,8 @@ class MotionPairs(PairSet):
         from tqdm import tqdm
 
         missing = [i for i in range(len(self.heads)) if not _path(self.heads, i).exists()]
+        if missing and not usable(self.heads.folder):
+            return
         for i in tqdm(missing, unit="clip", desc=f"following {self.heads.split} heads", disable=not missing):
             Motions.of(self.heads, i)
 

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from memcomp.experiments.data.clips import Clips, user_cache
+from memcomp.experiments.data.cache import cache_folder
+from memcomp.experiments.data.clips import Clips
 from memcomp.experiments.data.heads_set import HeadClips, HeadsSet
 from memcomp.experiments.data.pairs import PairSet
 from memcomp.experiments.recipe.sections import AugmentSection, Recipe
@@ -25,7 +26,7 @@ def held_out_pairs(recipe: Recipe) -> PairSet:
 
 def _pairs(recipe: Recipe, split: str, seed: int, repeats: int = 1, augment: AugmentSection | None = None) -> PairSet:
     data = recipe.data
-    cache = Path(data.cache) if data.cache else user_cache()
+    cache = cache_folder(data.cache)
     if data.kind == "clips":
         assert data.root is not None  # the recipe's check
         clips = Clips(Path(data.root) / split, recipe.size, cache=cache / "clips", cache_gb=data.cache_gb)

@@ -103,9 +103,8 @@ def demo(options: DemoOptions) -> None:
         write_pictures(folder, recipe, {"host": alone, "host + memory": memory}, jobs, deltas)
     text = [score_table(results, "standard"), score_table(results, "paper")]
     text += [difference_table(deltas, "host + memory minus host alone"), *panel.about, versions_line()]
-    print("\n" + "\n\n".join(text))
     write_summary(folder, options, origin, results, deltas, clock, text)
-    print(f"\n{clock}\n\nin {folder}: " + ", ".join(OUTPUTS))
+    print("\n" + "\n\n".join([*text, str(clock), f"in {folder}: " + ", ".join(OUTPUTS)]))
 
 
 def measure_hosts(hosts: dict[str, Host], recipe: Recipe, panel: Panel, count: int) -> Results:

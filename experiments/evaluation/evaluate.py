@@ -76,27 +76,27 @@ def evaluate(options: EvaluationOptions) -> None:
         return
 
     # what was found: tables, then files
-    began = time.time() - 1  # file systems round
+    began, text = time.time() - 1, []  # file systems round
     about = description(state, recipe, options, panel, pairs)
     if results:
-        print(
-            "\n\n".join([*(score_table(results, p) for p in PROTOCOLS), about["note"], *panel.about, versions_line()])
-        )
+        text += [*(score_table(results, p) for p in PROTOCOLS), about["note"], *panel.about, versions_line()]
         write_pairs(folder / "pairs.csv", results)
         draw_pairs(folder / "pairs.png", results, pairs, recipe)
     if unmeasured := [kind for kind in pairs if kind not in results]:
-        print(f"\n{' and '.join(unmeasured)}: not measured, {NO_TRUTH}")
+        text.append(f"{' and '.join(unmeasured)}: not measured, {NO_TRUTH}")
     if recipe.data.kind == "clips" and CROSS in pairs:
         about["videos"] = write_videos(folder / "videos", host, pairs[CROSS][: options.videos], options)
     if options.clips:
-        about["clips"] = whole_clips(recipe, models, options)
+        about["clips"], table = whole_clips(recipe, models, options)
+        text.append(table)
     write_list(folder / LIST, pairs)
     if lists.rows:
-        print(f"\n{lists}")
+        text.append(str(lists))
         about["lists"] = vars(lists)
     write_json(folder / "metrics.json", about | {"results": results_json(results)})
     written = [path.name for path in folder.iterdir() if path.name[0] != "." and path.stat().st_mtime >= began]
-    print(f"\nwritten to {folder}: {', '.join(sorted(written))}")
+    text.append(f"written to {folder}: {', '.join(sorted(written))}")
+    print("\n\n".join(text))
 
 
 def draw_pairs(path: Path, results: Results, pairs: Mapping[str, Sequence[Pair]], recipe: Recipe) -> None:
@@ -107,8 +107,8 @@ def draw_pairs(path: Path, results: Results, pairs: Mapping[str, Sequence[Pair]]
         worst_median_best(path, drawn, pairs)
 
 
-def whole_clips(recipe: Recipe, models: Mapping[str, Model], options: EvaluationOptions) -> dict[str, Any]:
-    """Print jitter and flicker of whole clips; returns them for metrics.json."""
+def whole_clips(recipe: Recipe, models: Mapping[str, Model], options: EvaluationOptions) -> tuple[dict[str, Any], str]:
+    """Measure jitter and flicker of whole clips; returns them for metrics.json and as a table."""
     heads = heads_size(recipe)
     try:
         landmarks = create_backend("landmarks", read_choices(options.measuring.backends, heads), heads)
@@ -118,8 +118,8 @@ def whole_clips(recipe: Recipe, models: Mapping[str, Model], options: Evaluation
     clips = first_clips(test_split(recipe), options.clips, options.video_frames)
     predictors = {name: model.predictor(SAME) for name, model in models.items()}
     scores = measure_clips(predictors, clips, landmarks, options.measuring.batch)
-    print(f"\n{clip_table(scores)}\n\nlandmarks of the jitter: {about}")
-    return {"landmarks": about, "scores": {model: [vars(s) for s in found] for model, found in scores.items()}}
+    plain = {"landmarks": about, "scores": {model: [vars(s) for s in found] for model, found in scores.items()}}
+    return plain, f"{clip_table(scores)}\n\nlandmarks of the jitter: {about}"
 
 
 def description(

@@ -24,7 +24,7 @@ from memcomp.experiments.data.clips import Clips, person
 from memcomp.experiments.data.heads_set import EvalPairs, HeadsSet
 from memcomp.experiments.errors import UserError, few
 from memcomp.experiments.evaluation.clip_pairs import ClipPair, Place
-from memcomp.experiments.files import atomic_write, existing_file
+from memcomp.experiments.files import NAMES, atomic_write, existing_file
 from memcomp.experiments.video import PICTURES, VIDEOS, is_clip
 
 T = TypeVar("T")
@@ -66,7 +66,7 @@ def read_list(path: Path, pair: Callable[[Row], T], count: int | None, report: L
     """
     pairs: list[T] = []
     unusable: list[str] = []
-    with existing_file(path, "CSV file of pairs").open(encoding="utf-8-sig", errors="replace") as file:
+    with existing_file(path, "CSV file of pairs").open(encoding="utf-8-sig", errors=NAMES) as file:
         try:
             columns = _cells(next(file, ""))
         except UserError:
@@ -247,7 +247,7 @@ def write_list(path: Path, pairs: Mapping[str, Sequence[object]]) -> None:
             assert isinstance(pair, ClipPair)
             best = (pair.driving_at[0], pair.start)
             rows.append([_written(pair.clips, place) for place in (pair.source_at, pair.driving_at, best)])
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8", errors=NAMES) as file:
         csv.writer(file).writerows([header, *rows])
 
 

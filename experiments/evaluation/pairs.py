@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from memcomp.experiments.data.clips import Clips, held_out_folder, user_cache
+from memcomp.experiments.data.cache import cache_folder
+from memcomp.experiments.data.clips import Clips, held_out_folder
 from memcomp.experiments.data.heads_set import EvalPairs, HeadsSet
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.evaluation.clip_pairs import draw_pairs, is_cross, tell_conversions
@@ -106,4 +107,4 @@ def _test_heads(recipe: Recipe) -> HeadsSet:
 
 
 def _cache(recipe: Recipe) -> Path:
-    return Path(recipe.data.cache) if recipe.data.cache else user_cache()
+    return cache_folder(recipe.data.cache)

@@ -9,7 +9,7 @@ from typing import Any
 
 from memcomp.experiments.evaluation.cells import Cell, cell_of
 from memcomp.experiments.evaluation.scores import Results, Scores
-from memcomp.experiments.files import atomic_write
+from memcomp.experiments.files import NAMES, atomic_write
 from memcomp.experiments.metrics.aggregate import Difference
 from memcomp.experiments.metrics.registry import (
     MASK_NOTES,
@@ -107,7 +107,7 @@ def write_pairs(path: str | Path, results: Results) -> None:
     everything = [scores for models in results.values() for scores in models.values()]
     columns = list(dict.fromkeys(column for scores in everything for column in scores.columns))
     skipping = any(row for scores in everything for row in scores.skipped)
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8", errors=NAMES) as file:
         writer = csv.writer(file)
         writer.writerow(["kind", "model", "pair", *columns, *(["skipped"] if skipping else [])])
         for kind, models in results.items():

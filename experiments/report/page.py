@@ -42,7 +42,7 @@ def write_page(folder: Path) -> Path:
     except (LookupError, TypeError, ValueError, StopIteration, FileNotFoundError, jinja2.UndefinedError) as error:
         raise UserError(f"{folder}: expected the files of one benchmark, they do not fit ({error!r})") from error
     with atomic_write(folder / NAME) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="replace")
     return folder / NAME
 
 

@@ -12,6 +12,7 @@ from memcomp.experiments.benchmark.published import add_published
 from memcomp.experiments.benchmark.runs import run_labels
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.evaluation.cells import Cell
+from memcomp.experiments.files import NAMES
 from memcomp.experiments.metrics.aggregate import Verdict
 from memcomp.experiments.metrics.registry import PROTOCOLS, column_title, in_order, metric_of
 from memcomp.experiments.report.charts import interval, scatter
@@ -104,7 +105,7 @@ def read_values(path: Path) -> dict[str, dict[str, tuple[list[str], dict[str, li
     """
     found: dict[str, dict[str, tuple[list[str], dict[str, list[float | None]]]]] = {}
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8", errors=NAMES) as file:
             for row in csv.DictReader(file):
                 names, columns = found.setdefault(row.pop("kind"), {}).setdefault(row.pop("model"), ([], {}))
                 names.append(row.pop("pair"))

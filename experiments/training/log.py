@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from memcomp.experiments.files import atomic_write
+from memcomp.experiments.files import atomic_write, system_errors
 
 COLUMNS = (
     "step",
@@ -45,7 +45,7 @@ class RunLog:
             self.columns += new
             self._rewrite()
             return
-        with self.path.open("a", newline="", encoding="utf-8") as file:
+        with system_errors(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns, restval="", lineterminator="\n").writerow(row)
 
     def column(self, name: str) -> list[float]:

@@ -383,6 +383,40 @@ def test_a_memory_read_by_place_finds_driving_keypoints_and_visibility(name, mod
         assert torch.equal(host(source, driving).prediction, expected.prediction)
 
 
+@torch.no_grad()
+@every(modes=["inplace", "skip"])
+def test_a_memory_read_by_place_on_every_generator(subject, mode):
+    target = subject.fresh()
+    plain = subject.call(target)
+    handle = attach(target, CompensationConfig.placed(memory_channels=8, memory_size=(4, 4)), mode=mode)
+    assert_identical(subject.call(target), plain)
+    moved(handle)
+    if mode == "skip":
+        for conv in handle.compensation.skips.convs.values():
+            conv.weight.normal_()
+    changed = subject.call(target)["prediction"]
+    assert not torch.allclose(changed, plain["prediction"], atol=1e-4)
+    with handle.disabled():
+        assert_identical(subject.call(target), plain)
+    handle.remove()
+    assert_identical(subject.call(target), plain)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["fomm", "tpsm"])
+def test_a_memory_read_by_place_compiles_in_its_generator(name, golden):
+    torch._dynamo.reset()
+    subject = Subject(name, "ours", golden)
+    target = subject.fresh()
+    handle = attach(target, CompensationConfig.placed(memory_channels=8, memory_size=(4, 4)))
+    moved(handle)
+    wanted = subject.call(target)["prediction"]
+    root = subject.root(target)
+    root.forward = torch.compile(root.forward, backend="aot_eager")
+    torch.testing.assert_close(subject.call(target)["prediction"], wanted, rtol=1e-4, atol=1e-4)
+    torch._dynamo.reset()
+
+
 def test_a_host_that_estimates_no_occlusion_is_named_at_attach():
     host = create_host(
         "fomm",
