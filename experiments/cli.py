@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
-from memcomp.experiments.errors import Incomplete, UserError
+from memcomp.experiments.errors import Incomplete, UserError, warn
 
 # subcommand, a module in commands/ with `add_arguments(parser)` and `run(args)` → one line of help
 COMMANDS = {
@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser, subparsers = _parser()
+    warn.cache_clear()
     try:
         if arguments and arguments[0] in COMMANDS:  # only the chosen module is imported, even for --help
             module = importlib.import_module(f"memcomp.experiments.commands.{arguments[0]}")

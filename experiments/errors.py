@@ -1,4 +1,9 @@
-"""The exceptions that mean: the input is wrong, not the program."""
+"""What is told of input: the exceptions that mean that it is wrong, not the program, and warnings."""
+
+import functools
+import os
+import sys
+from collections.abc import Sequence
 
 
 class UserError(ValueError):
@@ -17,3 +22,17 @@ class Incomplete(UserError):
 
     The `memcomp` command prints it and leaves with exit code 3.
     """
+
+
+@functools.cache
+def warn(text: str) -> None:
+    """Tell the user on stderr, once, what stops nothing; of several processes the first one does."""
+    from tqdm import tqdm
+
+    if os.environ.get("RANK", "0") == "0":
+        tqdm.write(f"memcomp: warning: {' '.join(text.split())}", file=sys.stderr)
+
+
+def few(words: Sequence[str], between: str = ", ") -> str:
+    """The first three of some words, and whether there are more."""
+    return between.join([*words[:3], *["…"] * (len(words) > 3)])

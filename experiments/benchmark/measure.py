@@ -29,6 +29,7 @@ from memcomp.experiments.evaluation.scores import Model, Pair, Scores, measure
 from memcomp.experiments.files import atomic_write
 from memcomp.experiments.output.tables import versions
 from memcomp.experiments.recipe.sections import Recipe
+from memcomp.experiments.video import DECODER_VERSION
 
 KEPT = 2**29  # bytes of pairs that are read once and held; more are read again for every run
 Measured = Mapping[str, Mapping[str, Scores]]  # sha256 of a checkpoint, or COPY → kind of pairs → scores
@@ -51,8 +52,10 @@ def pairs_key(recipe: Recipe, pairs: Mapping[str, Sequence[Pair]], options: Pair
             about += [RENDERER_VERSION, data.frames, data.rate, data.seed, data.depth, chosen.places]
         else:
             assert isinstance(chosen[0], ClipPair)
-            files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in chosen[0].clips.paths]
-            about += [[pair.name for pair in chosen], files]
+            clips = chosen[0].clips
+            marks = [(path.stat().st_size, path.stat().st_mtime_ns) for path in clips.paths]
+            names = [clips.name(clip) for clip in range(len(clips))]
+            about += [DECODER_VERSION, [pair.name for pair in chosen], names, clips.owners, marks]
     digest = hashlib.sha256(json.dumps(about).encode())
     for file in formula_files():
         digest.update(file.read_bytes())

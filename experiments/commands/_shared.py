@@ -48,7 +48,10 @@ def add_pair_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"these pairs: a {LIST} of a former run, or a list of upstream's",
     )
     parser.add_argument(
-        "--root", type=Path, metavar="FOLDER", help="measure clips below this folder instead of the recipe's data"
+        "--root",
+        type=Path,
+        metavar="FOLDER",
+        help="measure its clips, CLIP or PERSON/CLIP in its test/ or in itself, not the recipe's data",
     )
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from memcomp.experiments.commands._shared import at_least
-from memcomp.experiments.errors import Incomplete, UserError
+from memcomp.experiments.errors import Incomplete, UserError, warn
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,12 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the video, and say what is in it."""
-    from tqdm import tqdm
-
     from memcomp.experiments.animation import Motion, animate_video
-
-    def warn(text: str) -> None:
-        tqdm.write(f"memcomp: warning: {text}", file=sys.stderr)
 
     if args.output.suffix.lower() != ".mp4":
         raise UserError(f"{args.output}: expected an output name that ends in .mp4")

@@ -34,9 +34,10 @@ class StepBatches(Sampler[list[int]]):
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Stack pairs into (B, C, H, W); names of damaged clips become one list."""
+    """Stack pairs into (B, C, H, W); what is told of damaged and of converted clips becomes lists."""
     return {
         "source": torch.stack([sample["source"] for sample in samples]),
         "driving": torch.stack([sample["driving"] for sample in samples]),
         "skipped": [name for sample in samples for name in sample["skipped"]],
+        "converted": [sample["converted"] for sample in samples],
     }

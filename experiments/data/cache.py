@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tqdm import tqdm
-
-from memcomp.experiments.errors import CannotWrite
+from memcomp.experiments.errors import CannotWrite, warn
 from memcomp.experiments.files import atomic_write, writable_folder
 
 _left_out: set[Path] = set()
@@ -59,4 +56,4 @@ def keep(file: Path, write: Callable[[Path], object]) -> bool:
 def _leave_out(folder: Path, why: CannotWrite) -> None:
     _left_out.add(folder)
     way_out = "the cache is left out, which costs time; MEMCOMP_CACHE or data.cache can name another folder"
-    tqdm.write(f"memcomp: warning: {why}; {way_out}", file=sys.stderr)
+    warn(f"{why}; {way_out}")

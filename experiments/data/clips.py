@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -15,11 +16,18 @@ from torch import Tensor
 
 from memcomp.experiments.data.cache import keep
 from memcomp.experiments.data.pairs import DamagedClip
-from memcomp.experiments.errors import UserError
-from memcomp.experiments.video import DECODER_VERSION, FOLDER_RATE, BrokenOff, Frame, Frames, read_picture
+from memcomp.experiments.errors import UserError, few, warn
+from memcomp.experiments.video import (
+    DECODER_VERSION,
+    FOLDER_RATE,
+    BrokenOff,
+    ClipFolder,
+    Frame,
+    Frames,
+    pictures_in,
+    read_picture,
+)
 
-VIDEOS = (".mp4", ".mov", ".webm")
-PICTURES = (".png", ".jpg", ".jpeg")
 SHORTEST = 0.9  # a video that breaks off before this share of its promised frames is damaged
 
 T = TypeVar("T")
@@ -28,15 +36,18 @@ T = TypeVar("T")
 class Clips:
     """The clips of one folder (`root/train`, `root/test`), grouped by person.
 
-    A person is the part of a clip's name before the first "#" (VoxCeleb's naming, as upstream samples) or, without
-    one, before the first "_"; see `person`.
+    A clip is a video, by its suffix, or a folder of pictures, which are its frames in the order of the numbers in their
+    names; names that begin with a dot are passed over (see `ClipFolder`). Clips lie in the folder itself, and then the
+    person is the part of a clip's name before the first "#" (VoxCeleb's naming, as upstream samples) or, without one,
+    before the first "_"; or they lie one level deeper, PERSON/CLIP, in a folder that is named for the person. What is
+    not used is told in one warning.
 
     Seeking in H.264 means decoding from the last key frame, so a video is decoded once, at the size that is asked for,
     into a file of raw frames in `cache`, as long as all of these stay below `cache_gb`; further videos are decoded
     every time. No clip is ever held in memory.
 
     Args:
-        folder: of videos (.mp4, .mov, .webm) or folders of frames (.png, .jpg), or both.
+        folder: of clips, or of people's folders of clips.
         size: height and width of the frames given out.
         cache: folder for decoded frames; None = none.
         cache_gb: its size at most.
@@ -45,9 +56,10 @@ class Clips:
     Attributes:
         paths: of the clips, sorted by name unless given.
         people: person → numbers of the person's clips.
+        owners: of each clip, the name of the person.
 
     Raises:
-        UserError: no such folder, or none of its entries is a clip.
+        UserError: no such folder, it holds no clips, or both of clips and people.
     """
 
     def __init__(
@@ -60,28 +72,31 @@ class Clips:
         paths: Sequence[Path] | None = None,
     ) -> None:
         self.folder, self.size, self.cache, self.cache_bytes = Path(folder), size, cache, int(cache_gb * 1e9)
-        kinds = f"clips ({', '.join(VIDEOS)} or folders of {', '.join(PICTURES)})"
-        if not self.folder.is_dir():
-            raise UserError(f"{self.folder}: expected a folder of {kinds}")
         self.paths: list[Path] = []
+        self.owners: list[str] = []
         self.people: Sequence[Sequence[int]] = []
         self._groups: dict[str, list[int]] = {}
-        for path in sorted(path for path in self.folder.iterdir() if is_clip(path)) if paths is None else paths:
-            self.add(path)
-        if paths is None and not self.paths:
-            raise UserError(f"{self.folder}: expected {kinds}, found none")
+        self._above: list[str] = []  # what stands before the name of a clip in a person's folder
+        found = ClipFolder.of(self.folder) if paths is None else ClipFolder(paths, by_person=False, unused=())
+        for path in found.clips:
+            self.add(path, path.parent.name if found.by_person else None)
+        if found.unused:
+            warn(f"{found} of {folder} not used: {few(found.unused)}")
         self._counts: dict[int, int] = {}
         self._damaged: dict[int, str] = {}
+        self._notes: dict[int, str] = {}
         self._pictures: dict[Path, list[Path]] = {}
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def add(self, path: Path) -> int:
-        """Add a clip; returns its number."""
+    def add(self, path: Path, owner: str | None = None) -> int:
+        """Add a clip of a person, whom its name tells unless `owner` does; returns its number."""
         number = len(self.paths)
         self.paths.append(path)
-        who = person(path)
+        self._above.append("" if owner is None else f"{path.parent.name}/")
+        who = owner or person(path)
+        self.owners.append(who)
         if who not in self._groups:
             self._groups[who] = []
             self.people = list(self._groups.values())
@@ -89,12 +104,26 @@ class Clips:
         return number
 
     def name(self, clip: int) -> str:
-        """File or folder name of a clip."""
-        return self.paths[clip].name
+        """File or folder name of a clip, after the person's where that is a folder."""
+        return self._above[clip] + self.paths[clip].name
+
+    def label(self, clip: int) -> str:
+        """As `name`, but without suffix; CelebV's clips, `<person>/Image`, by the person alone."""
+        path = self.paths[clip]
+        return label(path) if path.name == "Image" else self._above[clip] + path.stem
 
     def pictures(self, clip: int) -> list[str]:
         """File names of the frames of a clip that is a folder."""
         return [path.name for path in self._listed(self.paths[clip])]
+
+    def notes(self, clip: int) -> str:
+        """What reading a clip converts, in words that name it, looked up once; empty if nothing."""
+        if clip not in self._notes:
+            said: list[str] = []
+            with suppress(UserError):
+                next(iter(Frames(self.paths[clip], said.append)), None)
+            self._notes[clip] = "; ".join(said)
+        return self._notes[clip]
 
     def count(self, clip: int) -> int:
         """Number of frames that the clip shows.
@@ -144,7 +173,7 @@ class Clips:
     def _listed(self, path: Path) -> list[Path]:
         """List a folder's pictures, looked up once: CelebV has tens of thousands in one."""
         if path not in self._pictures:
-            self._pictures[path] = sorted(inside for inside in path.iterdir() if inside.suffix.lower() in PICTURES)
+            self._pictures[path] = pictures_in(path)
         return self._pictures[path]
 
     def _read(self, path: Path, frames: Sequence[int], count: int) -> Tensor:
@@ -215,13 +244,16 @@ def person(path: Path) -> str:
     return name if path.name == "Image" else name.split("#" if "#" in name else "_")[0]
 
 
-def is_clip(path: Path) -> bool:
-    """Whether a path is a video, by its name, or a folder with pictures; hidden ones are no clips."""
-    if path.name.startswith("."):
-        return False
-    if path.is_dir():
-        return any(inside.suffix.lower() in PICTURES for inside in path.iterdir())
-    return path.suffix.lower() in VIDEOS
+def held_out_folder(root: Path) -> Path:
+    """Where clips below `root` are that training does not see: its test/, or itself where nothing is split."""
+    split = any((root / name).is_dir() for name in ("train", "test"))
+    return root / "test" if split else root
+
+
+def warn_of_conversions(notes: Iterable[str]) -> None:
+    """Warn once of all clips that reading converted: see `Clips.notes`."""
+    if found := sorted(set(notes) - {""}):
+        warn(f"{len(found)} {'clip was' if len(found) == 1 else 'clips were'} converted: {few(found, '; ')}")
 
 
 def _tolerant(frames: Iterable[T]) -> Iterator[T]:

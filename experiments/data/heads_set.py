@@ -216,6 +216,10 @@ class HeadClips:
         """Name of a clip: the number of its identity."""
         return f"head {clip}"
 
+    def notes(self, clip: int) -> str:
+        """Nothing: what is rendered needs no conversion."""
+        return ""
+
     def count(self, clip: int) -> int:
         """Number of frames of a clip."""
         return self.heads.length

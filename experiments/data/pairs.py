@@ -32,12 +32,17 @@ class ClipSource(Protocol):
     def count(self, clip: int) -> int:
         """Number of frames; may raise `DamagedClip`."""
 
+    def notes(self, clip: int) -> str:
+        """What reading the clip converts, in words that name it; empty if nothing."""
+
     def read(self, clip: int, frames: Sequence[int]) -> Tensor:
         """Read frames: uint8 (len(frames), C, H, W), C = 3 or, with a disparity, 4; may raise `DamagedClip`."""
 
 
 class PairSet(Dataset[dict[str, Any]]):
-    """Training pairs without end, each {"source": (C, H, W) in [0, 1], "driving": as source, "skipped": damaged clips}.
+    """Training pairs without end.
+
+    Each is {"source": (C, H, W) in [0, 1], "driving": as source, "skipped": damaged clips, "converted": as `notes`}.
 
     One epoch of `len(people) * repeats` pairs meets every person `repeats` times, in an order of its own. Of the person
     one clip is drawn, of the clip two frames with replacement, the earlier one being the source.
@@ -71,7 +76,7 @@ class PairSet(Dataset[dict[str, Any]]):
         if self.augment is not None:
             pair = augment_pair(pair, self.augment, generator)
         source, driving = pair.float().div(255)
-        return {"source": source, "driving": driving, "skipped": skipped}
+        return {"source": source, "driving": driving, "skipped": skipped, "converted": self.clips.notes(clip)}
 
     def _person(self, index: int) -> int:
         epoch, place = divmod(index, self.epoch_length)

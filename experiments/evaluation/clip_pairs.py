@@ -9,7 +9,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from memcomp.experiments.data.clips import Clips, label, person
+from memcomp.experiments.data.clips import Clips, warn_of_conversions
 from memcomp.experiments.data.pairs import seeded
 from memcomp.experiments.errors import UserError
 
@@ -32,7 +32,7 @@ class ClipPair:
     @property
     def name(self) -> str:
         """Which frames these are."""
-        return "_".join(f"{label(self.clips.paths[clip])}#{frame}" for clip, frame in (self.source_at, self.driving_at))
+        return "_".join(f"{self.clips.label(clip)}#{frame}" for clip, frame in (self.source_at, self.driving_at))
 
     @property
     def source(self) -> Tensor:
@@ -95,8 +95,14 @@ def draw_pairs(clips: Clips, count: int, seed: int, *, cross: bool) -> list[Clip
 
 def is_cross(pair: ClipPair) -> bool:
     """Whether the pair shows two people."""
-    source, driving = (person(pair.clips.paths[clip]) for clip, _ in (pair.source_at, pair.driving_at))
+    source, driving = (pair.clips.owners[clip] for clip, _ in (pair.source_at, pair.driving_at))
     return source != driving
+
+
+def tell_conversions(pairs: Sequence[ClipPair]) -> None:
+    """Warn once of the clips in pairs that reading converts."""
+    used = {(pair.clips, clip) for pair in pairs for clip, _ in (pair.source_at, pair.driving_at)}
+    warn_of_conversions(clips.notes(clip) for clips, clip in used)
 
 
 def _pick(items: Sequence[int], generator: torch.Generator) -> int:

@@ -161,7 +161,7 @@ def write_videos(folder: Path, host: Host, pairs: Sequence[Any], options: Evalua
     """
     names = []
     for pair in tqdm(pairs, unit="video", desc="cross identity", disable=not pairs):
-        names.append(f"{pair.name.replace('#', '-')}.mp4")
+        names.append(f"{pair.name.replace('#', '-').replace('/', '-')}.mp4")
         source, (poses, times) = pair.source, pair.driving_clip(options.video_frames)
         with write_video(folder / names[-1], rate_of(times)) as append:
             moved = animate(host, source, poses, Motion(), options.measuring.batch)

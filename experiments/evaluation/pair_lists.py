@@ -8,7 +8,8 @@ the source. A value is one of
   (`0000075.png`, as in the lists of MCNet and DaGAN for VoxCeleb1 and CelebV);
 - `<clip>`: a whole clip, of which the source is the first frame and the driving frame the one that `frame` numbers.
 
-Whatever folders stand before it on somebody else's machine, a clip is looked for by the end of its path.
+Whatever folders stand before it on somebody else's machine, a clip is looked for by the end of its path. Whom it shows
+is told by the folder in which it is found, PERSON/CLIP, or, directly in test/, train/ or their root, by its name.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from memcomp.experiments.data.clips import PICTURES, VIDEOS, Clips, is_clip
+from memcomp.experiments.data.clips import Clips, person
 from memcomp.experiments.data.heads_set import EvalPairs, HeadsSet
-from memcomp.experiments.errors import UserError
+from memcomp.experiments.errors import UserError, few
 from memcomp.experiments.evaluation.clip_pairs import ClipPair, Place
 from memcomp.experiments.files import NAMES, atomic_write, existing_file
+from memcomp.experiments.video import PICTURES, VIDEOS, is_clip
 
 T = TypeVar("T")
 Row = Mapping[str, str]  # column → value; a cell that the line lacks is not there
-SHOWN = 3  # rows told of each kind; the JSON files have all
 
 
 class Missing(UserError):
@@ -47,8 +48,7 @@ class ListReport:
         text = f"Lists of pairs: {self.pairs} of {self.rows} rows taken"
         kinds = ((self.missing, "missing on disk"), (self.unreadable, "unreadable"))
         for lines, kind in kinds:
-            more = "; …" if len(lines) > SHOWN else ""
-            text += f"; {len(lines)} {kind}" + (f" ({'; '.join(lines[:SHOWN])}{more})" if lines else "")
+            text += f"; {len(lines)} {kind}" + (f" ({few(lines, '; ')})" if lines else "")
         return text + "."
 
 
@@ -91,7 +91,8 @@ def read_list(path: Path, pair: Callable[[Row], T], count: int | None, report: L
                 unusable.append(f"{path.name}, line {number}: {error.strerror or error}")
                 report.unreadable.append(unusable[-1])
     if not pairs:
-        raise UserError(f"{path}: expected pairs, found none{''.join('; ' + line for line in unusable[:SHOWN])}")
+        why = "; " * bool(unusable) + few(unusable, "; ")
+        raise UserError(f"{path}: expected pairs, found none{why}")
     pairs = pairs[:count]
     report.pairs += len(pairs)
     return pairs
@@ -165,10 +166,20 @@ class ListedClips:
     def _clip(self, name: str) -> int | None:
         if name not in self._found:
             parts = [part for part in name.split("/") if part not in ("", ".", "..")]
-            ends = (folder.joinpath(*parts[i:]) for i in range(len(parts)) for folder in self._folders)
+            first = max((i + 1 for i, part in enumerate(parts) if part[0] == "."), default=0)  # behind what is hidden
+            ends = (folder.joinpath(*parts[i:]) for i in range(first, len(parts)) for folder in self._folders)
             path = next((path for path in ends if path.exists() and is_clip(path)), None)
-            self._found[name] = None if path is None else self.clips.add(path)
+            self._found[name] = None if path is None else self.clips.add(path, self._owner(path))
         return self._found[name]
+
+    def _owner(self, path: Path) -> str | None:
+        """The person in whose folder a clip lies; None if its name has to tell."""
+        above = path.relative_to(self.clips.folder).parts[:-1]
+        above = above[1:] if above[:1] in (("train",), ("test",)) else above
+        if not above:
+            return None
+        # a folder may as well hold many people's clips in VoxCeleb's naming
+        return f"{above[-1]}/{person(path)}" if "#" in path.name else above[-1]
 
     def _frame(self, clip: int, name: str, told: str) -> int:
         """Number of the frame that has this file name or, without one, this number."""

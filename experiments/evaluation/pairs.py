@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from memcomp.experiments.data.cache import cache_folder
-from memcomp.experiments.data.clips import Clips
+from memcomp.experiments.data.clips import Clips, held_out_folder
 from memcomp.experiments.data.heads_set import EvalPairs, HeadsSet
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.evaluation.clip_pairs import draw_pairs, is_cross
+from memcomp.experiments.evaluation.clip_pairs import draw_pairs, is_cross, tell_conversions
 from memcomp.experiments.evaluation.options import CROSS, DRAWN, SAME, PairOptions
 from memcomp.experiments.evaluation.pair_lists import ListedClips, ListedHeads, ListReport, read_list
 from memcomp.experiments.evaluation.scores import Pair
@@ -57,7 +57,9 @@ def evaluation_pairs(
         if isinstance(data, HeadsSet):
             draw = {SAME: data.same_identity, CROSS: data.cross_identity}
             return {kind: draw[kind](count, options.seed) for kind in kinds}
-        return {kind: draw_pairs(data, count, options.seed, cross=kind == CROSS) for kind in kinds}
+        pairs = {kind: draw_pairs(data, count, options.seed, cross=kind == CROSS) for kind in kinds}
+        tell_conversions([pair for drawn in pairs.values() for pair in drawn])
+        return dict(pairs)
     listed = listed_pairs(recipe, options.files, options.count, report or ListReport())
     if not any(listed[kind] for kind in kinds):
         found = ", ".join(f"{len(chosen)} of {kind}" for kind, chosen in listed.items())
@@ -80,6 +82,7 @@ def listed_pairs(
     cache, cache_gb = _cache(recipe) / "clips", recipe.data.cache_gb
     clips = ListedClips(Path(str(recipe.data.root)), recipe.size, cache=cache, cache_gb=cache_gb)
     pairs = [pair for file in files for pair in read_list(file, clips.pair, count, report)]
+    tell_conversions(pairs)
     return {kind: [pair for pair in pairs if is_cross(pair) == (kind == CROSS)] for kind in (SAME, CROSS)}
 
 
@@ -91,8 +94,7 @@ def test_split(recipe: Recipe) -> HeadsSet | Clips:
     """
     if recipe.data.kind == "heads":
         return _test_heads(recipe)
-    root = Path(str(recipe.data.root))
-    folder = root / "test" if (root / "test").is_dir() else root
+    folder = held_out_folder(Path(str(recipe.data.root)))
     return Clips(folder, recipe.size, cache=_cache(recipe) / "clips", cache_gb=recipe.data.cache_gb)
 
 

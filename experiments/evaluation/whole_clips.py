@@ -49,7 +49,7 @@ def first_clips(data: HeadsSet | Clips, count: int, frames: int) -> Iterator[tup
     for clips in data.people[:count]:
         length = min(frames, data.count(clips[0]))
         if length >= SHORTEST:
-            yield data.paths[clips[0]].stem, data.read(clips[0], range(length)).float() / 255
+            yield data.label(clips[0]), data.read(clips[0], range(length)).float() / 255
 
 
 def measure_clip(name: str, true: Tensor, predict: Predict, landmarks: Backend | None, batch: int = 8) -> ClipScore:

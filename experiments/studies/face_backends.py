@@ -21,7 +21,7 @@ from memcomp.experiments.backends.base import Backend, NotFound
 from memcomp.experiments.backends.choose import create_backend, read_choices
 from memcomp.experiments.backends.head_pose import head_pose
 from memcomp.experiments.backends.heads.measure import ANGLES, BINS, a_pose_of_each_bin
-from memcomp.experiments.data.clips import Clips
+from memcomp.experiments.data.clips import Clips, held_out_folder
 from memcomp.experiments.data.heads import Identity, landmarks, render
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.metrics.aed import aed
@@ -198,8 +198,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
     args = parser.parse_args()
     chosen = read_choices(args.backend)
-    root = Path(args.clips)
-    clips = Clips(root / "test" if (root / "test").is_dir() else root, SIZE)
+    clips = Clips(held_out_folder(Path(args.clips)), SIZE)
     content = {
         "landmarks": check_landmarks(create_backend("landmarks", chosen), clips),
         "identity": check_identity(create_backend("identity", chosen), clips),

@@ -23,6 +23,9 @@ from memcomp.experiments.video import Frame, to_frame
 class HeldOut:
     """Fixed pairs that training does not see: their loss in eval mode, and pictures of them.
 
+    Attributes:
+        converted: what is told of clips that reading converted.
+
     Raises:
         UserError: one of their clips is damaged.
     """
@@ -30,10 +33,12 @@ class HeldOut:
     def __init__(self, recipe: Recipe, objective: Objective, pairs: PairSet, device: torch.device) -> None:
         self.objective = objective
         self.batches: list[tuple[Tensor, Tensor]] = []
+        self.converted: set[str] = set()
         for part in batched(range(recipe.log.held_out_pairs), recipe.optim.batch_size):
             batch = collate([pairs[i] for i in part])
             if batch["skipped"]:
                 raise UserError(batch["skipped"][0])
+            self.converted.update(batch["converted"])
             self.batches.append((batch["source"].to(device), batch["driving"].to(device)))
 
     def loss(self, host: Host) -> float:

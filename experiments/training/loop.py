@@ -25,6 +25,7 @@ from memcomp.experiments.checkpoints.find import CHECKPOINT
 from memcomp.experiments.checkpoints.run_file import RunState, load_run, save_run
 from memcomp.experiments.checkpoints.trained import RECIPE, save_trained
 from memcomp.experiments.data.batching import StepBatches, collate
+from memcomp.experiments.data.clips import warn_of_conversions
 from memcomp.experiments.data.pairs import seeded
 from memcomp.experiments.data.sources import held_out_pairs, training_pairs
 from memcomp.experiments.errors import UserError
@@ -77,16 +78,18 @@ def train(
             finite.
     """
     folder, processes = Path(folder), Processes.start(recipe.device)
-    fresh = not folder.exists()
+    fresh = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         run = Training(recipe, folder, processes, resume)
         done = loop(run, stop_after, progress and processes.first)
+        warn_of_conversions(run.converted)
         if done == run.total and processes.first:
             clips = len(run.info["damaged_clips"])  # not their names: what others get tells nothing of this machine
             save_trained(folder, run.host, run.recipe, done, run.info | {"damaged_clips": clips})
     except BaseException:
-        if fresh and folder.is_dir() and not any(folder.iterdir()):  # nothing was trained
-            folder.rmdir()
+        for place in fresh:  # nothing was trained
+            if place.is_dir() and not any(place.iterdir()):
+                place.rmdir()
         raise
     finally:
         processes.stop()
@@ -105,6 +108,7 @@ class Training:
         recipe: resolved: the capacity control widened, files that the host's model named read.
         batches: the pairs of the steps that are left, in this process.
         info: what the checkpoints tell of the run; the loop keeps it up to date.
+        converted: what is told of clips that reading converted; the loop adds to it.
         held_out, log: None but in the first process, which writes.
     """
 
@@ -156,6 +160,7 @@ class Training:
         self.info |= {"skipped_steps": 0, "damaged_clips": []} | ({} if saved is None else saved.info)
         first = processes.first
         self.held_out = HeldOut(recipe, self.objective, held_out_pairs(recipe), device) if first else None
+        self.converted = set() if self.held_out is None else self.held_out.converted
         self.log = None if self.held_out is None else _open_log(self, self.held_out)
 
 
@@ -239,6 +244,7 @@ def loop(run: Training, stop_after: int | None, progress: bool) -> int:
             for message in sorted(set(batch["skipped"]).difference(run.info["damaged_clips"])):
                 run.info["damaged_clips"].append(message)
                 tqdm.write(f"memcomp: skipped a damaged clip: {message}", file=sys.stderr)
+            run.converted.update(batch["converted"])
 
             # what is told and kept of it
             drawn = progress and (time.time() - bar.last_print_t >= bar.mininterval or done == run.total)

@@ -53,7 +53,7 @@ class Job:
         with self.log.open(encoding="utf-8") as file:
             last = deque(file, maxlen=1)
         number = last[0].split(",")[0] if last else ""
-        return int(number) if number.isdigit() else 0
+        return int(number) if number.isdecimal() else 0
 
 
 def train_side_by_side(jobs: Sequence[Job], steps: int) -> None:

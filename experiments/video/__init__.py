@@ -1,9 +1,11 @@
 """Videos and pictures in and out, a few frames at a time: any length in constant memory.
 
 What a file says of itself is obeyed: when each frame is shown (`reading`), which way up and how wide its pixels are,
-its transparency and its colours (`pixels`, `colours`, `pictures`), and when its sound begins (`sound`).
+its transparency and its colours (`pixels`, `colours`, `pictures`), and when its sound begins (`sound`). Which files
+of a folder are taken, and in which order: `folders`.
 """
 
+from memcomp.experiments.video.folders import PICTURES, VIDEOS, ClipFolder, is_clip, pictures_in
 from memcomp.experiments.video.pictures import Frame, fit, read_picture, to_frame
 from memcomp.experiments.video.reading import DECODER_VERSION, BrokenOff, Frames, Shown, Timetable
 from memcomp.experiments.video.sound import keep_audio
@@ -13,13 +15,18 @@ from memcomp.experiments.video.writing import write_video
 __all__ = [
     "DECODER_VERSION",
     "FOLDER_RATE",
+    "PICTURES",
+    "VIDEOS",
     "BrokenOff",
+    "ClipFolder",
     "Frame",
     "Frames",
     "Shown",
     "Timetable",
     "fit",
+    "is_clip",
     "keep_audio",
+    "pictures_in",
     "rate_of",
     "read_picture",
     "to_frame",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,6 @@ from torch.nn import functional as F
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.video.pixels import Frame, over_white
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 LARGEST = 500_000_000  # pixels; Pillow refuses 179 million
 DEEP = {"F": "floating point", "I": "32 bits"} | {f"I;16{order}": "16 bits" for order in ("", "L", "B", "N")}
 ENOUGH = 50_000_000  # what has more pixels is halved until it has not: working on it takes twelve bytes for each
@@ -54,18 +52,6 @@ def moving_pictures(path: str | Path) -> Iterator[tuple[Frame, Fraction]]:
             image.seek(number)
             image.load()  # which tells how long
             yield _frame(image, path), Fraction(int(image.info.get("duration") or 100), 1000)
-
-
-def pictures_in(folder: Path, suffixes: tuple[str, ...] = PICTURES) -> list[Path]:
-    """List the pictures of a folder in the order of the numbers in their names; hidden files are none."""
-    found = (file for file in folder.iterdir() if file.suffix.lower() in suffixes and file.name[0] != ".")
-    return sorted(found, key=lambda file: natural(file.name))
-
-
-def natural(name: str) -> tuple[tuple[tuple[int, str], ...], str]:
-    """Key by which "frame2" comes before "frame10"."""
-    parts = re.findall(r"[0-9]+|[^0-9]+", name)
-    return tuple((int(part), "") if part[0] in "0123456789" else (-1, part) for part in parts), name
 
 
 def fit(frame: Frame, size: int) -> torch.Tensor:

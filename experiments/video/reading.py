@@ -14,7 +14,8 @@ import av
 
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.video.ending import BrokenOff, breaks_off, lacks_index, promised_frames
-from memcomp.experiments.video.pictures import PICTURES, moving_pictures, pictures_in, read_picture
+from memcomp.experiments.video.folders import PICTURES, pictures_in
+from memcomp.experiments.video.pictures import moving_pictures, read_picture
 from memcomp.experiments.video.pixels import Frame, Look
 from memcomp.experiments.video.timing import FOLDER_RATE, Clock, seconds
 
@@ -77,7 +78,7 @@ class Frames:
 
     Args:
         path: video file or folder.
-        say: is told in words what was converted, once for each kind.
+        say: is told in words what was converted, of a folder by its first picture.
 
     Raises:
         UserError: nothing is there, it is not a video, the folder holds no pictures; while iterating: damaged data.
@@ -114,7 +115,7 @@ class Frames:
         if self._pictures:
             step = 1 / FOLDER_RATE
             for number, path in enumerate(self._pictures):
-                yield Shown(read_picture(path), number * step, step)
+                yield Shown(read_picture(path, None if number else self.say), number * step, step)
         elif self._webp:
             time = Fraction(0)
             for picture, lasts in moving_pictures(self.path):

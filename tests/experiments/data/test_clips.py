@@ -160,6 +160,9 @@ class Numbered:
     def name(self, clip):
         return str(clip)
 
+    def notes(self, clip):
+        return ""
+
     def count(self, clip):
         return 8
 
