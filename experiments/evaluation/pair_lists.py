@@ -84,8 +84,10 @@ def read_list(path: Path, pair: Callable[[Row], T], count: int | None, report: L
                     raise UserError(f"expected {len(columns)} cells at most, found {len(cells)}")
                 pairs.append(pair(dict(zip(columns, cells, strict=False))))
             except UserError as error:
-                kind = report.missing if isinstance(error, Missing) else report.unreadable
-                unusable.append(f"{path.name}, line {number}: {error}")
+                undecoded = any("\udc80" <= sign <= "\udcff" for sign in line)  # nor is it the name of a clip here
+                kind = report.missing if isinstance(error, Missing) and not undecoded else report.unreadable
+                why = "expected text in UTF-8" if undecoded else str(error)
+                unusable.append(f"{path.name}, line {number}: {why}")
                 kind.append(unusable[-1])
             except OSError as error:  # such as a name that the file system does not take
                 unusable.append(f"{path.name}, line {number}: {error.strerror or error}")
@@ -99,8 +101,8 @@ def read_list(path: Path, pair: Callable[[Row], T], count: int | None, report: L
 
 
 def _cells(line: str) -> list[str]:
-    if "\ufffd" in line or "\0" in line:
-        raise UserError("expected text in UTF-8")
+    if "\0" in line:
+        raise UserError("expected text")
     try:
         return [cell.strip() for cell in next(csv.reader([line], strict=True), [])]
     except csv.Error as error:
