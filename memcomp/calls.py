@@ -10,6 +10,9 @@ is to hold there stands inside the checkpointed function, not around it::
             return generator(*args), record.consistency_loss()
 
     output, consistency = checkpoint(call, *args, use_reentrant=False)
+
+The classes that hold the state have empty `__slots__`: torch.compile of torch 2.4 looks up the attributes of a subclass
+of `threading.local` only then; without, it traces nonsense.
 """
 
 import threading

@@ -34,7 +34,9 @@ class Record:
         if self._enabled:
             dtype = torch.promote_types(output.value.dtype, torch.float32)
             term = F.l1_loss(output.value.to(dtype), output.target.to(dtype))
-            self._terms.setdefault(scale, []).append(term)
+            if scale not in self._terms:  # not setdefault, which torch.compile of torch 2.4 does not know
+                self._terms[scale] = []
+            self._terms[scale].append(term)
 
     def consistency_loss(self) -> Tensor:
         """Eq. 4 as released: mean over elements, averaged over the calls of a scale, summed over scales. A scalar.
@@ -57,6 +59,8 @@ class Record:
 
 
 class _Call(threading.local):
+    __slots__ = ()  # see memcomp/calls.py
+
     def __init__(self) -> None:  # torch.compile sees no later change of an attribute that the instance lacks
         self.record: Record | None = None
         self.noise: tuple[Tensor, ...] | None = None  # of each scale

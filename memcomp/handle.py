@@ -28,6 +28,8 @@ Shown = dict[str, "Tensor | weakref.ref[Tensor]"]  # "keypoints", "driving", "vi
 
 
 class _Call(threading.local):
+    __slots__ = ()  # see memcomp/calls.py
+
     def __init__(self) -> None:
         # What the call in progress has shown and, for each such call, the call around it. The latter weakly, for it
         # lives in its caller's frame: of calls cut off by KeyboardInterrupt only the innermost is kept, until the next.
@@ -181,7 +183,9 @@ class Handle(KeepsCallState):
             self._check_places()
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self._call.shown = self._call.outer.pop() if self._call.outer else {}
+        before = self._call.outer.pop() if self._call.outer else {}
+        self._call.shown.clear()  # in place: torch.compile of torch 2.4 cannot follow a new value of the attribute
+        self._call.shown.update(before)
 
     def _check_places(self) -> None:
         """Raise RuntimeError if the name of a tap leads to another module than the one with the hooks."""
@@ -234,7 +238,7 @@ class Handle(KeepsCallState):
                 f"the output of '{self.visibility.module}' must show the visibility (B, 1, h, w), one or several, as "
                 f"VisibilityTap(key={key!r}) says"
             )
-        self._call.shown |= {f"visibility {index}": found for index, found in enumerate(maps)}
+        self._call.shown.update({f"visibility {index}": found for index, found in enumerate(maps)})
 
     def _given(self, name: str) -> Tensor | None:
         found = self._call.shown.get(name)

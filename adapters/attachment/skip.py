@@ -51,6 +51,8 @@ class _Call:
 
 
 class _Calls(threading.local):
+    __slots__ = ()  # see memcomp/calls.py
+
     def __init__(self) -> None:
         self.stack: list[_Call] = []
 

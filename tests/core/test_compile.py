@@ -76,6 +76,8 @@ class First(nn.Module):
 @pytest.mark.parametrize("preset", PRESETS)
 @torch.no_grad()
 def test_export(preset: str) -> None:
+    if preset == "release" and torch.__version__.startswith("2.4."):
+        pytest.skip("export of torch 2.4 stumbles over parameters that several modules share")
     module = First(make(preset)).eval()
     program = torch.export.export(module, inputs())
     torch.testing.assert_close(program.module()(*inputs()), module(*inputs()), rtol=1e-4, atol=1e-5)
@@ -88,7 +90,7 @@ def test_export(preset: str) -> None:
 @torch.no_grad()
 def test_export_with_any_batch_and_size() -> None:
     module = First(make("paper")).eval()
-    batch, height, width = torch.export.Dim("batch", min=2), torch.export.Dim("h", min=2), torch.export.Dim("w", min=2)
+    batch, height, width = (torch.export.Dim(name, min=2, max=64) for name in ("batch", "h", "w"))
     shapes = ({0: batch, 2: height, 3: width}, {0: batch})
     program = torch.export.export(module, inputs(), dynamic_shapes=shapes)
     other = inputs(3, (6, 9))
