@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import _codecs
 import argparse
 import re
 import struct
 import threading
 import types
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -61,11 +63,15 @@ class DType(Inert):
         self.order = ">" if state[1] == ">" else "<"
 
 
+class Number(Inert):
+    """Stands for a value of numpy that Python has no number for."""
+
+
 def scalar(dtype: DType, raw: bytes | str = b"") -> object:
     """Stands for how numpy reads a number of its own: one of Python, or something inert."""
     code = CODES.get(dtype.code)
     raw = raw.encode("latin1") if isinstance(raw, str) else raw
-    return Inert() if code is None else struct.unpack(dtype.order + code, raw)[0]
+    return Number() if code is None else struct.unpack(dtype.order + code, raw)[0]
 
 
 def read_file(file: Path) -> Any:
@@ -94,7 +100,7 @@ def read_file(file: Path) -> Any:
         text, way_out = str(error), RESAVE.format(name=name)
         if asked := re.search(r"GLOBAL (\S+)", text):
             raise ValueError(f"{file}: safe loading refuses it, for it asks for {asked[1]}; {way_out}") from None
-        if re.search(r"Unsupported operand 1[45]\d|legacy \.tar|Can only|unrecognized function", text):
+        if re.search(r"Unsupported operand|legacy \.tar|Can only|unrecognized function", text):
             raise ValueError(f"{file}: safe loading does not know its kind of pickle; {way_out}") from None
         reason = re.split(r"\. |\n", text)[0]
         if " " not in reason:  # a bare opcode of the pickle
@@ -156,6 +162,7 @@ STAND_INS: list[Any] = [
     argparse.Namespace,
     types.SimpleNamespace,
     *(bool, int, float, str, list, dict),  # what a defaultdict makes
+    *(set, frozenset, bytearray, complex, Counter, _codecs.encode),  # some known to newer torch; the last makes bytes
     *(_named(name, type("Inert", (Inert,), {})) for name in INERT),
     _named("numpy.dtype", type("Inert", (DType,), {})),
     *(_function(f"numpy.{core}.multiarray.scalar", scalar) for core in ("core", "_core")),
