@@ -36,6 +36,7 @@ EXTRAS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit code: 0 done, 2 wrong input, 3 incomplete, 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # which torch reads once, as it is imported
     parser, subparsers = _parser()
     try:
         if arguments and arguments[0] in COMMANDS:  # only the chosen module is imported, even for --help
