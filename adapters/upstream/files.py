@@ -6,6 +6,7 @@ import _codecs
 import argparse
 import re
 import struct
+import tarfile
 import threading
 import types
 import warnings
@@ -100,7 +101,7 @@ def read_file(file: Path) -> Any:
         text, way_out = str(error), RESAVE.format(name=name)
         if asked := re.search(r"GLOBAL (\S+)", text):
             raise ValueError(f"{file}: safe loading refuses it, for it asks for {asked[1]}; {way_out}") from None
-        if re.search(r"Unsupported operand|legacy \.tar|Can only|unrecognized function", text):
+        if re.search("Unsupported operand|Can only|unrecognized function", text) or tarfile.is_tarfile(file):
             raise ValueError(f"{file}: safe loading does not know its kind of pickle; {way_out}") from None
         reason = re.split(r"\. |\n", text)[0]
         if " " not in reason:  # a bare opcode of the pickle
@@ -137,7 +138,8 @@ def _load_safely(file: Path) -> Any:
             torch.serialization.clear_safe_globals()  # `safe_globals`, a context, came with torch 2.5
             torch.serialization.add_safe_globals([one for one in before if _name(one) not in names])
             torch.serialization.add_safe_globals(STAND_INS)
-            return torch.load(file, map_location="cpu", weights_only=True)
+            with file.open("rb") as opened:  # a handle: of a path, newer torch goes by the suffix
+                return torch.load(opened, map_location="cpu", weights_only=True)
         finally:
             torch.serialization.clear_safe_globals()
             torch.serialization.add_safe_globals(before)

@@ -117,11 +117,8 @@ def load_memory(path: str, device: str) -> tuple[MemoryCompensation, Host | None
 
 def size_of(scale: int, values: Tensor) -> dict[str, Any]:
     """Root mean square and largest absolute value of a scale's weights."""
-    return {
-        "scale": scale,
-        "rms": values.cpu().double().square().mean().sqrt().item(),
-        "largest": values.abs().max().item(),
-    }
+    values = values.cpu().double()
+    return {"scale": scale, "rms": values.square().mean().sqrt().item(), "largest": values.abs().max().item()}
 
 
 def short(path: str) -> str:

@@ -23,9 +23,8 @@ SEED = 0  # of the random choice of channels
 
 def varying_channels(memory: Tensor, count: int) -> list[int]:
     """The channels of (C_m, H_m, W_m) with the largest deviation over places, the largest first."""
-    return torch.argsort(memory.cpu().double().std(dim=(1, 2), correction=0), descending=True, stable=True)[
-        :count
-    ].tolist()
+    deviation = memory.cpu().double().std(dim=(1, 2), correction=0)
+    return torch.argsort(deviation, descending=True, stable=True)[:count].tolist()
 
 
 def random_channels(memory: Tensor, count: int, seed: int = SEED) -> list[int]:
