@@ -50,7 +50,7 @@ class Inert:
     def __init__(self, *args: object) -> None:
         pass
 
-    def __setstate__(self, state: object) -> None:
+    def __setstate__(self, state: Any) -> None:
         pass
 
 
@@ -60,7 +60,7 @@ class DType(Inert):
     def __init__(self, code: str, *args: object) -> None:
         self.code, self.order = code, "<"
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
+    def __setstate__(self, state: Any) -> None:
         self.order = ">" if state[1] == ">" else "<"
 
 
