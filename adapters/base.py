@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from memcomp import KeypointTap, MemoryCompensation, Tap
 from memcomp.adapters.folder import Pretrained, write_pretrained
-from memcomp.adapters.layout import Layout, Sections, layout_of
+from memcomp.adapters.layout import Layout, Sections, bare_key, layout_of
 from memcomp.adapters.outputs import HostOutput, Keypoints
 from memcomp.handle import CHILD, Handle
 
@@ -214,8 +214,8 @@ class Host(nn.Module, ABC):
     def load_upstream(self, sections: Sections) -> None:
         """Load the sections of an upstream checkpoint. Nothing is changed unless everything fits.
 
-        ``module.`` prefixes are stripped; sections that are not ours (optimisers, epoch) are ignored, and so are
-        the keys of a memory while one is attached.
+        ``module.`` and ``_orig_mod.`` are stripped (DDP, `torch.compile`); sections that are not ours (optimisers,
+        epoch) are ignored, and so are the keys of a memory while one is attached.
 
         Raises:
             ValueError: a section is missing, or keys are missing, unexpected, of another shape or hold values that
@@ -299,7 +299,7 @@ def _match_state(section: str, module: nn.Module, state: Mapping[str, Tensor]) -
     """The entries of `state` to load into `module`, and one line for each that does not fit."""
     attached = any(CHILD in child._modules for child in module.modules())
     expected = {key: value for key, value in module.state_dict().items() if CHILD not in key.split(".")}
-    given = {key.removeprefix("module."): value for key, value in state.items()}
+    given = {bare_key(key): value for key, value in state.items()}
     if attached:
         given = {key: value for key, value in given.items() if CHILD not in key.split(".")}
     problems = [f"missing key {section}.{key}" for key in expected if key not in given]

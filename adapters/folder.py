@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from memcomp.checkpoint import digest, refuse_non_finite, write_whole
+from memcomp.formats import weights_format
 
 FORMAT = "memcomp-pretrained-1"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -101,6 +102,7 @@ def read_pretrained(folder: str | os.PathLike[str]) -> Pretrained:
     absent = f"{folder}: expected a pretrained folder with {CONFIG} and {WEIGHTS}; no "
     if not file.is_file():
         raise FileNotFoundError(absent + WEIGHTS)
+    weights_format(file)  # or says what it is, such as a pointer of Git LFS
     about = _config(config) if config.is_file() else None
     weights = file.read_bytes()
     found = hashlib.sha256(weights).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from memcomp.taps import KeypointTap, Tap
 
 Sections = Mapping[str, Mapping[str, Tensor]]
-"""An upstream checkpoint: its section names → key → tensor, without ``module.`` prefixes."""
+"""An upstream checkpoint: its section names → key → tensor, without the names of wrappers (see `bare_key`)."""
+WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.")  # of DataParallel and DDP, of torch.compile
 NUM_KP = ("num_kp", 1)
 
 
@@ -50,6 +52,11 @@ class Layout:
                 f"this {type(root).__name__} has a memory already, its '{self.own_memory}': put a module in its place "
                 "that takes the same arguments and returns the first one, then attach"
             )
+
+
+def bare_key(key: str) -> str:
+    """A key of a state dict without the names of wrappers: ``module.`` of DDP, ``_orig_mod.`` of `torch.compile`."""
+    return WRAPPERS.sub("", key)
 
 
 def in_order(layouts: Iterable[Layout]) -> list[Layout]:

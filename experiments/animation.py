@@ -80,7 +80,7 @@ def animate_video(
         motion: how it is transferred.
         side_by_side: source, driving frame and result beside each other.
         batch: frames generated at once.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or mps.
         warn: told what a file's own words made necessary, such as a conversion of its colours.
 
     Raises:

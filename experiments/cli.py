@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # which torch reads once, as it is imported
     parser, subparsers = _parser()
     warn.cache_clear()
     try:

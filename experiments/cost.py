@@ -133,17 +133,24 @@ def milliseconds(calls: Mapping[str, Callable[[], None]], device: torch.device, 
 @contextlib.contextmanager
 def _timed(device: torch.device) -> Iterator[list[float]]:
     seconds: list[float] = []
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    _wait(device)
     start = time.perf_counter()
     yield seconds
+    _wait(device)
+    seconds.append(time.perf_counter() - start)
+
+
+def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    seconds.append(time.perf_counter() - start)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def device_name(device: torch.device) -> str:
     """What the times were measured on."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return "a Mac's GPU (MPS)"
     return f"CPU, {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"

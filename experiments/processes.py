@@ -32,6 +32,8 @@ class Processes:
         """
         world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
         chosen = resolve_device(device)
+        if chosen.type == "mps" and world > 1:
+            chosen = torch.device("cpu")  # gloo, which averages, knows no other here
         if chosen.type == "cuda" and world > 1:
             chosen = torch.device("cuda", local)
             torch.cuda.set_device(chosen)
@@ -70,19 +72,25 @@ class Processes:
 
 
 def resolve_device(device: str) -> torch.device:
-    """Choose a device: "auto" (CUDA if there is one) or one that torch knows.
+    """Choose a device: "auto" (CUDA if there is one, else a Mac's GPU, else the CPU) or one that torch knows.
+
+    MPS, the Mac's GPU, was tried on no Mac. It takes torch 2.5, before which torch knows no autocast there. It has no
+    float64, in which numbers are told, so these are computed on the CPU; what else it lacks, torch computes there too,
+    with a warning, if PYTORCH_ENABLE_MPS_FALLBACK=1 is set before torch is imported, as `memcomp` sets it.
 
     Raises:
         UserError: a device that this machine or this build of torch lacks.
     """
+    mac = torch.backends.mps.is_available() and torch.amp.is_autocast_available("mps")
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mac else "cpu")
     try:
         chosen = torch.device(device)
     except RuntimeError:
         raise UserError(f"device: expected auto, cpu or cuda, got {device!r}") from None
     if chosen.type == "meta":
         raise UserError(f"device: expected auto, cpu or cuda, got {device!r}, on which nothing is computed")
-    if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()):
+    cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if (chosen.type == "cuda" and (chosen.index or 0) >= cuda) or (chosen.type == "mps" and not mac):
         raise UserError(f"device: {device} was asked for, but this machine or this build of torch has no such device")
     return chosen

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from memcomp.compensation import MemoryCompensation
 from memcomp.config import CompensationConfig
+from memcomp.formats import weights_format
 from memcomp.release import convert_release, release_levels
 
 FORMAT = "memcomp-compensation-1"
@@ -153,6 +154,8 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tenso
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"no such file: {path}")
+    if weights_format(path) == "torch":
+        raise ValueError(f"{path}: expected a file of memcomp.save (safetensors), found one of torch.save")
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}

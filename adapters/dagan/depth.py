@@ -7,8 +7,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from memcomp.adapters.shared.resnet import ResNet
@@ -113,38 +111,26 @@ def read_depth(place: str | Path) -> dict[str, dict[str, Tensor]]:
     """The sections ``depth_encoder`` and ``depth_decoder`` from a file or folder.
 
     Args:
-        place: a folder with upstream's ``encoder.pth`` and ``depth.pth``, or a safetensors file whose keys start with
-            ``depth_encoder.`` and ``depth_decoder.`` (others are ignored).
+        place: a folder with upstream's ``encoder.pth`` and ``depth.pth``, or one file with both: sections, or keys
+            that start with ``depth_encoder.`` and ``depth_decoder.`` (others are ignored).
 
     Raises:
         ValueError: there is no such file or folder, it cannot be read or lacks one of the two.
     """
     place = Path(place)
-    if place.is_dir():
-        files = place / "encoder.pth", place / "depth.pth"
-        if absent := [file.name for file in files if not file.is_file()]:
-            raise ValueError(
-                f"model.depth: {place}: expected upstream's encoder.pth and depth.pth, no {absent[0]} there"
-            )
-        sections = read_checkpoint(*files).sections
-    elif place.is_file():
-        try:
-            weights = load_file(place)
-        except SafetensorError as error:
-            raise ValueError(
-                f"model.depth: {place} is no sound safetensors file ({error}); expected one, "
-                "or the folder that holds upstream's encoder.pth and depth.pth"
-            ) from None
-        sections = {
-            name: {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
-            for name in SECTIONS
-        }
-    else:
+    files = [place / "encoder.pth", place / "depth.pth"] if place.is_dir() else [place]
+    if not place.exists():
         raise ValueError(
             f"model.depth: {str(place)!r} is neither zeros nor truth, nor a file or folder that exists, "
             'nor a mapping such as {"num_layers": 18}'
         )
+    if absent := [file.name for file in files if not file.is_file()]:
+        raise ValueError(f"model.depth: {place}: expected upstream's encoder.pth and depth.pth, no {absent[0]} there")
+    try:
+        sections = read_checkpoint(*files).sections
+    except ValueError as error:
+        raise ValueError(f"model.depth: {error}; expected one file of both networks, or upstream's folder") from None
     for name in SECTIONS:
         if not sections.get(name):
             raise ValueError(f"model.depth: {place} has no weights of {name}")
-    return sections
+    return {name: sections[name] for name in SECTIONS}

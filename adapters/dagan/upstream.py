@@ -15,8 +15,8 @@ from memcomp.adapters.layout import Sections
 from memcomp.taps import Tap
 
 SECTION_FILES = {  # monodepth2's encoder.pth and depth.pth
-    "depth_encoder": re.compile(r"(module\.)?encoder\.(conv1|bn1|layer\d|fc)\..+"),
-    "depth_decoder": re.compile(r"(module\.)?decoder\.\d+\..+"),
+    "depth_encoder": re.compile(r"encoder\.(conv1|bn1|layer\d|fc)\..+"),
+    "depth_decoder": re.compile(r"decoder\.\d+\..+"),
 }
 
 

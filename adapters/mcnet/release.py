@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from memcomp import CompensationConfig, MemoryCompensation, Tap
+from memcomp.adapters.layout import bare_key
 from memcomp.checkpoint import from_release, refuse_non_finite
 from memcomp.handle import Handle
 from memcomp.release import KEYS, release_levels
@@ -23,8 +24,8 @@ def level_sizes(taps: Sequence[Tap]) -> list[int]:
 
 
 def split(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The state of upstream's generator → that of its memory and the rest, both without ``module.`` prefixes."""
-    plain = {key.removeprefix("module."): value for key, value in state.items()}
+    """The state of upstream's generator → that of its memory and the rest, both by `bare_key`."""
+    plain = {bare_key(key): value for key, value in state.items()}
     unit = {key: value for key, value in plain.items() if key.startswith(PREFIX)}
     return unit, {key: value for key, value in plain.items() if key not in unit}
 

@@ -11,7 +11,7 @@ from memcomp.adapters.shared.blocks import inverse_2x2, matmul_2x2
 
 def hull_area(points: Tensor) -> float:
     """Area of the convex hull of points (K, 2), by Andrew's monotone chain."""
-    ordered = sorted(map(tuple, points.detach().double().cpu().tolist()))
+    ordered = sorted(map(tuple, points.detach().cpu().double().tolist()))
 
     def chain(sequence: list[tuple[float, float]]) -> list[tuple[float, float]]:
         hull: list[tuple[float, float]] = []

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import copy
 import os
-import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from memcomp.adapters.base import Host
-from memcomp.adapters.layout import Sections
+from memcomp.adapters.layout import Sections, bare_key
 from memcomp.adapters.registry import create_host, host_class, host_classes
-
-RESAVE = (
-    "if you trust it, run in upstream's own environment: python -c \"import torch; c = torch.load('{name}', 'cpu'); "
-    "torch.save({{k: {{n: t for n, t in v.items() if torch.is_tensor(t)}} for k, v in c.items() "
-    "if not k.startswith('optim') and hasattr(v, 'items')}}, 'plain.pth.tar')\""
-)
+from memcomp.adapters.upstream.files import read_file
 
 
 @dataclass(frozen=True)
@@ -31,7 +22,7 @@ class Checkpoint:
     """An upstream checkpoint, taken apart.
 
     Attributes:
-        sections: upstream's section names → key → tensor, ``module.`` prefixes stripped.
+        sections: upstream's section names → key → tensor, keys by `bare_key`.
         dropped: every other entry → what it is.
         epoch: the training epoch that it records, if it does.
     """
@@ -59,30 +50,32 @@ class Recognised:
 
 
 def read_checkpoint(*files: str | os.PathLike[str]) -> Checkpoint:
-    """Read upstream's checkpoint, in one file or several (DaGAN keeps its depth networks apart).
+    """Read upstream's checkpoint, in one file or several (DaGAN keeps its depth networks apart), under any names.
 
-    Pickles are read with torch's safe loading alone, which makes tensors and plain containers and runs nothing.
+    A section is a mapping with tensors; what has none, such as settings, is dropped, and so is an optimiser's state.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a damaged file, one that safe loading refuses (naming what it asked for, and a way out), an entry
-            or a section that is no checkpoint's, or a section that two files have.
+        ValueError: as `memcomp.adapters.upstream.files.read_file`; an entry or a section that is no checkpoint's, a
+            section that two files have, or a file without sections.
     """
     sections: dict[str, dict[str, Tensor]] = {}
     dropped: dict[str, str] = {}
     epoch: int | None = None
     for file in map(Path, files):
-        for name, entry in _entries(file).items():
+        entries = _entries(file)
+        for name, entry in entries.items():
             if name == "epoch" and isinstance(entry, int):
                 epoch = entry
-            if isinstance(entry, Mapping) and not name.startswith("optimizer"):
-                if name in sections:
-                    raise ValueError(f"{file}: has a section {name!r}, and so has another of the files")
-                sections[name] = _section(file, name, entry, dropped)
-            elif name.startswith("optimizer"):
-                dropped[name] = "state of an optimiser"
-            else:
-                dropped[name] = f"of training, {entry}" if name == "epoch" else f"of type {type(entry).__name__}"
+            if what := _no_weights(name, entry):
+                dropped[name] = what
+                continue
+            if name in sections:
+                raise ValueError(f"{file}: has a section {name!r}, and so has another of the files")
+            sections[name] = _section(file, name, entry, dropped)
+        if not entries.keys() & sections.keys():
+            found = "; ".join(f"{name}, {dropped[name]}" for name in entries) or "nothing"
+            raise ValueError(f"{file}: expected sections with weights, found {found}")
     return Checkpoint(sections, dropped, epoch)
 
 
@@ -144,40 +137,48 @@ def build(checkpoint: Checkpoint, recognised: Recognised) -> Host:
 
 
 def _entries(file: Path) -> dict[str, Any]:
-    """What the file holds, a network alone under its section's name."""
-    if not file.is_file():
-        raise FileNotFoundError(f"no such file: {file}")
-    try:
-        with warnings.catch_warnings():  # about pickles of other protocols, which safe loading refuses
-            warnings.simplefilter("ignore")
-            found = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch reports a damaged file by many kinds of exception
-        asked = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, UnpicklingError) else None
-        if asked:
-            way_out = RESAVE.format(name=file)
-            raise ValueError(f"{file}: safe loading refuses it, for it asks for {asked[1]}; {way_out}") from None
-        reason = re.split(r"\. |\n", str(error))[0]
-        if " " not in reason:  # a bare opcode of the pickle
-            reason = f"its pickle breaks off or makes no sense: {type(error).__name__} {reason}".rstrip()
-        raise ValueError(f"{file}: damaged, or no file of torch.save ({reason})") from None
+    """What the file holds, by section: of a network alone under its section's name, of a flat file by first names."""
+    found = read_file(file)
     if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
         raise ValueError(f"{file}: expected sections by name, found {type(found).__name__}")
     keys = [key for key, value in found.items() if isinstance(value, Tensor)]
-    if keys:
-        for section, pattern in (entry for host in host_classes() for entry in host.section_files.items()):
-            if all(pattern.fullmatch(key) for key in keys):
-                return {section: found}
+    if not keys or any(_no_weights(name, entry) == "" for name, entry in found.items()):
+        return dict(found)
+    apart = {section: pattern for host in host_classes() for section, pattern in host.section_files.items()}
+    for section, pattern in apart.items():
+        if all(pattern.fullmatch(bare_key(key)) for key in keys):
+            return {section: found}
+    known = {layout.section for host in host_classes() for layout in host.layouts} | apart.keys()
+    grouped: dict[str, dict[str, Tensor]] = {}
+    for key in keys:
+        section, dot, name = bare_key(key).partition(".")
+        if dot:
+            grouped.setdefault(section, {})[name] = found[key]
+    if not known & grouped.keys():
         raise ValueError(f"{file}: expected sections, found single weights such as {keys[0]!r}")
-    return dict(found)
+    return {name: entry for name, entry in found.items() if bare_key(name).partition(".")[0] not in grouped} | grouped
+
+
+def _no_weights(name: str, entry: object) -> str:
+    """What an entry is that is no section; nothing if it is one."""
+    if name == "epoch":
+        return f"of training, {entry}"
+    if isinstance(entry, Tensor):
+        return "a tensor of no section"
+    if not isinstance(entry, Mapping):
+        return f"of type {type(entry).__name__}"
+    if name.startswith("optimizer") or entry.keys() >= {"state", "param_groups"}:
+        return "state of an optimiser"
+    return "" if any(isinstance(value, Tensor) for value in entry.values()) else "without a tensor of its own"
 
 
 def _section(file: Path, name: str, entry: Mapping[Any, Any], dropped: dict[str, str]) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for key, value in entry.items():
         if isinstance(key, str) and isinstance(value, Tensor):
-            if key.removeprefix("module.") in state:
-                raise ValueError(f"{file}: {name} has {key} and the same key with or without 'module.'")
-            state[key.removeprefix("module.")] = value
+            if bare_key(key) in state:
+                raise ValueError(f"{file}: {name} has {key} and the same key with or without 'module.' or '_orig_mod.'")
+            state[bare_key(key)] = value
         elif note := next((host.not_weights[key] for host in host_classes() if key in host.not_weights), None):
             dropped[f"{name}.{key}"] = note
         else:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from memcomp.adapters.upstream.files import read_state
 from memcomp.experiments.backends.base import Unavailable
 from memcomp.experiments.errors import UserError
 
 
 def read_weights(file: str | Path) -> dict[str, Tensor]:
-    """Read the state dict of a .safetensors, .pth or .pt file; prefixes `module.` are dropped.
+    """Read the state dict of a file of safetensors or `torch.save`: see `memcomp.adapters.upstream.files.read_state`.
 
     Raises:
         Unavailable: there is no such file.
@@ -23,15 +22,9 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise Unavailable(path.name or "a file", f"{path}: expected a file of weights, found none")
     try:
-        if path.suffix == ".safetensors":
-            state: object = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file shows in many ways
-        raise UserError(f"{path}: cannot be read as weights ({type(error).__name__}: {error})") from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{path}: expected a state dict, names with tensors")
-    return {name.removeprefix("module."): value for name, value in state.items()}
+        return read_state(path)
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from None
 
 
 def load_weights(network: nn.Module, file: str | Path) -> str:

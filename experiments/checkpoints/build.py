@@ -8,7 +8,7 @@ from torch import Tensor
 
 from memcomp.adapters import Host, attach, create_host
 from memcomp.adapters.upstream.checkpoint import read_checkpoint
-from memcomp.experiments.checkpoints.find import DEMO_HOST, UPSTREAM
+from memcomp.experiments.checkpoints.find import DEMO_HOST, is_upstream
 from memcomp.experiments.checkpoints.trained import read_trained
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.recipe.sections import Recipe
@@ -84,7 +84,7 @@ def load_weights(host: Host, weights: Mapping[str, Tensor], origin: str, *, part
 
 
 def initialise(host: Host, path: str) -> None:
-    """Give the host (and the memory, where both have one) the weights of a checkpoint, ours or upstream's (.pth, .tar).
+    """Give the host (and the memory, where both have one) the weights of a checkpoint, ours or upstream's.
 
     Of upstream's, sections that the host lacks are left out, such as a discriminator.
 
@@ -96,7 +96,7 @@ def initialise(host: Host, path: str) -> None:
         raise UserError(
             f"{path}: expected a checkpoint to start from, found nothing; upstream's are converted by: {way}"
         )
-    if Path(path).suffix in UPSTREAM:
+    if is_upstream(Path(path)):
         try:
             sections = read_checkpoint(path).sections
             alone = host.memory is None

@@ -1,7 +1,8 @@
 """Upstream's checkpoints into pretrained folders of ours, and back.
 
-Pickles are read by torch's safe loading alone. A file that needs more than tensors and plain containers is refused; the
-error names what it asks for, and the command that writes its weights anew in upstream's own environment.
+Files are told by what is in them, not by their names. Pickles are read by torch's safe loading alone. A file that needs
+more than tensors and plain values is refused; the error names what it asks for, and the command that writes its weights
+anew in upstream's own environment.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import yaml
 
 from memcomp.adapters import Host
 from memcomp.adapters.upstream.checkpoint import Checkpoint, Recognised, build, read_checkpoint, recognise
-from memcomp.experiments.checkpoints.find import UPSTREAM
+from memcomp.experiments.checkpoints.find import DEMO_HOST, is_upstream
 from memcomp.experiments.checkpoints.trained import DEFAULT_SIZE, read_trained, takes_depth
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write, existing_file, sha256, writable_folder
@@ -63,12 +64,15 @@ def to_pretrained(
     Raises:
         UserError: a file that cannot be read, or is not what it is said to be; a size that the host refuses.
     """
-    if all(file.suffix in UPSTREAM for file in files):
+    for file in files:
+        if not file.is_dir() and str(file) != DEMO_HOST:
+            existing_file(file, "checkpoint")
+    if all(map(is_upstream, files)):
         made = _theirs(files, model, name)
     elif len(files) != 1:
-        raise UserError(f"{files[-1]}: expected files of upstream ({', '.join(UPSTREAM)}), or one run of ours")
+        raise UserError(f"{files[-1]}: expected files of upstream, or one run of ours")
     elif model or name:
-        raise UserError(f"--model, --host: expected upstream's checkpoint ({', '.join(UPSTREAM)}) with them")
+        raise UserError("--model, --host: expected upstream's checkpoint with them")
     else:
         made = _ours(files[0])
     if not with_memory:
@@ -142,7 +146,6 @@ def _ours(path: Path) -> _Source:
 
 
 def _theirs(files: Sequence[Path], model: str | None, name: str | None) -> _Source:
-    files = [existing_file(file, "checkpoint") for file in files]
     known, given, size = (None, None, None) if model is None else _model(model)
     try:
         checkpoint = read_checkpoint(*files)

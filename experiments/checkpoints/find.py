@@ -15,9 +15,9 @@ from memcomp.adapters.folder import CONFIG, FORMAT, WEIGHTS
 from memcomp.experiments.checkpoints.shipped import shipped_host
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import existing_file
+from memcomp.formats import weights_format
 
 CHECKPOINT = "checkpoints/last.safetensors"  # of a run's folder: what training goes on from
-UPSTREAM = (".pth", ".tar", ".pt")  # suffixes of upstream's checkpoints
 DEMO_HOST = "demo"  # the name, as a path to a checkpoint, of the host that comes with the package
 
 
@@ -25,12 +25,12 @@ def checkpoint_path(path: str | os.PathLike[str]) -> Path:
     """The file of weights that `path` means.
 
     Raises:
-        UserError: there is none, or it is upstream's.
+        UserError: there is none, it is upstream's, or no checkpoint at all.
     """
     if os.fspath(path) == DEMO_HOST:
         return shipped_host()[0]
     file = Path(path)
-    if file.suffix in UPSTREAM and file.is_file():
+    if is_upstream(file):
         raise UserError(f"{file}: expected a checkpoint of ours; first: memcomp convert {file} --output FOLDER")
     if not file.is_dir():
         return existing_file(file, "checkpoint")
@@ -38,6 +38,26 @@ def checkpoint_path(path: str | os.PathLike[str]) -> Path:
     if not found:
         raise UserError(f"{file}: expected a run's folder with {WEIGHTS} or {CHECKPOINT}, found neither")
     return max(found, key=_steps)  # the first, of equals
+
+
+def is_upstream(file: Path) -> bool:
+    """Whether a file, by what is in it, is a checkpoint that was not written here; False where there is no file.
+
+    Raises:
+        UserError: it is no checkpoint: says what it is.
+    """
+    if not file.is_file():
+        return False
+    try:
+        if weights_format(file) == "torch":
+            return True
+        with safe_open(file, framework="pt") as opened:
+            ours = (opened.metadata() or {}).get("format", "").startswith("memcomp-")
+    except SafetensorError:  # damaged: who reads it says so
+        return False
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from None
+    return not ours and not is_pretrained(file)
 
 
 def metadata(file: Path) -> dict[str, str]:

@@ -21,6 +21,7 @@ from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write
 from memcomp.experiments.recipe.load import recipe_from_dict
 from memcomp.experiments.recipe.sections import Recipe
+from memcomp.formats import weights_format
 
 FORMAT = "memcomp-run-1"
 
@@ -97,9 +98,12 @@ def load_run(path: str | os.PathLike[str]) -> RunState:
     """
     file = Path(path)
     try:
+        weights_format(file)
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (no mapping)
+    except ValueError as error:
+        raise UserError(str(error)) from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{file}: expected a checkpoint of `memcomp train` (safetensors); {error}") from None
     if metadata.get("format") != FORMAT:

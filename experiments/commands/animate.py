@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-adapt-scale", action="store_true", help="relative: do not scale by the heads' sizes")
     parser.add_argument("--side-by-side", action="store_true", help="source, driving and result beside each other")
     parser.add_argument("--batch", type=at_least(1), default=8, help="frames generated at once (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--repeats", type=shared.at_least(0), default=7, help="timed frames of each row; 0 = no times (default 7)"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
     parser.add_argument("--show", metavar="NAME", help="row whose clips and memory report.html shows")
     parser.add_argument("--no-report", action="store_true", help="no report.html: tables only")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write into")

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="place of the output whose attention is drawn",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write into")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> None:

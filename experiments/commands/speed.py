@@ -43,7 +43,7 @@ def _hosts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=shared.at_least(1), default=256, help="pixels (default 256)")
     parser.add_argument("--steps", type=shared.at_least(1), default=20, help="training steps (default 20)")
     parser.add_argument("--batch", type=shared.at_least(1), default=4, help="pairs of a training step (default 4)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="leave torch.compile out")
     parser.add_argument("--output", type=Path, required=True, help="folder of hosts.json")
 

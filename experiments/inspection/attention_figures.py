@@ -101,7 +101,7 @@ def entropy_picture(path: str | Path, picture: Frame, rows: Sequence[Mapping[str
 
 
 def _entropy(shares: Tensor) -> float:
-    return torch.special.entr(shares.double()).sum().item()
+    return torch.special.entr(shares.cpu().double()).sum().item()
 
 
 def _padded(items: Any, length: int) -> list[tuple[int, tuple[str, Frame | None]]]:

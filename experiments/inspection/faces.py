@@ -105,6 +105,7 @@ def heads(
 def deepest(mask: Tensor, name: str) -> Place:
     """The place with the most marked pixels around it, of a mask (H, W) that marks some."""
     window = max(3, mask.shape[1] // 12) | 1
+    mask = mask.cpu()
     near = F.avg_pool2d(mask[None, None].double(), window, stride=1, padding=window // 2)[0, 0] * mask
     row, column = divmod(int(near.argmax()), mask.shape[1])
     return Place(name, (column + 0.5) / mask.shape[1], (row + 0.5) / mask.shape[0])

@@ -64,7 +64,7 @@ def inspect_memory(
         output: folder to write the pictures and inspect.json into.
         sources, driving, identities, pixels: faces and places to look at: see `look`.
         compare: a second memory, drawn beside the first.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or mps.
 
     Returns:
         the content of inspect.json.
@@ -117,7 +117,8 @@ def load_memory(path: str, device: str) -> tuple[MemoryCompensation, Host | None
 
 def size_of(scale: int, values: Tensor) -> dict[str, Any]:
     """Root mean square and largest absolute value of a scale's weights."""
-    return {"scale": scale, "rms": values.double().square().mean().sqrt().item(), "largest": values.abs().max().item()}
+    values = values.cpu().double()
+    return {"scale": scale, "rms": values.square().mean().sqrt().item(), "largest": values.abs().max().item()}
 
 
 def short(path: str) -> str:
@@ -173,15 +174,15 @@ def scale_numbers(seen: Seen, number: int) -> tuple[dict[str, Any], Tensor, Tens
     """One scale in numbers; and, over the first output, the attention's entropy and the relative change (H, W)."""
     view = seen.views[number]
     attention = view.attention()
-    used = attention.usage.double().mean(0)
+    used = attention.usage.cpu().double().mean(0)
     change = view.change[0] / view.part[0].square().mean().sqrt().clamp(min=1e-12)
     entry: dict[str, Any] = {
         "scale": view.scale,
         "places": list(view.part.shape[2:]),
         "largest_entropy": uniform_entropy(view.memory),
-        "entropy": attention.entropy.double().mean().item(),
+        "entropy": attention.entropy.cpu().double().mean().item(),
         "entropy_of_usage": torch.special.entr(used).sum().item(),
-        "relative_change": change.double().mean().item(),
+        "relative_change": change.cpu().double().mean().item(),
     }
     if seen.hidden is not None:
         entry |= by_visibility({"entropy": attention.entropy[0], "relative_change": change}, seen.hidden)
@@ -196,10 +197,10 @@ def by_visibility(maps: Mapping[str, Tensor], hidden: Tensor) -> dict[str, float
     """Means over the places that the source hides, and over the others; a map's place counts as hidden by its share."""
     found = {}
     for name, values in maps.items():
-        share = F.interpolate(hidden[None, None].double(), values.shape, mode="area")[0, 0].to(values.device)
+        share = F.interpolate(hidden[None, None].cpu().double(), values.shape, mode="area")[0, 0]
         for kind, weight in (("hidden", share), ("shown", 1 - share)):
             if float(weight.sum()) > 0:
-                found[f"{name}_{kind}"] = ((values.double() * weight).sum() / weight.sum()).item()
+                found[f"{name}_{kind}"] = ((values.cpu().double() * weight).sum() / weight.sum()).item()
     return found
 
 

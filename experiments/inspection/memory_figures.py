@@ -23,7 +23,8 @@ SEED = 0  # of the random choice of channels
 
 def varying_channels(memory: Tensor, count: int) -> list[int]:
     """The channels of (C_m, H_m, W_m) with the largest deviation over places, the largest first."""
-    return torch.argsort(memory.double().std(dim=(1, 2), correction=0), descending=True, stable=True)[:count].tolist()
+    deviation = memory.cpu().double().std(dim=(1, 2), correction=0)
+    return torch.argsort(deviation, descending=True, stable=True)[:count].tolist()
 
 
 def random_channels(memory: Tensor, count: int, seed: int = SEED) -> list[int]:
@@ -44,7 +45,7 @@ def memory_picture(path: str | Path, memory: Tensor, title: str, channels: int =
     memory = memory.detach().cpu()
     figure = Figure(figsize=(14, 5.6), layout="constrained")
     axes = figure.subplots(1, 3, width_ratios=(0.8, 1, 1), gridspec_kw={"wspace": 0.06})
-    strength = memory.double().square().mean(0).sqrt().numpy()
+    strength = memory.cpu().double().square().mean(0).sqrt().numpy()
     drawn = axes[0].imshow(strength, cmap="viridis")
     axes[0].set(xticks=[], yticks=[])
     axes[0].set_title("strength at each place\n(root mean square over channels)", fontsize=10)
@@ -94,7 +95,7 @@ def identities_picture(
         channels: which to draw.
         title: above the picture.
     """
-    count, shown = len(sources), memories[:, list(channels)].double().cpu()
+    count, shown = len(sources), memories[:, list(channels)].cpu().double()
     apart = shown - shown.mean(0)
     figure = Figure(figsize=(1.3 * len(channels) + 2.4, 0.66 * count + 1.7), layout="constrained")
     thumbs = mosaic(np.stack([_resize_picture(source) for source in sources]), 1, GAP, 255)
@@ -119,7 +120,7 @@ def gates_picture(path: str | Path, gates: Mapping[int, Tensor]) -> None:
     figure = Figure(figsize=(3.6 * len(gates) + 0.6, 3.2), layout="constrained")
     axes = figure.subplots(1, len(gates), squeeze=False, sharey=True)[0]
     for axis, (scale, gate) in zip(axes, gates.items(), strict=True):
-        values = gate.double().sort().values.cpu().numpy()
+        values = gate.cpu().double().sort().values.numpy()
         axis.bar(range(len(values)), values, width=1.0, color=COLOURS[0])
         axis.axhline(0, color="black", linewidth=0.8)
         strength = float(np.sqrt((values**2).mean()))
@@ -135,7 +136,7 @@ def gates_picture(path: str | Path, gates: Mapping[int, Tensor]) -> None:
 def draw_channels(axis: Any, memory: Tensor, channels: Sequence[int], limit: float) -> Any:
     """Channels of (C_m, H_m, W_m) as numbered tiles of one image, ±limit from blue to red; returns the image."""
     columns = math.ceil(math.sqrt(len(channels)))
-    tiles = memory[list(channels)].double().cpu().numpy()
+    tiles = memory[list(channels)].cpu().double().numpy()
     image = axis.imshow(mosaic(_enlarged(tiles), columns, GAP), cmap="RdBu_r", vmin=-limit, vmax=limit)
     axis.set_axis_off()
     for i, channel in enumerate(channels):
@@ -146,7 +147,7 @@ def draw_channels(axis: Any, memory: Tensor, channels: Sequence[int], limit: flo
 
 def colour_limit(values: Tensor) -> float:
     """The end of a colour scale around 0: few outliers may leave it, or they would make all else pale."""
-    ordered = values.double().abs().flatten().sort().values
+    ordered = values.cpu().double().abs().flatten().sort().values
     return float(ordered[int(0.995 * (len(ordered) - 1))]) or float(ordered[-1]) or 1.0
 
 

@@ -145,7 +145,7 @@ def skip_weights(memory: MemoryCompensation) -> dict[int, Tensor]:
 
 def spread(memories: Tensor) -> float:
     """How much memories (N, C_m, H_m, W_m) differ: deviation from their mean over their strength, both rms; 0 … 1."""
-    memories = memories.double()
+    memories = memories.cpu().double()
     strength = memories.square().mean().sqrt().item()
     away = (memories - memories.mean(0)).square().mean().sqrt().item()
     return away / strength if strength else 0.0
@@ -156,7 +156,7 @@ def roughness(memory: Tensor) -> float:
 
     Mean squared difference of neighbouring places over twice the variance within a channel.
     """
-    values = memory.double()
+    values = memory.cpu().double()
     steps = [values.diff(dim=dim).square().mean() for dim in (1, 2) if values.shape[dim] > 1]
     variance = values.var(dim=(1, 2), unbiased=True).mean().item() if steps else 0.0
     return torch.stack(steps).mean().item() / (2 * variance) if variance else 0.0
@@ -167,7 +167,7 @@ def distinct_patterns(memory: Tensor) -> float:
 
     Participation ratio of the channels' singular values s: (sum s²)² / sum s⁴; noise gives 1 / (1 / C_m + 1 / H_m W_m).
     """
-    rows = memory.double().flatten(1)
+    rows = memory.cpu().double().flatten(1)
     energy = torch.linalg.svdvals(rows - rows.mean(1, keepdim=True)).square()
     return (energy.sum().square() / energy.square().sum()).item() if energy.sum() > 0 else 0.0
 

@@ -26,7 +26,7 @@ def flicker(prediction: torch.Tensor, target: torch.Tensor) -> float:
             "flicker compares two videos (T, C, H, W) of one shape, 2 frames or more; "
             f"got {tuple(prediction.shape)}, {tuple(target.shape)}"
         )
-    error = prediction.detach().to("cpu", torch.float64) - target.detach().to("cpu", torch.float64)
+    error = prediction.detach().cpu().double() - target.detach().cpu().double()
     if not bool(error.isfinite().all()):
         raise ValueError("a video holds values that are not finite")
     return float(error.diff(dim=0).abs().mean())

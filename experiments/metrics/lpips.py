@@ -37,15 +37,16 @@ class LPIPS(nn.Module):
         images = torch.cat([first, second])
         shift, scale = (images.new_tensor(values).view(1, 3, 1, 1) for values in (MEAN, DEVIATION))
         feature = (images - shift) / scale
-        total = torch.zeros(len(first), dtype=torch.float64, device=images.device)
+        exact = torch.device("cpu") if images.device.type == "mps" else images.device  # MPS has no float64
+        total = torch.zeros(len(first), dtype=torch.float64, device=exact)
         heads = iter(self.heads)
         for number, module in enumerate(self.features):
             feature = module(feature)
             if number in self._taps:
-                unit = feature.double()
+                unit = feature.to(exact).double()
                 unit = unit / (unit.square().sum(1, keepdim=True).sqrt() + 1e-10)
                 one, other = unit.chunk(2)
-                weight = next(heads).double().view(1, -1, 1, 1)
+                weight = next(heads).to(exact).double().view(1, -1, 1, 1)
                 total += ((one - other).square() * weight).sum(1).mean(dim=(1, 2))
         return total
 

@@ -27,7 +27,7 @@ def as_images(prediction: torch.Tensor, target: torch.Tensor) -> tuple[Array, Ar
             "a metric compares two images of one shape (C, H, W); "
             f"got prediction {tuple(prediction.shape)}, target {tuple(target.shape)}"
         )
-    first, second = (image.detach().to("cpu", torch.float64).numpy() for image in (prediction, target))
+    first, second = (image.detach().cpu().double().numpy() for image in (prediction, target))
     for name, array in (("prediction", first), ("target", second)):
         if not np.isfinite(array).all():
             raise ValueError(f"the {name} holds values that are not finite")

@@ -146,7 +146,7 @@ class Recipe:
     """One training run: everything that decides its outcome."""
 
     seed: int = 0
-    device: str = "auto"  # auto | cpu | cuda | cuda:1 …
+    device: str = "auto"  # auto | cpu | cuda | cuda:1 … | mps
     threads: int | None = None
     precision: Literal["float32", "bf16"] = "float32"
     channels_last: bool = True

@@ -70,7 +70,7 @@ def scale_shown(folder: Path, seen: Seen, number: int) -> dict[str, Any]:
     """One scale: M_s of each person, and where each place of the grid looks for the first."""
     view = seen.views[number]
     entry, entropy, change = scale_numbers(seen, number)
-    memories = view.memory.detach().double().cpu()  # without identity conditioning it is the parameter itself
+    memories = view.memory.detach().cpu().double()  # without identity conditioning it is the parameter itself
     channels = varying_channels(memories.mean(0), DRAWN)
     shown = memories[:, channels]
     apart = shown - shown.mean(0)
@@ -94,7 +94,7 @@ def scale_shown(folder: Path, seen: Seen, number: int) -> dict[str, Any]:
 def attention_shown(path: Path, view: ScaleView) -> dict[str, Any]:
     """Write a mosaic of GRID × GRID maps of the memory, each on a scale of its own; returns it with each one's end."""
     centres = [(i + 0.5) / GRID for i in range(GRID)]
-    maps = torch.stack([view.attention_at(x, y) for y in centres for x in centres]).double().cpu()
+    maps = torch.stack([view.attention_at(x, y) for y in centres for x in centres]).cpu().double()
     ends = maps.flatten(1).amax(1).clamp(min=EVEN / maps[0].numel())
     entropies = torch.special.entr(maps).sum((1, 2))
     tiles = mosaic((maps / ends[:, None, None]).numpy(), GRID, 0)

@@ -137,8 +137,8 @@ def _way(device: torch.device, way: str) -> Iterator[None]:
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
-    return (a.double() - b.double()).abs().max().item()
+    return (a.cpu().double() - b.cpu().double()).abs().max().item()
 
 
 def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()

@@ -13,9 +13,9 @@ from urllib.request import getproxies
 import timm
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from memcomp.adapters.upstream.files import read_state
 from memcomp.experiments.errors import UserError
 
 OFFLINE = (  # what takes the place of recipe fomm's network without any download: the demo's, of an installed package
@@ -178,11 +178,9 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise UserError(f"loss.perceptual.weights: expected 'hub', 'package:NAME' or a file, found no {file}")
     try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file shows in many ways
-        raise UserError(f"loss.perceptual.weights: {file} cannot be read as weights ({error})") from None
+        return read_state(file)
+    except (ValueError, OSError) as error:
+        raise UserError(f"loss.perceptual.weights: {error}") from None
 
 
 def _efficientnet_names(state: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:

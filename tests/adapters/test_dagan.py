@@ -245,7 +245,7 @@ def test_a_file_that_is_no_depth_network_is_refused(tmp_path, depth_weights):
     with pytest.raises(ValueError, match=r"model.depth: .*no depth\.pth"):
         made(str(tmp_path))
     (tmp_path / "text").write_text("no weights")
-    with pytest.raises(ValueError, match="text is no sound safetensors file"):
+    with pytest.raises(ValueError, match="text: expected a checkpoint, found a text file"):
         made(str(tmp_path / "text"))
     save_file({"generator.other": torch.zeros(1)}, tmp_path / "other")
     with pytest.raises(ValueError, match="other has no weights of depth_encoder"):

@@ -147,7 +147,7 @@ def test_identity_networks_from_files(name, size, tmp_path):
     with pytest.raises(UserError, match=f"{key[7:]} is missing, expected"):
         create_backend("identity", read_choices([f"identity={name}:{file}"]))
     file.write_bytes(b"no weights")
-    with pytest.raises(UserError, match=r"weights.pth: cannot be read as weights"):
+    with pytest.raises(UserError, match=r"weights.pth: expected a checkpoint, found a text file"):
         create_backend("identity", read_choices([f"identity={name}:{file}"]))
     with pytest.raises(Unavailable, match="found none") as error:
         create_backend("identity", read_choices([f"identity={name}:{tmp_path / 'gone.pth'}"]))

@@ -255,7 +255,7 @@ def test_upstream_s_checkpoint_starts_a_host(tiny, tmp_path):
     trained = read_trained(tmp_path / "run").weights["generator.first.conv.weight"]
     assert torch.allclose(trained, host.state_dict()["generator.first.conv.weight"], atol=1e-6)
     (tmp_path / "text.pth").write_text("nothing")
-    with pytest.raises(UserError, match=r"text\.pth: expected upstream's checkpoint"):
+    with pytest.raises(UserError, match=r"text\.pth: expected a checkpoint, found a text file"):
         train(with_overrides(tiny, [f"init={tmp_path / 'text.pth'}"], "test"), tmp_path / "other", progress=False)
 
 
