@@ -1,0 +1,115 @@
+"""The study's table from its raw values: `python -m memcomp.experiments.studies.evidence_table PAIRS.csv.gz`.
+
+`--keep PAIRS.csv` makes the compact file of a benchmark's raw values: the protocol that decides, six digits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from memcomp.experiments.errors import UserError
+from memcomp.experiments.files import atomic_write, existing_file
+from memcomp.experiments.metrics.aggregate import Values, mean, seeds_difference
+from memcomp.experiments.output.tables import markdown
+
+COLUMNS = {  # heading → column of the standard protocol
+    "L1 ↓": "standard.l1",
+    "hidden": "standard.l1.disoccluded",
+    "revealed": "standard.l1.revealed",
+    "SSIM ↑": "standard.ssim",
+    "SSIM, hidden": "standard.ssim.disoccluded",
+}
+DECIDES = "standard.l1.disoccluded"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table, or keep the values."""
+    parser = argparse.ArgumentParser(prog="evidence_table", description="The study's table from its raw values.")
+    parser.add_argument("pairs", type=Path, metavar="PAIRS", help="pairs.csv of a benchmark, or what --keep made of it")
+    parser.add_argument("--baseline", default="host", help="row that the others are compared with (default: host)")
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="write the values compactly (.csv.gz), print nothing")
+    args = parser.parse_args(arguments)
+    try:
+        values = read(args.pairs)
+        if args.keep:
+            keep(values, args.keep)
+        else:
+            print(table(values, args.baseline))
+    except UserError as error:
+        parser.error(str(error))
+
+
+Read = dict[str, dict[str, list[list[float | None]]]]  # row → column → for each seed a value per pair
+
+
+def read(path: Path) -> Read:
+    """Values of a pairs.csv, plain or gzipped; the seeds of a row, labelled "NAME (seed N)", are put together.
+
+    Raises:
+        UserError: it is no such file.
+    """
+    content = existing_file(path, "pairs.csv of a benchmark").read_bytes()
+    try:
+        text = (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode("utf-8")
+        runs: dict[str, dict[str, list[float | None]]] = {}
+        for line in csv.DictReader(io.StringIO(text)):
+            columns = runs.setdefault(line["model"], {column: [] for column in COLUMNS.values()})
+            for column in columns:
+                columns[column].append(float(line[column]) if line[column] else None)
+    except (KeyError, TypeError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: expected the values that `memcomp benchmark` writes ({error!r})") from None
+    rows: Read = {}
+    for label, columns in runs.items():
+        row = rows.setdefault(label.partition(" (seed ")[0], {column: [] for column in columns})
+        for column, found in columns.items():
+            row[column].append(found)
+    return rows
+
+
+def keep(values: Read, path: Path) -> None:
+    """Write what the table needs: six digits, gzipped."""
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(["model", *COLUMNS.values()])
+    for row, columns in values.items():
+        for seed in range(len(columns[DECIDES])):
+            label = f"{row} (seed {seed + 1})"
+            per_pair = zip(*(columns[column][seed] for column in COLUMNS.values()), strict=True)
+            writer.writerows([label, *("" if v is None else f"{v:.6g}" for v in pair)] for pair in per_pair)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(gzip.compress(lines.getvalue().encode(), mtime=0))
+
+
+def table(values: Read, baseline: str) -> str:
+    """Markdown: means of every row; of L1 on hidden pixels the change against the baseline with its 95 % interval.
+
+    Raises:
+        UserError: no such row.
+    """
+    if baseline not in values:
+        raise UserError(f"--baseline {baseline}: expected one of {', '.join(values)}")
+    zero = _mean(values[baseline][DECIDES])
+    lines = []
+    for name, columns in values.items():
+        cells = [str(len(columns[DECIDES])), *(f"{_mean(columns[column]):.4f}" for column in COLUMNS.values())]
+        delta = seeds_difference(columns[DECIDES], values[baseline][DECIDES], paired=True)
+        if delta is None or name == baseline:
+            lines.append([name, *cells, ""])
+        else:
+            value, low, high = (f"{100 * end / zero:+.1f}" for end in (delta.value, delta.low, delta.high))
+            lines.append([name, *cells, f"{value} % [{low}, {high}]"])
+    return markdown(["row", "seeds", *COLUMNS, f"hidden, against {baseline}"], lines)
+
+
+def _mean(seeds: Values) -> float:
+    found = [mean(of_seed).value for of_seed in seeds]
+    return sum(value or 0.0 for value in found) / len(found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""The study's table from raw values: means, seeds put together, intervals; compact files give the same table."""
+
+import pytest
+
+from memcomp.experiments.studies import evidence_table
+from memcomp.experiments.studies.evidence_table import COLUMNS, read, table
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Two rows, two seeds, three pairs; the second row is a tenth better; one pair hides nothing."""
+    lines = ["kind,model,pair," + ",".join(COLUMNS.values())]
+    for row, factor in (("host", 1.0), ("+ memory", 0.9)):
+        for seed in (1, 2):
+            for pair, error in enumerate((0.1, 0.2, 0.3)):
+                hidden = "" if pair == 2 else f"{factor * error}"
+                lines.append(f"same identity,{row} (seed {seed}),{pair},{error},{hidden},{error},0.5,0.5")
+    (tmp_path / "pairs.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "pairs.csv"
+
+
+def test_means_and_change(pairs):
+    lines = table(read(pairs), "host").splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0][-1] == "hidden, against host"
+    host, memory = cells[2:]
+    assert host[:3] == ["host", "2", "0.2000"] and host[3] == "0.1500" and memory[3] == "0.1350"
+    assert memory[-1] == "-10.0 % [-13.3, -6.7]"  # ± what the draw of two pairs changes
+
+
+def test_a_compact_file_gives_the_same_table(pairs, tmp_path, capsys):
+    evidence_table.main([str(pairs)])
+    before = capsys.readouterr().out
+    evidence_table.main([str(pairs), "--keep", str(tmp_path / "kept.csv.gz")])
+    evidence_table.main([str(tmp_path / "kept.csv.gz")])
+    assert capsys.readouterr().out == before and "+ memory" in before
+
+
+@pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"\x1f\x8b no", b"\xff\xfe"])
+def test_a_file_of_something_else_is_an_error_of_one_line(content, tmp_path, capsys):
+    (tmp_path / "pairs.csv").write_bytes(content)
+    with pytest.raises(SystemExit):
+        evidence_table.main([str(tmp_path / "pairs.csv")])
+    assert "expected the values that `memcomp benchmark` writes" in capsys.readouterr().err
+
+
+def test_the_values_of_the_study_are_in_the_repository(capsys):
+    from pathlib import Path
+
+    import memcomp.experiments.studies as studies
+
+    kept = Path(studies.__file__).parents[1] / "results" / "evidence_fomm_seed1_pairs.csv.gz"
+    evidence_table.main([str(kept)])
+    shown = capsys.readouterr().out
+    page = kept.with_name("evidence.md").read_text("utf-8")
+    for line in shown.strip().splitlines()[2:]:
+        name, *_, change = (cell.strip() for cell in line.strip("|").split("|"))
+        assert any(name in text and change in text for text in page.splitlines()), line
