@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from memcomp import checkpoint as checkpoint
     from memcomp import compensation as compensation
     from memcomp import config as config
+    from memcomp import formats as formats
     from memcomp import handle as handle
     from memcomp import iicm as iicm
     from memcomp import injection as injection
@@ -68,7 +69,18 @@ else:  # hidden from type checkers, to whom a module with `__getattr__` has ever
         "load": "checkpoint",
         "save": "checkpoint",
     }
-    _MODULES = {*_HOMES.values(), "attention", "calls", "layers", "placed", "places", "reference", "release", "scale"}
+    _MODULES = {
+        *_HOMES.values(),
+        "attention",
+        "calls",
+        "formats",
+        "layers",
+        "placed",
+        "places",
+        "reference",
+        "release",
+        "scale",
+    }
     _MODULES |= {"adapters", "experiments", "recipes"}
 
     def __getattr__(name: str) -> Any:

@@ -81,8 +81,11 @@ def demo(options: DemoOptions) -> None:
         shipped_host()  # if it is missing, say so before anything takes time
     folder = writable_folder(options.output)
     remember_settings(folder / "demo.json", options)
-    with clock.stage("the laboratory: what completes a face when the motion is exact"):
-        given, content = laboratory(folder, options.pairs)
+    given, content = "left out: --from-scratch shows nothing that was trained before", {}
+    if not options.from_scratch:
+        with clock.stage("the laboratory: what completes a face when the motion is exact"):
+            given, content = laboratory(folder, options.pairs)
+    given = f"The laboratory, which is told the motion:\n\n{given}"
     print(f"\n{given}\n")
     try:
         with clock.stage("the heads to train on"):
@@ -110,8 +113,7 @@ def demo(options: DemoOptions) -> None:
     text = ["The whole pipeline, which has to find the motion:"]
     text += [score_table(results, "standard"), score_table(results, "paper")]
     text += [difference_table(deltas, "host + memory minus host alone"), *panel.about, versions_line()]
-    summary = ["The laboratory, which is told the motion:", given, *text]
-    write_summary(folder, options, origin, results, deltas, clock, summary, content)
+    write_summary(folder, options, origin, results, deltas, clock, [given, *text], content)
     print("\n" + "\n\n".join([*text, str(clock), f"in {folder}: " + ", ".join(OUTPUTS)]))
 
 

@@ -112,6 +112,8 @@ def read_values(path: Path) -> dict[str, dict[str, tuple[list[str], dict[str, li
                 row.pop("skipped", None)
                 for column, text in row.items():
                     columns.setdefault(column, []).append(float(text) if text else None)
+        if not found:
+            raise ValueError("there are none")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: expected the values that `memcomp benchmark` writes ({error})") from None
     return found

@@ -66,7 +66,7 @@ def test_recipes_are_listed_and_printed(capsys):
             [*TRAIN, "--output", "{tmp}/run", "data.kind=clips", "data.root={tmp}/empty"],
             "train: expected a folder of clips",
         ),
-        ([*TRAIN, "--output", "{tmp}/run", "init={tmp}/file"], "file: expected a checkpoint of `memcomp train`"),
+        ([*TRAIN, "--output", "{tmp}/run", "init={tmp}/file"], "file: expected a checkpoint, found a text file"),
         (["recipes", "nothing"], "nothing: expected a recipe file or one of"),
     ],
 )
