@@ -81,7 +81,8 @@ def demo(options: DemoOptions) -> None:
         shipped_host()  # if it is missing, say so before anything takes time
     folder = writable_folder(options.output)
     remember_settings(folder / "demo.json", options)
-    given, content = "left out: --from-scratch shows nothing that was trained before", {}
+    given = "left out: --from-scratch shows nothing that was trained before"
+    content: dict[str, Any] = {}
     if not options.from_scratch:
         with clock.stage("the laboratory: what completes a face when the motion is exact"):
             given, content = laboratory(folder, options.pairs)
