@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from memcomp.experiments.commands._shared import at_least
@@ -34,7 +35,8 @@ def run(args: argparse.Namespace) -> None:
 
     if args.output.suffix.lower() != ".mp4":
         raise UserError(f"{args.output}: expected an output name that ends in .mp4")
-    if args.output.resolve() in (args.source.resolve(), args.driving.resolve()):
+    # realpath, not resolve: links that lead in a circle are an error of the reading, in its words
+    if os.path.realpath(args.output) in (os.path.realpath(args.source), os.path.realpath(args.driving)):
         raise UserError(f"{args.output}: expected an output that is neither the source nor the driving video")
     made = animate_video(
         args.checkpoint,

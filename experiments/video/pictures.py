@@ -59,7 +59,7 @@ def fit(frame: Frame, size: int) -> torch.Tensor:
     height, width = frame.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    square = torch.from_numpy(np.ascontiguousarray(frame[top : top + side, left : left + side]))
+    square = torch.from_numpy(np.require(frame[top : top + side, left : left + side], requirements="CW"))
     image = square.permute(2, 0, 1).float() / 255  # (3, side, side)
     if side == size:
         return image
@@ -125,8 +125,10 @@ def _notes(image: Image.Image) -> list[str]:
     """Say in words what `_frame` changes in a picture beyond its orientation and profile."""
     if image.mode in DEEP:
         return [f"pixels of {DEEP[image.mode]}, brought to 8 bits"]
+    many = getattr(image, "n_frames", 1)
+    first = [f"{many} pictures, of which the first is taken"] if many > 1 else []
     transparent = _has_alpha(image) and np.asarray(image.convert("RGBA").getchannel("A")).min() < 255
-    return ["transparency, laid over white"] if transparent else []
+    return [*first, *(["transparency, laid over white"] if transparent else [])]
 
 
 def _eight_bits(values: np.ndarray, path: str | Path) -> Frame:

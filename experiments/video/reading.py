@@ -196,7 +196,8 @@ class Frames:
             raise UserError(f"{self.path}: expected a video, it cannot be read as one ({why})") from None
         with container:
             stream = container.streams.best("video")  # not a cover picture
-            if stream is None or container.format.name == "tty":  # a text file is none
+            cover = stream is not None and bool(stream.disposition & av.stream.Disposition.attached_pic)  # of a song
+            if stream is None or cover or container.format.name == "tty":  # a text file is none
                 raise UserError(f"{self.path}: expected a video, it has no video stream")
             yield container, stream
 
