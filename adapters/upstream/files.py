@@ -169,6 +169,7 @@ STAND_INS: list[Any] = [
     _named("numpy.dtype", type("Inert", (DType,), {})),
     *(_function(f"numpy.{core}.multiarray.scalar", scalar) for core in ("core", "_core")),
     *(_function(f"numpy.{core}.multiarray._reconstruct", lambda kind, *args: kind()) for core in ("core", "_core")),
+    *(_function(f"numpy.{core}._DType_reconstruct", lambda kind, *args: kind) for core in ("core", "_core")),
     _function("collections.defaultdict", lambda *args: {}),
     _function("collections.deque", lambda *args: []),
 ]

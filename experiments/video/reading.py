@@ -15,6 +15,7 @@ import av
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.video.ending import BrokenOff, breaks_off, lacks_index, promised_frames
 from memcomp.experiments.video.folders import PICTURES, pictures_in
+from memcomp.experiments.video.opening import open_media
 from memcomp.experiments.video.pictures import moving_pictures, read_picture
 from memcomp.experiments.video.pixels import Frame, Look
 from memcomp.experiments.video.timing import FOLDER_RATE, Clock, seconds
@@ -190,7 +191,7 @@ class Frames:
         if not self.path.is_file():
             raise UserError(f"{self.path}: expected a video or a folder of pictures, found nothing")
         try:
-            container = av.open(str(self.path), metadata_errors="replace")
+            container = open_media(self.path)
         except av.error.FFmpegError as error:
             why = "it breaks off before its index" if lacks_index(self.path) else error.strerror
             raise UserError(f"{self.path}: expected a video, it cannot be read as one ({why})") from None

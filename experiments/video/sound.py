@@ -12,6 +12,7 @@ import av
 import numpy as np
 
 from memcomp.experiments.files import atomic_write
+from memcomp.experiments.video.opening import open_media
 from memcomp.experiments.video.timing import JUMP
 
 COPIED = ("aac", "mp3", "ac3", "eac3", "alac", "opus")  # codecs that players of mp4 know
@@ -57,7 +58,7 @@ class _Nothing(Exception):
 
 
 def _joined(video: str, original: str, output: str | Path, start: Fraction, end: Fraction | None, encode: bool) -> bool:
-    with av.open(video) as pictures, av.open(original, metadata_errors="replace") as sounds:
+    with av.open(video) as pictures, open_media(original) as sounds:
         sound: Any = sounds.streams.best("audio")
         if sound is None or (not encode and sound.codec_context.name not in COPIED):
             return False
