@@ -59,7 +59,7 @@ def fit(frame: Frame, size: int) -> torch.Tensor:
     height, width = frame.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    square = torch.from_numpy(np.require(frame[top : top + side, left : left + side], requirements="CW"))
+    square = torch.from_numpy(np.require(frame[top : top + side, left : left + side], requirements=["C", "W"]))
     image = square.permute(2, 0, 1).float() / 255  # (3, side, side)
     if side == size:
         return image
