@@ -1,7 +1,6 @@
 """The `memcomp` command. Nothing but the standard library is imported until a subcommand is chosen."""
 
 import argparse
-import errno
 import importlib
 import io
 import os
@@ -11,6 +10,7 @@ from importlib.metadata import version
 from typing import NoReturn
 
 from memcomp.experiments.errors import Incomplete, UserError, warn
+from memcomp.experiments.files import disk_refusal
 
 # subcommand, a module in commands/ with `add_arguments(parser)` and `run(args)` → one line of help
 COMMANDS = {
@@ -72,10 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # such as a name that is too long
         if error.filename is None and (status := _flushed(error)):
             return status
-        reason = error.strerror or str(error)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
-            reason = f"cannot be written ({reason})"
-        return _fail(f"{error.filename or arguments[0]}: {reason}")
+        refusal, where = disk_refusal(error), error.filename or arguments[0]
+        return _fail(f"{where}: cannot be written ({refusal})" if refusal else f"{where}: {error.strerror or error}")
     return _flushed()
 
 

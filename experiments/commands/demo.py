@@ -7,7 +7,7 @@ from pathlib import Path
 
 from memcomp.experiments.commands import _shared as shared
 
-STEPS = 300  # of both trainings, together with the rest about five minutes on two cores
+STEPS = 180  # of both trainings: together with the rest under five minutes on two idle cores
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -215,7 +215,7 @@ class Clips:
                 stream.write(self._fit(frame).numpy().tobytes())
 
     def _fit(self, frame: Frame) -> Tensor:
-        return fit(torch.from_numpy(np.require(frame, requirements=["C", "W"])).permute(2, 0, 1), self.size)
+        return fit(torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1), self.size)
 
 
 def fit(frame: Tensor, size: int) -> Tensor:

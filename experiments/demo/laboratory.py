@@ -36,7 +36,8 @@ METRICS = ("l1", "ssim")
 SHOWN = 6  # people in the strip
 PEOPLE_SEED = 2  # nobody of the training (0), of the choice (1), or of the study's end (0, split test)
 NOTE = (
-    "The motion is given, exactly; trained for the study ({command}), measured here on {pairs} pairs of unseen people."
+    "The motion is given, exactly; trained for {steps} steps (seed {seed}), measured on {pairs} pairs of unseen "
+    "people. laboratory.png: {rule}."
 )
 
 
@@ -53,25 +54,20 @@ def laboratory(folder: Path, count: int) -> tuple[str, dict[str, Any]]:
     Raises:
         UserError: a shipped host is missing or damaged.
     """
-    models, command = {}, ""
+    models = {}
     for title, name in HOSTS.items():
         path, about = shipped(name, "demo's laboratory hosts")
         host, recipe = load_host(path)
-        models[title], command = Model(host, recipe.data.channels), about["command"]
+        models[title] = Model(host, recipe.data.channels)
     pairs = spread_pairs(recipe, PEOPLE_SEED, count)
     results = measure(models, {SAME: pairs}, Panel(METRICS), lambda kind: True, batch=16)
     write_pairs(folder / "laboratory_pairs.csv", results)
-    rule = hidden_strip(folder / "laboratory.png", pairs, {_lines(k): m for k, m in models.items()}, SHOWN)
+    rule = hidden_strip(folder / "laboratory.png", pairs, models, SHOWN)
     against = {other: differences(results, PLACED, other) for other in (HOST, CONTROL)}
     tables = [difference_table(deltas, f"{PLACED} minus {other}") for other, deltas in against.items()]
-    note = f"{NOTE.format(command=command, pairs=len(pairs))} laboratory.png: {rule}."
+    note = NOTE.format(steps=about["steps"], seed=about["seed"], pairs=len(pairs), rule=rule)
     content = {
         "results": results_json(results),
         "differences": {other: differences_json(deltas) for other, deltas in against.items()},
     }
     return "\n\n".join([score_table(results, "standard"), *tables, note]), content
-
-
-def _lines(title: str) -> str:
-    """A title that fits over a column."""
-    return title.replace(", ", ",\n").replace(" + ", " +\n").replace(" read", "\nread")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 
 import torch
 import torch.nn.functional as F
@@ -72,7 +73,7 @@ def hidden_strip(path: str | Path, pairs: EvalPairs, models: Mapping[str, Model]
         shown += [model.predictor(SAME)(source, driving) for model in models.values()]
         label = f"{pair.disoccluded.float().mean().item():.0%} hidden" if pair.disoccluded is not None else ""
         rows[f"{label}\n({pairs.heads.clip_name(place[0])[4:-4]})"] = [to_frame(image[0]) for image in shown]
-    strips(path, rows, ["source", "driving", "warped", *models])
+    strips(path, rows, [fill(title, 16) for title in ("source", "driving", "warped", *models)])
     return RULE.format(len(rows))
 
 

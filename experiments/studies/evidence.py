@@ -111,8 +111,8 @@ def measure(rows: Sequence[Row], jobs: Sequence[Sequence[Job]], folder: Path, ar
     runs = [f"{row.name}={job.output}" for row, of_row in zip(rows, jobs, strict=True) for job in of_row]
     words = [*runs, "--baseline", rows[0].name, "--pairs-file", str(out / "spread.csv"), "--metrics", METRICS]
     run(["benchmark", *words, "--set", f"data.seed={seed}", "--no-report", "--output", str(out)])
-    models = {row.name: load_host(of_row[0].output) for row, of_row in zip(rows, jobs, strict=True)}
-    shown = {name.replace(", ", ",\n"): Model(host, recipe.data.channels) for name, (host, recipe) in models.items()}
+    loaded = {row.name: load_host(of_row[0].output) for row, of_row in zip(rows, jobs, strict=True)}
+    shown = {name: Model(host, recipe.data.channels) for name, (host, recipe) in loaded.items()}
     print(f"strips.png: {hidden_strip(out / 'strips.png', pairs, shown, SHOWN)}")
     plot(json.loads((out / "benchmark.json").read_text("utf-8")), out / "cost.png")
 

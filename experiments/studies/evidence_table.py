@@ -35,20 +35,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--keep", type=Path, metavar="FILE", help="write the values compactly (.csv.gz), print nothing")
     args = parser.parse_args(arguments)
     try:
-        values = read(args.pairs)
+        runs = read(args.pairs)
         if args.keep:
-            keep(values, args.keep)
+            keep(runs, args.keep)
         else:
-            print(table(values, args.baseline))
+            print(table(runs, args.baseline))
     except UserError as error:
         parser.error(str(error))
 
 
-Read = dict[str, dict[str, list[list[float | None]]]]  # row → column → for each seed a value per pair
+Runs = dict[str, dict[str, list[float | None]]]  # "ROW (seed N)" → column → a value per pair
+Rows = dict[str, dict[str, list[list[float | None]]]]  # row → column → for each seed a value per pair
 
 
-def read(path: Path) -> Read:
-    """Values of a pairs.csv, plain or gzipped; the seeds of a row, labelled "NAME (seed N)", are put together.
+def read(path: Path) -> Runs:
+    """Values of a pairs.csv, plain or gzipped.
 
     Raises:
         UserError: it is no such file.
@@ -56,41 +57,41 @@ def read(path: Path) -> Read:
     content = existing_file(path, "pairs.csv of a benchmark").read_bytes()
     try:
         text = (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode("utf-8")
-        runs: dict[str, dict[str, list[float | None]]] = {}
+        runs: Runs = {}
         for line in csv.DictReader(io.StringIO(text)):
             columns = runs.setdefault(line["model"], {column: [] for column in COLUMNS.values()})
             for column in columns:
                 columns[column].append(float(line[column]) if line[column] else None)
-    except (KeyError, TypeError, ValueError, EOFError) as error:
+    except (KeyError, TypeError, ValueError, OSError, EOFError) as error:
         raise UserError(f"{path}: expected the values that `memcomp benchmark` writes ({error!r})") from None
-    rows: Read = {}
-    for label, columns in runs.items():
-        row = rows.setdefault(label.partition(" (seed ")[0], {column: [] for column in columns})
-        for column, found in columns.items():
-            row[column].append(found)
-    return rows
+    return runs
 
 
-def keep(values: Read, path: Path) -> None:
+def keep(runs: Runs, path: Path) -> None:
     """Write what the table needs: six digits, gzipped."""
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(["model", *COLUMNS.values()])
-    for row, columns in values.items():
-        for seed in range(len(columns[DECIDES])):
-            label = f"{row} (seed {seed + 1})"
-            per_pair = zip(*(columns[column][seed] for column in COLUMNS.values()), strict=True)
-            writer.writerows([label, *("" if v is None else f"{v:.6g}" for v in pair)] for pair in per_pair)
+    for label, columns in runs.items():
+        for pair in zip(*(columns[column] for column in COLUMNS.values()), strict=True):
+            writer.writerow([label, *("" if value is None else f"{value:.6g}" for value in pair)])
     with atomic_write(path) as temporary:
         temporary.write_bytes(gzip.compress(lines.getvalue().encode(), mtime=0))
 
 
-def table(values: Read, baseline: str) -> str:
-    """Markdown: means of every row; of L1 on hidden pixels the change against the baseline with its 95 % interval.
+def table(runs: Runs, baseline: str) -> str:
+    """Markdown: a line for each row, its seeds put together: means, and the change of L1 on hidden pixels.
+
+    The change is against the baseline, with its 95 % interval over pairs and seeds.
 
     Raises:
         UserError: no such row.
     """
+    values: Rows = {}
+    for label, of_run in runs.items():
+        row = values.setdefault(label.partition(" (seed ")[0], {column: [] for column in of_run})
+        for column, found in of_run.items():
+            row[column].append(found)
     if baseline not in values:
         raise UserError(f"--baseline {baseline}: expected one of {', '.join(values)}")
     zero = _mean(values[baseline][DECIDES])

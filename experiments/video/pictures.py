@@ -38,7 +38,7 @@ def read_picture(path: str | Path, say: Callable[[str], None] | None = None) -> 
     with _opened(path) as image:
         frame, notes = _frame(image, path), _notes(image)
     while frame.shape[0] * frame.shape[1] > ENOUGH:
-        frame = np.asarray(Image.fromarray(frame).reduce(2))
+        frame = np.array(Image.fromarray(frame).reduce(2))
     if say is not None:
         for note in notes:
             say(f"{path}: {note}")
@@ -59,7 +59,7 @@ def fit(frame: Frame, size: int) -> torch.Tensor:
     height, width = frame.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    square = torch.from_numpy(np.require(frame[top : top + side, left : left + side], requirements=["C", "W"]))
+    square = torch.from_numpy(np.ascontiguousarray(frame[top : top + side, left : left + side]))
     image = square.permute(2, 0, 1).float() / 255  # (3, side, side)
     if side == size:
         return image

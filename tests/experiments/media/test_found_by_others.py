@@ -9,7 +9,7 @@ from PIL import Image
 
 from memcomp.experiments.cli import main
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.video import Frames, fit, read_picture
+from memcomp.experiments.video import Frames, fit, pictures, read_picture
 
 
 @pytest.mark.parametrize("place", ["source", "driving", "output"])
@@ -56,10 +56,14 @@ def test_of_several_pictures_the_first_is_taken_with_a_word(suffix, tmp_path):
     assert said == [f"{tmp_path / f'many{suffix}'}: 3 pictures, of which the first is taken"]
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "RGB"])
-def test_a_picture_is_fitted_without_a_warning_of_torch(mode, tmp_path):
-    Image.new(mode, (32, 32)).save(tmp_path / "a.png")
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "RGBA", "CMYK", "I;16"])
+@pytest.mark.parametrize("enough", [10, 10_000], ids=["made smaller", "as it is"])
+def test_a_picture_is_fitted_without_a_warning_of_torch(mode, enough, monkeypatch, tmp_path):
+    monkeypatch.setattr(pictures, "ENOUGH", enough)
+    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    Image.new(mode, (32, 32)).save(path)
+    picture = read_picture(path)
+    assert picture.flags.writeable
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fit(np.asarray(Image.open(tmp_path / "a.png").convert("RGB")), 16)
-        fit(read_picture(tmp_path / "a.png"), 16)
+        fit(picture, 2)
