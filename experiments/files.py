@@ -20,13 +20,15 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; it takes the place of `path` only if the block ends without an exception.
 
     The temporary name keeps the suffix (video writers choose their container by it). A process killed in between
-    leaves the previous `path` as it was.
+    leaves the previous `path` as it was. Where `path` is a link, the file that it leads to is written.
 
     Raises:
-        CannotWrite: the folder cannot be written, or the disk is full.
+        CannotWrite: the folder cannot be written, the disk is full, or `path` is a pipe or a device.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))
     writable_folder(target.parent)
+    if target.exists() and not target.is_file() and not target.is_dir():
+        raise CannotWrite(f"{path}: cannot be written (it is {kind_of(target)})")
     with system_errors(target):
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix)
         os.close(handle)
@@ -80,8 +82,19 @@ def existing_file(path: str | os.PathLike[str], what: str = "file") -> Path:
     """
     file = Path(path)
     if not file.is_file():
-        raise UserError(f"{file}: expected a {what}, found {'a folder' if file.is_dir() else 'nothing'}")
+        raise UserError(f"{file}: expected a {what}, found {kind_of(file)}")
     return file
+
+
+def kind_of(path: Path) -> str:
+    """Say in words what lies at a path."""
+    if path.is_file():
+        return "a file"
+    if path.is_dir():
+        return "a folder"
+    if path.is_symlink():
+        return "a link that leads to nothing"
+    return "a pipe or a device" if path.exists() else "nothing"
 
 
 def sha256(path: Path) -> str:

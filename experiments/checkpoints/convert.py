@@ -149,10 +149,13 @@ def _theirs(files: Sequence[Path], model: str | None, name: str | None) -> _Sour
     known, given, size = (None, None, None) if model is None else _model(model)
     try:
         checkpoint = read_checkpoint(*files)
-        recognised = recognise(checkpoint.sections, name or known, given)
-        host = build(checkpoint, recognised)
     except (ValueError, FileNotFoundError) as error:
         raise UserError(str(error)) from None
+    try:
+        recognised = recognise(checkpoint.sections, name or known, given)
+        host = build(checkpoint, recognised)
+    except ValueError as error:
+        raise UserError(f"{', '.join(map(str, files))}: {error}") from None
     source = {"files": {file.name: sha256(file) for file in files}, "epoch": checkpoint.epoch}
     return _Source(host, size or DEFAULT_SIZE, source, None, _report(host, checkpoint, recognised, model))
 

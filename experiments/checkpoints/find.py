@@ -12,6 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from memcomp.adapters.folder import CONFIG, FORMAT, WEIGHTS
+from memcomp.adapters.upstream.checkpoint import read_checkpoint, recognise
 from memcomp.experiments.checkpoints.shipped import shipped_host
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import existing_file
@@ -31,7 +32,13 @@ def checkpoint_path(path: str | os.PathLike[str]) -> Path:
         return shipped_host()[0]
     file = Path(path)
     if is_upstream(file):
-        raise UserError(f"{file}: expected a checkpoint of ours; first: memcomp convert {file} --output FOLDER")
+        try:
+            host = recognise(read_checkpoint(file).sections).host
+        except ValueError as error:  # a way out that leads nowhere is none
+            why = str(error).removeprefix(f"{file}: ")
+            raise UserError(f"{file}: expected a checkpoint of ours, or one for memcomp convert: {why}") from None
+        way = f"memcomp convert {file} --output FOLDER"
+        raise UserError(f"{file}: expected a checkpoint of ours; first: {way} (by its keys a {host})")
     if not file.is_dir():
         return existing_file(file, "checkpoint")
     found = [file / name for name in (WEIGHTS, CHECKPOINT) if (file / name).is_file()]

@@ -74,6 +74,11 @@ def pictures_in(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(found, key=natural)]
 
 
+def unused_beside_pictures(folder: Path) -> list[str]:
+    """Name what lies in a folder of pictures and is none, but hidden names."""
+    return [entry.name for entry in _entries(folder) if not _has(entry, PICTURES) and not _is_hidden(entry.name)]
+
+
 def natural(name: str) -> tuple[tuple[tuple[int, str], ...], str]:
     """Key by which "frame2" comes before "frame10"."""
     parts = re.findall(r"[0-9]+|[^0-9]+", name)

@@ -15,6 +15,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch.nn import functional as F
 
 from memcomp.experiments.errors import UserError
+from memcomp.experiments.files import kind_of
 from memcomp.experiments.video.pixels import Frame, over_white
 
 LARGEST = 500_000_000  # pixels; Pillow refuses 179 million
@@ -36,7 +37,8 @@ def read_picture(path: str | Path, say: Callable[[str], None] | None = None) -> 
         UserError: nothing is there, it is not a picture, has too many pixels, or numbers of unknown meaning.
     """
     with _opened(path) as image:
-        frame, notes = _frame(image, path), _notes(image)
+        deep = _is_deep(image)  # forgotten when its pixels are read
+        frame, notes = _frame(image, path), _notes(image, deep)
     while frame.shape[0] * frame.shape[1] > ENOUGH:
         frame = np.array(Image.fromarray(frame).reduce(2))
     if say is not None:
@@ -75,7 +77,7 @@ def to_frame(image: torch.Tensor) -> Frame:
 def _opened(path: str | Path) -> Iterator[Image.Image]:
     """Open a picture of up to `LARGEST` pixels; what Pillow cannot read becomes a `UserError`."""
     if not Path(path).is_file():
-        raise UserError(f"{path}: expected a picture, found nothing")
+        raise UserError(f"{path}: expected a picture, found {kind_of(Path(path))}")
     try:
         with _without_limit():
             opened = Image.open(path)
@@ -121,12 +123,18 @@ def _has_alpha(image: Image.Image) -> bool:
     return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
 
 
-def _notes(image: Image.Image) -> list[str]:
+def _is_deep(image: Image.Image) -> bool:
+    """Whether the file holds colours of 16 bits, of which Pillow reads the upper eight."""
+    return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+
+
+def _notes(image: Image.Image, deep: bool) -> list[str]:
     """Say in words what `_frame` changes in a picture beyond its orientation and profile."""
     if image.mode in DEEP:
         return [f"pixels of {DEEP[image.mode]}, brought to 8 bits"]
     many = getattr(image, "n_frames", 1)
     first = [f"{many} pictures, of which the first is taken"] if many > 1 else []
+    first += ["colours of 16 bits, brought to 8 bits"] if deep else []
     transparent = _has_alpha(image) and np.asarray(image.convert("RGBA").getchannel("A")).min() < 255
     return [*first, *(["transparency, laid over white"] if transparent else [])]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -12,15 +13,16 @@ from typing import Any, NamedTuple
 
 import av
 
-from memcomp.experiments.errors import UserError
+from memcomp.experiments.errors import UserError, few
+from memcomp.experiments.files import kind_of
 from memcomp.experiments.video.ending import BrokenOff, breaks_off, lacks_index, promised_frames
-from memcomp.experiments.video.folders import PICTURES, pictures_in
+from memcomp.experiments.video.folders import PICTURES, pictures_in, unused_beside_pictures
 from memcomp.experiments.video.opening import open_media
 from memcomp.experiments.video.pictures import moving_pictures, read_picture
 from memcomp.experiments.video.pixels import Frame, Look
 from memcomp.experiments.video.timing import FOLDER_RATE, Clock, seconds
 
-DECODER_VERSION = 2  # counted up when frames come out otherwise than before: what is cached knows by which it was made
+DECODER_VERSION = 3  # counted up when frames come out otherwise than before: what is cached knows by which it was made
 FASTEST = 250  # frames per second; a header that says more has counted its clock's ticks
 # containers that keep one shown frame in one packet, of these codecs: their frames are counted without decoding
 PACKED = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"
@@ -79,7 +81,7 @@ class Frames:
 
     Args:
         path: video file or folder.
-        say: is told in words what was converted, of a folder by its first picture.
+        say: is told in words what was converted, of a folder by its first picture, and what was left out.
 
     Raises:
         UserError: nothing is there, it is not a video, the folder holds no pictures; while iterating: damaged data.
@@ -97,6 +99,9 @@ class Frames:
             if not self._pictures:
                 raise UserError(f"{self.path}: expected a folder of pictures ({', '.join(PICTURES)}), it holds none")
             self.length = len(self._pictures)
+            if unused := unused_beside_pictures(self.path):
+                many = f"{len(unused)} of {len(unused) + self.length} entries"
+                self._say([f"{many} are no pictures and were not used: {few(unused)}"])
             return
         self._webp = _is_webp(self.path)
         if self._webp:
@@ -113,6 +118,16 @@ class Frames:
 
     def timed(self) -> Iterator[Shown]:
         """Iterate over the frames with their times, which always increase."""
+        first: tuple[int, ...] = ()
+        for shown in self._timed():
+            first, shape = first or shown.picture.shape, shown.picture.shape
+            if shape != first and self.say is not None:
+                sizes = " and ".join(f"{width}×{height}" for height, width, _ in (first, shape))
+                self._say([f"frames of several sizes ({sizes} among them), each is used as it is"])
+                self.say = None
+            yield shown
+
+    def _timed(self) -> Iterator[Shown]:
         if self._pictures:
             step = 1 / FOLDER_RATE
             for number, path in enumerate(self._pictures):
@@ -153,7 +168,7 @@ class Frames:
                     yield Shown(look.picture(waiting), time, next_time - time)
                 else:
                     look = Look.of(stream, decoding.decoder, frame)
-                    self._say(look.notes(frame))
+                    self._say([*_other_streams(container), *look.notes(frame)])
                 waiting, time, shown = frame, next_time, shown + 1
             if waiting is not None:
                 lasts = clock.last_step(seconds(waiting.duration, stream.time_base))
@@ -189,7 +204,7 @@ class Frames:
     @contextmanager
     def _open(self) -> Iterator[tuple[Any, Any]]:
         if not self.path.is_file():
-            raise UserError(f"{self.path}: expected a video or a folder of pictures, found nothing")
+            raise UserError(f"{self.path}: expected a video or a folder of pictures, found {kind_of(self.path)}")
         try:
             container = open_media(self.path)
         except av.error.FFmpegError as error:
@@ -226,6 +241,8 @@ class _Decoding:
         skip_damage = self.container.format.name == "mpegts"  # marks every packet after a disturbance
         try:
             for packet in self.container.demux(self.stream):
+                if self.broken:
+                    return
                 if packet.is_corrupt and not skip_damage:
                     self.broken, self.reason = True, "its data end"
                     return
@@ -237,28 +254,27 @@ class _Decoding:
             self.broken, self.reason = True, str(error.strerror)
 
     def __iter__(self) -> Iterator[Any]:
-        decoder, some = self.decoder, False
-        frames: list[Any] = []
-        for packet in self.packets():
-            yield from frames
+        """Decode up to the first frame that the decoder marks as damaged, or the first packet that it refuses.
+
+        Those before the first whole frame are passed over: a recording may begin between two key frames. Of damage
+        that it could hide the decoder says nothing, and such frames are given as they are.
+        """
+        some = False
+        for packet in itertools.chain(self.packets(), [None]):  # None: what the decoder still holds back
+            frames: list[Any] = []
             try:
-                frames = decoder.decode(packet)
+                frames = self.decoder.decode(packet)
             except av.error.FFmpegError as error:
-                frames, self.broken, self.reason = [], some, str(error.strerror)
+                self.broken, self.reason = self.broken or some, str(error.strerror)
+            for frame in frames:
+                if not frame.is_corrupt:
+                    some, self.reason = True, self.reason if self.broken else ""
+                    yield frame
+                    continue
+                self.reason = self.reason or "its data end or are damaged there"
                 if some:
-                    break
-                continue  # a recording that begins between two key frames
-            if frames and not some:
-                some, self.reason = True, ""
-        try:
-            frames += decoder.decode(None)
-        except av.error.FFmpegError as error:
-            self.broken, self.reason = True, str(error.strerror)
-        for frame in frames:  # in the last ones, half a picture means that the file ends in the middle of it
-            if frame.is_corrupt:
-                self.broken, self.reason = True, "its data end"
-            else:
-                yield frame
+                    self.broken = True
+                    return
 
 
 def _decoder(stream: Any) -> Any:
@@ -273,6 +289,12 @@ def _decoder(stream: Any) -> Any:
 def _is_hidden(packet: Any, codec: str) -> bool:
     """Whether it is a frame of VP8 that is only there to be referred to."""
     return codec == "vp8" and not memoryview(packet)[0] & 16
+
+
+def _other_streams(container: Any) -> list[str]:
+    covers = av.stream.Disposition.attached_pic
+    many = sum(not stream.disposition & covers for stream in container.streams.video)
+    return [f"{many} video streams, of which one is used"] if many > 1 else []
 
 
 def _is_webp(path: Path) -> bool:
