@@ -43,15 +43,18 @@ class Place(nn.Module):
 
     def forward(self, height: int, width: int) -> Tensor:
         """The directions at the pixel centres of a map of any size over the same picture."""
-        like = self.mix.weight
-        waves = []
-        for side in (height, width):
-            at = (torch.arange(side, device=like.device, dtype=torch.float32) + 0.5) * (2 / side) - 1  # (side,)
-            phase = at[None] * (math.pi / 2 * 2.0 ** torch.arange(WAVES, device=like.device))[:, None]
-            waves.append(torch.cat([phase.sin(), phase.cos()]))  # (2 WAVES, side)
-        rows, columns = waves
-        grid = torch.cat([rows[:, :, None].expand(-1, -1, width), columns[:, None].expand(-1, height, -1)])
-        return F.normalize(self.mix(grid[None].to(like.dtype)), dim=1)
+        weight = self.mix.weight.flatten(1)  # (width, 4 WAVES): of rows, of columns
+        of_rows, of_columns = weight.chunk(2, dim=1)
+        rows = of_rows @ _waves(height, weight)  # (width, H)
+        columns = of_columns @ _waves(width, weight) + self.mix.bias[:, None]  # type: ignore[index]
+        return F.normalize(rows[:, :, None] + columns[:, None], dim=0)[None]
+
+
+def _waves(side: int, like: Tensor) -> Tensor:
+    """Sine and cosine of each octave at the pixel centres of a side: (2 WAVES, side)."""
+    at = (torch.arange(side, device=like.device, dtype=torch.float32) + 0.5) * (2 / side) - 1  # (side,)
+    phase = torch.outer(math.pi / 2 * 2.0 ** torch.arange(WAVES, device=like.device), at)
+    return torch.cat([phase.sin(), phase.cos()]).to(like.dtype)
 
 
 class PlacedMCM(nn.Module):
