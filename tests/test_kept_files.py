@@ -35,8 +35,8 @@ def few(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach()[..., ::8, ::8]
 
 
-def assert_gives(name: str, output: torch.Tensor) -> None:
-    torch.testing.assert_close(output.detach(), EXPECTED[name], rtol=1e-4, atol=1e-5)
+def assert_gives(name: str, output: torch.Tensor, atol: float = 1e-5) -> None:
+    torch.testing.assert_close(output.detach(), EXPECTED[name], rtol=1e-4, atol=atol)
 
 
 SOURCE, DRIVING = numbers(31, 1, 3, 32, 32), numbers(17, 1, 3, 32, 32)
@@ -150,4 +150,5 @@ def test_pickled_networks_of_tpsm():
     source = numbers(31, 1, 3, 64, 64)
     driving, of_source = (Keypoints(numbers(step, 1, 10, 2) - 0.5) for step in (19, 17))
     motion = parts["dense_motion_network"](source, driving, of_source)
-    assert_gives("tpsm", few(parts["inpainting_network"](source, motion).prediction))
+    # its thin-plate splines are solved in float32: between versions of torch up to 2e-4 were seen
+    assert_gives("tpsm", few(parts["inpainting_network"](source, motion).prediction), atol=1e-3)

@@ -73,7 +73,8 @@ class EncoderSkips(KeepsCallState, nn.Module):
             nn.init.zeros_(parameter)
         self._call = _Calls()
 
-    def __contains__(self, scale: int) -> bool:
+    def has(self, scale: int) -> bool:
+        """Whether a scale is a skip. No special method: torch.compile of torch 2.4 knows no `in` of a module."""
         return str(scale) in self.convs
 
     def watch(self, generator: nn.Module, motion: nn.Module, encoder: Mapping[int, nn.Module]) -> list[RemovableHandle]:
@@ -158,12 +159,12 @@ class SkipCompensation(MemoryCompensation):
         self.channels = tuple(channels)
         self.skips = EncoderSkips({i: (coded, decoded) for i, (decoded, coded) in enumerate(pairs) if coded})
         for index, scale in enumerate(self.scales):
-            if index in self.skips:
+            if self.skips.has(index):
                 cast(Scale, scale).gate = None
 
     def forward(self, feature: Tensor, keypoints: Tensor, *, scale: int, **given: Tensor | None) -> Tensor:
         """The tapped tensor (B, C, H, W) compensated, or with the compensated skip of that scale added to it."""
-        if scale not in self.skips:
+        if not self.skips.has(scale):
             return super().forward(feature, keypoints, scale=scale, **given)
         compensated = super().forward(self.skips.warped(scale), keypoints, scale=scale, **given)
         return self.skips(feature, compensated, scale)
@@ -190,7 +191,7 @@ class SkipControl(nn.Module):
 
     def forward(self, feature: Tensor, keypoints: Tensor, *, scale: int) -> Tensor:
         """The tapped tensor (B, C, H, W), or with the skip of that scale added to it; `keypoints` has no effect."""
-        return self.skips(feature, self.skips.warped(scale), scale) if scale in self.skips else feature
+        return self.skips(feature, self.skips.warped(scale), scale) if self.skips.has(scale) else feature
 
     @contextmanager
     def recording(self) -> Iterator[Record]:

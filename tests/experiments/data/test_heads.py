@@ -16,6 +16,11 @@ from memcomp.experiments.data.heads.raster import pixel_centres, rasterise
 SIZE = 48
 
 
+def angles(most: float) -> st.SearchStrategy[float]:
+    """Degrees; without subnormal numbers, which some builds of torch flush to zero."""
+    return st.floats(-most, most, allow_subnormal=False)
+
+
 def label_x(label: torch.Tensor, kinds: tuple[Label, ...]) -> float:
     """Mean x in [-1, 1] of the pixels (1, H, W) with these labels."""
     mask = torch.stack([label[0] == int(k) for k in kinds]).any(0)
@@ -107,7 +112,7 @@ def test_every_hairstyle_is_drawn(style: str) -> None:
 
 
 @settings(max_examples=8, deadline=None)
-@given(yaw=st.floats(-60, 60), pitch=st.floats(-25, 25), roll=st.floats(-25, 25), seed=st.integers(0, 10**6))
+@given(yaw=angles(60), pitch=angles(25), roll=angles(25), seed=st.integers(0, 10**6))
 def test_a_mirrored_pose_mirrors_the_silhouette(yaw: float, pitch: float, roll: float, seed: int) -> None:
     """The body is symmetric apart from the parting and the ragged edge of the hair: labels differ in few pixels."""
     who = dataclasses.replace(Identity.sample(seed), hairstyle="bald", glasses=0.0)
@@ -118,7 +123,7 @@ def test_a_mirrored_pose_mirrors_the_silhouette(yaw: float, pitch: float, roll: 
 
 
 @settings(max_examples=20, deadline=None)
-@given(yaw=st.floats(-60, 60), pitch=st.floats(-25, 25), roll=st.floats(-25, 25))
+@given(yaw=angles(60), pitch=angles(25), roll=angles(25))
 def test_rotations_are_rotations(yaw: float, pitch: float, roll: float) -> None:
     turn = rotation(*(torch.tensor([v]) for v in (yaw, pitch, roll)))[0].double()
     torch.testing.assert_close(turn @ turn.T, torch.eye(3, dtype=torch.float64), atol=1e-6, rtol=0)

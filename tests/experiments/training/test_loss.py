@@ -137,6 +137,8 @@ def test_weights_from_a_package_and_from_a_file(tmp_path):
 
 
 def test_weights_of_an_earlier_download_need_no_network(tmp_path, monkeypatch):
+    if timm.get_pretrained_cfg("test_resnet") is None:
+        pytest.skip("this timm has no tiny network to try it on")
     repository = timm.get_pretrained_cfg("test_resnet").hf_hub_id
     folder = tmp_path / f"models--{repository.replace('/', '--')}"
     (folder / "refs").mkdir(parents=True)
