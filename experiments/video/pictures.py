@@ -124,14 +124,14 @@ def _has_alpha(image: Image.Image) -> bool:
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Whether the file holds colours of 16 bits, of which Pillow reads the upper eight."""
+    """Whether the file holds values of 16 bits; of colours Pillow reads the upper eight."""
     return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
 def _notes(image: Image.Image, deep: bool) -> list[str]:
     """Say in words what `_frame` changes in a picture beyond its orientation and profile."""
     if image.mode in DEEP:
-        return [f"pixels of {DEEP[image.mode]}, brought to 8 bits"]
+        return [f"pixels of {'16 bits' if deep else DEEP[image.mode]}, brought to 8 bits"]  # early Pillow calls all I
     many = getattr(image, "n_frames", 1)
     first = [f"{many} pictures, of which the first is taken"] if many > 1 else []
     first += ["colours of 16 bits, brought to 8 bits"] if deep else []
