@@ -100,7 +100,7 @@ def observe(host: Host, source: Tensor, driving: Tensor) -> tuple[HostOutput, li
         given = signature.bind(*args, **kwargs).arguments
         given |= given.pop("given", {})  # what a memory of skips passes on
         scale = given["scale"]
-        if isinstance(memory, SkipCompensation) and memory.skips.has(scale):  # there it compensates a feature of its own
+        if isinstance(memory, SkipCompensation) and memory.skips.has(scale):  # there it has a feature of its own
             given["feature"] = memory.skips.warped(scale)
         views[scale] = view(memory, **given)
 
