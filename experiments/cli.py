@@ -15,6 +15,7 @@ from memcomp.experiments.files import disk_refusal
 # subcommand, a module in commands/ with `add_arguments(parser)` and `run(args)` → one line of help
 COMMANDS = {
     "demo": "train a small host with and without the memory and compare the two",
+    "prepare": "make clips to train on of raw videos: heads found, followed, cropped",
     "train": "train what a recipe describes",
     "evaluate": "measure a checkpoint on seeded pairs of unseen people",
     "compare": "train two recipes side by side and measure both on the same pairs",

@@ -12,6 +12,7 @@ from memcomp.experiments.errors import UserError
 # what can be chosen → its default, and the choices as the help shows them
 CHOICES: Mapping[str, tuple[str, str]] = {
     "landmarks": ("dlib", "dlib | face-alignment | heads (procedural heads only)"),
+    "heads": ("dlib", "dlib"),
     "identity": ("dlib", "dlib | openface:FILE | arcface:FILE"),
     "pose": ("landmarks", "landmarks | py-feat | heads (procedural heads only)"),
     "action_units": ("py-feat", "py-feat"),
@@ -31,6 +32,7 @@ CLASSES: Mapping[str, Mapping[str, str]] = {
         "face-alignment": "alignment.FaceAlignment",
         "heads": "heads.reader.HeadsLandmarks",
     },
+    "heads": {"dlib": "dlib_faces.DlibHeads"},
     "identity": {
         "dlib": "dlib_faces.DlibIdentity",
         "openface": "openface.OpenFace",
@@ -65,7 +67,7 @@ def read_choices(words: Sequence[str], heads: int | None = None) -> dict[str, st
 
 
 def create_backend(kind: str, chosen: Mapping[str, str], heads: int | None = None) -> Backend:
-    """Make the backend that reads labels of one kind: landmarks, identity, pose or action_units.
+    """Make the backend that reads labels of one kind: landmarks, heads, identity, pose or action_units.
 
     Args:
         kind: what it reads.

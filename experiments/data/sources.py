@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from memcomp.experiments.data.cache import cache_folder
-from memcomp.experiments.data.clips import Clips
+from memcomp.experiments.data.clips import Clips, person
 from memcomp.experiments.data.heads_set import HeadClips, HeadsSet
 from memcomp.experiments.data.pairs import PairSet
 from memcomp.experiments.recipe.sections import AugmentSection, Recipe
+from memcomp.experiments.video import ClipFolder
 
 HELD_OUT_PEOPLE = 16  # identities of the held-out heads
 
@@ -14,6 +15,18 @@ HELD_OUT_PEOPLE = 16  # identities of the held-out heads
 def training_pairs(recipe: Recipe) -> PairSet:
     """Make the pairs that a recipe trains on."""
     return _pairs(recipe, "train", recipe.seed, recipe.data.repeats, recipe.data.augment)
+
+
+def people_on_both_sides(root: Path) -> list[str]:
+    """Names of the people of whom clips are in `root`/train and in `root`/test; none if one of these is missing."""
+    sides = [root / name for name in ("train", "test")]
+    if not all(side.is_dir() for side in sides):
+        return []
+    train, test = (
+        {clip.parent.name if found.by_person else person(clip) for clip in found.clips}
+        for found in map(ClipFolder.of, sides)
+    )
+    return sorted(train & test)
 
 
 def held_out_pairs(recipe: Recipe) -> PairSet:

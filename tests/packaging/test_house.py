@@ -10,7 +10,7 @@ FLOORS = [
     {"cli"},
     {"commands"},
     {"report"},
-    {"benchmark", "demo", "studies", "speed"},
+    {"benchmark", "demo", "studies", "speed", "prepare"},
     {"evaluation"},
     {"backends"},
     {"training", "inspection", "animation"},
