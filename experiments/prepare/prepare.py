@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from memcomp.experiments.data.sources import people_on_both_sides
 from memcomp.experiments.errors import UserError, few
 from memcomp.experiments.prepare.inputs import find_inputs, fit_for_names
 from memcomp.experiments.prepare.manifest import Line, write_manifest, write_sheet
@@ -93,11 +92,10 @@ def _arrange(records: Records, missing: Mapping[str, str], told_by: str, options
     sides = _sides(clips, options)
     for clip in clips:
         clip.side = clip.piece.partition or sides[clip.person]
+    people = {side: {clip.person for clip in clips if clip.side == side} for side in ("train", "test")}
+    if not options.shared_people and (both := sorted(people["train"] & people["test"])):
+        raise UserError(f"{records.output}: expected no person in train/ and in test/, {few(both)} would be in both")
     records.move({f"{clip.record.key}/{clip_file(Path(), clip.piece).name}": clip.place for clip in clips})
-    if not options.shared_people and (both := people_on_both_sides(records.output)):
-        raise UserError(
-            f"{records.output}: {len(both)} people are in train/ and in test/: {few(both)}; --shared-people"
-        )
     lines = _lines(done, clips)
     lines += [Line(name, None, None, 0, "missing", why) for name, why in missing.items()]
     lines.sort(key=lambda line: (line.input, -1 if line.first is None else line.first, line.last or 0))
@@ -111,9 +109,8 @@ def _arrange(records: Records, missing: Mapping[str, str], told_by: str, options
         write_sheet(records.output, looks)
     given = {clip.record.name for clip in clips}
     troubled = [line.input for line in lines if line.first is None and line.outcome != "done"]
-    number = {side: len({clip.person for clip in clips if clip.side == side}) for side in ("train", "test")}
     every = {line.input for line in lines}
-    return Prepared(len(clips), number["train"], number["test"], len(every), len(every - given), troubled)
+    return Prepared(len(clips), len(people["train"]), len(people["test"]), len(every), len(every - given), troubled)
 
 
 def _clips(done: Sequence[Record], told_by: str, options: PrepareOptions) -> list[_Clip]:
@@ -155,7 +152,7 @@ def _lines(done: Sequence[Record], clips: Sequence[_Clip]) -> list[Line]:
             span = (record.name, piece.first, max(piece.end - 1, piece.first), piece.end - piece.first)
             if clip is not None and piece.square is not None:
                 who = clip.person, clip.told_by, clip.side, clip.place
-                lines.append(Line(*span, "written", f"ended by: {piece.why}", *who, *piece.square))
+                lines.append(Line(*span, "written", piece.why, *who, *piece.square))
             else:
                 lines.append(Line(*span, "left out", NO_CODE if piece.square else piece.why))
     return lines

@@ -94,6 +94,7 @@ class Records:
         for name in [name for name in places if name.startswith(f"{key}/")]:
             for place in places.pop(name):
                 (self.output / place).unlink(missing_ok=True)
+                self._tidy((self.output / place).parent)
         if (self.folder / PLACES).exists():
             write_json(self.folder / PLACES, places)
         (self.folder / f"{key}.json").unlink(missing_ok=True)
@@ -129,10 +130,16 @@ class Records:
                 if source.is_file():
                     target.parent.mkdir(parents=True, exist_ok=True)
                     os.replace(source, target)
-                    with suppress(OSError):  # others of this person are still there
-                        source.parent.rmdir()
+                    self._tidy(source.parent)
         if known != (now := {name: [place] for name, place in wanted.items()}):
             write_json(self.folder / PLACES, now)
+
+    def _tidy(self, folder: Path) -> None:
+        """Remove a person's folder, and that of a side, if it is empty."""
+        with suppress(OSError):
+            while self.folder not in (folder, folder.parent) and folder != self.output:
+                folder.rmdir()
+                folder = folder.parent
 
     def _read(self, key: str) -> dict[str, Any] | None:
         file = self.folder / f"{key}.json"

@@ -149,7 +149,8 @@ def _piece(stretch: Stretch, options: PrepareOptions, size: tuple[int, int]) -> 
     if not stretch.boxes:
         return Piece(stretch.first, stretch.end, stretch.why)
     square = square_around(union_of(stretch.boxes), options.increase, *size)
-    return Piece(stretch.first, stretch.end, stretch.why if square else NO_SQUARE, square, stretch.boxes)
+    why = f"ended by: {stretch.why}" if square else NO_SQUARE
+    return Piece(stretch.first, stretch.end, why, square, stretch.boxes)
 
 
 def _take_parts(one: Input, path: Path, options: PrepareOptions, result: Result) -> None:
