@@ -30,7 +30,7 @@ COMMANDS = {
 }
 # modules that a base install (torch and safetensors) lacks, and the extra that brings them
 EXTRAS = {
-    "train": ("numpy", "yaml", "timm", "torchvision", "imageio", "av", "skimage", "tqdm", "matplotlib", "PIL"),
+    "train": ("numpy", "yaml", "timm", "torchvision", "imageio", "av", "skimage", "scipy", "tqdm", "matplotlib", "PIL"),
     "report": ("jinja2",),
     "faces": ("dlib", "_dlib_pybind11", "face_recognition_models"),
 }

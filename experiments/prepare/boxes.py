@@ -72,9 +72,9 @@ def square_around(box: Box, increase: float, width: int, height: int) -> Square 
     Returns:
         The square, or None if no square in the picture holds the box.
     """
-    least = math.ceil(max(box.width, box.height) - 1e-6)
-    side = min(math.ceil(max(box.width, box.height) * (1 + 2 * increase) - 1e-6), width, height)
-    if side < max(least, 1):
+    longer = max(box.width, box.height)
+    side = min(max(math.ceil(longer * (1 + 2 * increase) - 1e-6), 1), width, height)
+    if side < longer:
         return None
     x, y = (
         min(max(round((low + high - side) / 2), math.ceil(high - side), 0), math.floor(low), size - side)

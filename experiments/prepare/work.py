@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -122,7 +122,7 @@ def prepare_input(one: Input, path: Path, folder: Path, options: PrepareOptions,
     return result
 
 
-def _read(path: Path, rate: Fraction, result: Result) -> Iterator[Frame]:
+def _read(path: Path, rate: Fraction, result: Result) -> Generator[Frame, None, None]:
     """The pictures of an input by the clock; one that breaks off just ends, and is said to."""
     result.frames = 0
     try:

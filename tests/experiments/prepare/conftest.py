@@ -10,14 +10,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-import torch
 
-pytest.importorskip("dlib")
-pytest.importorskip("face_recognition_models")
-
+from memcomp.experiments.backends.base import NotFound
 from memcomp.experiments.backends.dlib_faces import head_box
 from memcomp.experiments.data.heads import Identity, Poses, landmarks, render
+from memcomp.experiments.prepare import workers
 from memcomp.experiments.prepare.boxes import Box
+from memcomp.experiments.prepare.work import Tools
 from memcomp.experiments.video import Frame, write_video
 
 WIDTH, HEIGHT, RATE = 1280, 720, 25
@@ -101,7 +100,8 @@ class Raw:
 
 @pytest.fixture(scope="session")
 def actors() -> dict[str, Actor]:
-    torch.set_num_threads(1)
+    pytest.importorskip("dlib")
+    pytest.importorskip("face_recognition_models")
     return {name: Actor.of(seed) for name, seed in PEOPLE.items()}
 
 
@@ -153,3 +153,30 @@ def _uneven(target: Path, actors: dict[str, Actor]) -> list[list[tuple[str, Box]
             time += Fraction(1 + number % 3, 50)
     ticks = [Fraction(k, RATE) for k in range(-(-time * RATE // 1))]
     return [next(boxes for begins, boxes in reversed(shown) if begins <= tick) for tick in ticks]
+
+
+class Bright:
+    """Finds what is bright, and tells people by the colour in the middle."""
+
+    about = "brightness"
+
+    def __init__(self, coder: bool) -> None:
+        self.coder = coder
+
+    def __call__(self, pictures):
+        found = []
+        for picture in pictures:
+            rows, columns = (picture.max(2) > 150).nonzero()
+            if len(rows) < 9:
+                found.append(NotFound.count(0))
+            elif self.coder:
+                found.append(picture[round(rows.mean()), round(columns.mean())].astype(float))
+            else:
+                found.append(np.array([[columns.min(), rows.min(), columns.max(), rows.max()]], float))
+        return found
+
+
+@pytest.fixture
+def bright(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads are what is bright: found in a moment, in pictures of any size."""
+    monkeypatch.setattr(workers.Task, "tools", lambda task: Tools(Bright(False), Bright(True)))

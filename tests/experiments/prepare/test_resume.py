@@ -13,12 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from memcomp.experiments.backends.base import NotFound
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.prepare import workers
 from memcomp.experiments.prepare.options import PrepareOptions
 from memcomp.experiments.prepare.prepare import Prepared, prepare
-from memcomp.experiments.prepare.work import Tools
 from memcomp.experiments.video import write_video
 
 KILLS = 10
@@ -26,29 +23,8 @@ OPTIONS = PrepareOptions(size=16, min_frames=4, least_head=30, every=1, workers=
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "tempfile.mkstemp")
 
 
-class Bright:
-    """Finds what is bright, and tells people by the colour in the middle."""
-
-    about = "brightness"
-
-    def __init__(self, coder: bool) -> None:
-        self.coder = coder
-
-    def __call__(self, pictures):
-        found = []
-        for picture in pictures:
-            rows, columns = (picture.max(2) > 150).nonzero()
-            if len(rows) < 9:
-                found.append(NotFound.count(0))
-            elif self.coder:
-                found.append(picture[round(rows.mean()), round(columns.mean())].astype(float))
-            else:
-                found.append(np.array([[columns.min(), rows.min(), columns.max(), rows.max()]], float))
-        return found
-
-
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, bright: None) -> Path:
     """Four videos of two people, one of them damaged; another shows nobody."""
     raw = tmp_path / "raw"
     raw.mkdir()
@@ -60,7 +36,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 append(picture)
     content = (raw / "video3.mp4").read_bytes()
     (raw / "video3.mp4").write_bytes(content[: len(content) // 2])
-    monkeypatch.setattr(workers.Task, "tools", lambda task: Tools(Bright(False), Bright(True)))
     return tmp_path
 
 
