@@ -14,7 +14,8 @@ from memcomp.experiments.files import sha256
 from memcomp.experiments.recipe.sections import Recipe
 
 # keys of a recipe that do not decide what is trained
-LOCAL = ("seed", "device", "threads", "log", "data.workers", "data.cache", "data.cache_gb", "data.root")
+LOCAL = ("seed", "device", "threads", "log", "data.workers", "data.cache", "data.cache_gb")
+LOCAL += ("data.root", "data.shared_people")
 
 
 @dataclass(frozen=True)
