@@ -73,6 +73,8 @@ def run(args: argparse.Namespace) -> None:
         f"{args.output}: {made.clips} clips of {made.train} people in train/ and {made.test} in test/; "
         f"{made.without} of {made.inputs} inputs gave none; manifest.csv says what became of each"
     )
+    if not made.clips:
+        print(f"heads of less than {options.least} pixels are not looked for (--least-head)")
     if made.troubled:
         raise Incomplete(
             f"{args.output}: {len(made.troubled)} of {made.inputs} inputs are missing or could not be read to their "

@@ -91,7 +91,7 @@ class Follower:
         left, top, right, bottom = (round(edge) for edge in region.within(width, height))
         size = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
         part = Image.fromarray(np.ascontiguousarray(picture[top:bottom, left:right]))
-        found = self._detector([np.asarray(part.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))])[0]
+        found = self._detector([np.array(part.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))])[0]
         if isinstance(found, NotFound):
             return []
         factor = np.array([(right - left) / size[0], (bottom - top) / size[1]] * 2)

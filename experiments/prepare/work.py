@@ -196,6 +196,8 @@ def _write(path: Path, folder: Path, options: PrepareOptions, tools: Tools, resu
             if not waiting and not open_now:
                 break
         frames.close()
+        if waiting or open_now:
+            raise UserError(f"{path}: read for a second time, it ends earlier")
 
 
 class _Clip:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -79,6 +80,7 @@ _worker: Worker | None = None  # of this process
 def _start(task: Task) -> None:
     """Begin a process of the pool, which ends with the one that started it, even if that is killed."""
     global _worker
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # interrupted, it ends without a word
     torch.set_num_threads(1)
     parent = parent_process()
     if parent is not None:

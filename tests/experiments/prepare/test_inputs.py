@@ -58,6 +58,12 @@ def test_a_folder_of_frames(tmp_path: Path, bright: None):
     assert prepared(frames(tmp_path / "talk.1"))[0][0] == "train/person00001/person00001#talk.1#000000#000007.mp4"
 
 
+def test_heads_that_are_too_small_are_said_to_be(tmp_path: Path, bright: None, capsys: pytest.CaptureFixture[str]):
+    call = ["prepare", str(video(tmp_path / "a.mp4")), "--output", str(tmp_path / "out"), *OPTIONS]
+    assert cli.main([*call, "--least-head", "60"]) == 0
+    assert "heads of less than 60 pixels are not looked for" in capsys.readouterr().out
+
+
 def test_folders_name_people(tmp_path: Path, bright: None):
     for person in ("Ann B", "Bo"):
         video(tmp_path / "raw" / person / "a#1.mp4")
