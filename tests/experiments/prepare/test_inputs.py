@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -100,6 +101,13 @@ def test_a_backend_that_is_not_there_is_said_first(tmp_path: Path, capsys: pytes
     call = ["prepare", str(video(tmp_path / "a.mp4")), "--output", str(tmp_path / "out"), "--backend", "heads=mine"]
     assert cli.main(call) == 2
     assert "--backend heads=mine: expected dlib" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_key_frames_come_as_often_as_asked_for(tmp_path: Path, bright: None):
+    ((clip, _),) = prepared(video(tmp_path / "raw.mp4"), "--key-frames", "3")
+    with av.open(str(tmp_path / "prepared" / clip)) as container:
+        keys = [packet.is_keyframe for packet in container.demux(video=0) if packet.size]
+    assert [place for place, key in enumerate(keys) if key] == [0, 3, 6]
 
 
 def test_names_keep_to_what_files_may_be_called():
