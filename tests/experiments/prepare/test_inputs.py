@@ -12,7 +12,7 @@ from PIL import Image
 
 from memcomp.experiments import cli
 from memcomp.experiments.prepare.inputs import fit_for_names
-from memcomp.experiments.video import write_video
+from memcomp.experiments.video import Frames, write_video
 
 OPTIONS = ["--size", "16", "--min-frames", "4", "--least-head", "30", "--workers", "0"]
 
@@ -24,10 +24,10 @@ def pictures(frames: int = 8) -> list[np.ndarray]:
     return drawn
 
 
-def video(path: Path) -> Path:
+def video(path: Path, frames: int = 8) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with write_video(path, 25) as append:
-        for picture in pictures():
+        for picture in pictures(frames):
             append(picture)
     return path
 
@@ -63,6 +63,18 @@ def test_heads_that_are_too_small_are_said_to_be(tmp_path: Path, bright: None, c
     call = ["prepare", str(video(tmp_path / "a.mp4")), "--output", str(tmp_path / "out"), *OPTIONS]
     assert cli.main([*call, "--least-head", "60"]) == 0
     assert "heads of less than 60 pixels are not looked for" in capsys.readouterr().out
+
+
+def test_of_a_video_that_breaks_off_the_rest_is_taken(tmp_path: Path, bright: None):
+    content = video(tmp_path / "a.webm", 30).read_bytes()
+    (tmp_path / "a.webm").write_bytes(content[: len(content) * 3 // 4])
+    output = tmp_path / "out"
+    assert cli.main(["prepare", str(tmp_path / "a.webm"), "--output", str(output), *OPTIONS]) == 3
+    with (output / "manifest.csv").open(newline="") as file:
+        whole, clip = csv.DictReader(file)
+    assert whole["outcome"] == "incomplete" and whole["reason"].startswith("a.webm: damaged after frame")
+    assert clip["outcome"] == "written" and 4 <= int(clip["frames"]) == int(whole["frames"]) < 30
+    assert len(list(Frames(output / clip["clip"]))) == int(clip["frames"])
 
 
 def test_folders_name_people(tmp_path: Path, bright: None):
