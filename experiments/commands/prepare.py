@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--same-person",
         type=number_in(0, 100),
         metavar="DISTANCE",
-        help="of identity codes, where neither folders nor metadata tell people (default: 0.5)",
+        help="of identity codes, where neither folders nor metadata tell people (default: 0.45)",
     )
     people.add_argument("--shared-people", action="store_true", help="let a person be in train/ and in test/")
     parser.add_argument("--videos", type=Path, metavar="FOLDER", help="of a CSV, and to download to (default: its own)")

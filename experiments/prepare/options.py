@@ -41,7 +41,7 @@ class PrepareOptions:
     """Share of the people who go to test/, as far as the input does not say."""
     seed: int = 0
     """Decides who these are."""
-    same_person: float = 0.5
+    same_person: float = 0.45
     """Distance of identity codes up to which segments are of one person, where the input does not say."""
     workers: int | None = None
     """Processes; None = one for each core, 0 = this one."""

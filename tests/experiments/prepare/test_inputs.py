@@ -52,7 +52,7 @@ def prepared(source: Path, *more: str) -> list[tuple[str, str]]:
 def test_one_video(tmp_path: Path, bright: None):
     ((clip, told_by),) = prepared(video(tmp_path / "raw.mp4"))
     assert clip == "train/person00001/person00001#raw#000000#000007.mp4"
-    assert told_by == "brightness, average linkage at 0.5"
+    assert told_by == "brightness, average linkage at 0.45"
 
 
 def test_a_folder_of_frames(tmp_path: Path, bright: None):
