@@ -17,7 +17,7 @@ from memcomp.experiments.prepare.workers import Task, Worker
 from memcomp.experiments.video import ClipFolder, Frames
 
 SIZE = 64
-OPTIONS = ["--size", str(SIZE), "--least-head", "180", "--min-frames", "6", "--same-person", "0.4", "--workers", "0"]
+OPTIONS = ["--size", str(SIZE), "--least-head", "200", "--min-frames", "6", "--same-person", "0.4", "--workers", "0"]
 
 
 @pytest.fixture(scope="session")
