@@ -15,6 +15,7 @@ from memcomp.experiments.files import disk_refusal
 # subcommand, a module in commands/ with `add_arguments(parser)` and `run(args)` → one line of help
 COMMANDS = {
     "demo": "train a small host with and without the memory and compare the two",
+    "prepare": "make clips to train on of raw videos: heads found, followed, cropped",
     "train": "train what a recipe describes",
     "evaluate": "measure a checkpoint on seeded pairs of unseen people",
     "compare": "train two recipes side by side and measure both on the same pairs",
@@ -29,7 +30,7 @@ COMMANDS = {
 }
 # modules that a base install (torch and safetensors) lacks, and the extra that brings them
 EXTRAS = {
-    "train": ("numpy", "yaml", "timm", "torchvision", "imageio", "av", "skimage", "tqdm", "matplotlib", "PIL"),
+    "train": ("numpy", "yaml", "timm", "torchvision", "imageio", "av", "skimage", "scipy", "tqdm", "matplotlib", "PIL"),
     "report": ("jinja2",),
     "faces": ("dlib", "_dlib_pybind11", "face_recognition_models"),
 }

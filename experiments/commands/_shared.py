@@ -29,6 +29,21 @@ def at_least(least: int) -> Callable[[str], int]:
     return read
 
 
+def number_in(least: float, most: float) -> Callable[[str], float]:
+    """A `type=` of argparse: numbers from `least` to `most`."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"expected {least:g} … {most:g}, got {text}")
+        return value
+
+    return read
+
+
 def words_of(text: str) -> tuple[str, ...]:
     """A `type=` of argparse: names separated by commas."""
     return tuple(word.strip() for word in text.split(",")) if text.strip() else ()

@@ -57,6 +57,7 @@ class DataSection:
     workers: int = 0  # processes that read data; 0 = the training process itself
     cache: str | None = None  # folder for rendered heads and decoded clips; null = the user's cache folder
     cache_gb: float = 4.0  # clips: decoded frames kept on disk at most
+    shared_people: bool = False  # clips: let a person be in train/ and in test/
     augment: AugmentSection = field(default_factory=AugmentSection)
 
     @property

@@ -200,7 +200,7 @@ def _check_same(given: Recipe, saved: Recipe, origin: Path) -> None:
     """Refuse another recipe: resuming may change how a run is carried out, but not what it computes."""
 
     def essence(recipe: Recipe) -> dict[str, object]:
-        data = replace(recipe.data, workers=0, cache=None, cache_gb=0.0, root=None)
+        data = replace(recipe.data, workers=0, cache=None, cache_gb=0.0, root=None, shared_people=False)
         plain = replace(recipe, device="", threads=None, data=data, log=LogSection()).to_dict()
         return {
             f"{section}.{key}" if key else section: item

@@ -11,7 +11,7 @@ FLOORS = [
     {"commands"},
     {"report"},
     {"benchmark", "demo", "studies", "speed"},
-    {"evaluation"},
+    {"evaluation", "prepare"},
     {"backends"},
     {"training", "inspection", "animation"},
     {"data", "output"},

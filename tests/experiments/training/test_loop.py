@@ -202,7 +202,7 @@ def test_a_damaged_clip_is_named_once_and_counted(tiny, tmp_path, capsys):
         for number in range(3):
             iio.imwrite(tmp_path / split / "anna_1" / f"{number}.png", np.full((32, 32, 3), 60 * number, np.uint8))
     (tmp_path / "train" / "text_1.mp4").write_text("not a video")
-    changes = ["data.kind=clips", f"data.root={tmp_path}", "data.repeats=4"]
+    changes = ["data.kind=clips", f"data.root={tmp_path}", "data.repeats=4", "data.shared_people=true"]
     recipe = with_overrides(tiny, changes, "test")
     train(recipe, tmp_path / "run", stop_after=2, progress=False)
     train(recipe, tmp_path / "run", resume=True, progress=False)
