@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from memcomp.experiments.commands._shared import at_least
+from memcomp.experiments.commands._shared import at_least, number
 from memcomp.experiments.errors import Incomplete, UserError, warn
 
 
@@ -23,6 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="relative: the driving face's motion (default); absolute: its position too; "
         "avd: tpsm's network that keeps the source's shape",
     )
+    parser.add_argument(
+        "--best-frame",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="relative: count motion from the driving frame most like the source, not from the first (default: yes)",
+    )
+    parser.add_argument(
+        "--smooth", type=number(0), default=0, metavar="SECONDS", help="average the driving motion over about that long"
+    )
     parser.add_argument("--no-adapt-scale", action="store_true", help="relative: do not scale by the heads' sizes")
     parser.add_argument("--side-by-side", action="store_true", help="source, driving and result beside each other")
     parser.add_argument("--batch", type=at_least(1), default=8, help="frames generated at once (default: %(default)s)")
@@ -31,25 +40,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the video, and say what is in it."""
-    from memcomp.experiments.animation import Motion, animate_video
+    from memcomp.experiments.animation import AnimationOptions, Motion, animate_files
 
     if args.output.suffix.lower() != ".mp4":
         raise UserError(f"{args.output}: expected an output name that ends in .mp4")
     # realpath, not resolve: links that lead in a circle are an error of the reading, in its words
     if os.path.realpath(args.output) in (os.path.realpath(args.source), os.path.realpath(args.driving)):
         raise UserError(f"{args.output}: expected an output that is neither the source nor the driving video")
-    made = animate_video(
+    options = AnimationOptions(
         args.checkpoint,
         args.source,
         args.driving,
         args.output,
         Motion(args.motion, not args.no_adapt_scale),
+        best_frame=args.best_frame,
+        smooth=args.smooth,
         side_by_side=args.side_by_side,
         batch=args.batch,
         device=args.device,
-        warn=warn,
     )
+    made = animate_files(options, warn)
     sound = "with its sound" if made.sound else "without sound"
     print(f"{args.output}: {made.frames} frames of {made.size}×{made.size} {made.pace}, {sound}")
+    if made.reference:
+        print(f"motion counts from {made.reference} of {args.driving}, the one most like the source")
+    if made.interrupted:
+        raise KeyboardInterrupt(f"{args.output} holds {made.frames} of {made.expected or 'more'} frames")
     if made.broken:
         raise Incomplete(f"{args.output}: written, but incomplete: {made.broken}")
