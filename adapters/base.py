@@ -308,12 +308,12 @@ class Host(nn.Module, ABC):
         return about
 
 
-def watched(*modules: nn.Module) -> bool:
-    """Whether hooks look at a part of these modules: what they compute then belongs to one call of the whole.
+def watched(generator: nn.Module, *names: str) -> bool:
+    """Whether hooks look at these submodules or a part of them: what they compute belongs to one call of the whole.
 
     The skips of `attach(mode="skip")` do so with the encoder of every call, and so may taps of a user's own.
     """
-    parts = (part for module in modules for part in module.modules())
+    parts = (part for name in names for part in generator.get_submodule(name).modules())
     return any(part._forward_hooks or part._forward_pre_hooks for part in parts)
 
 

@@ -80,6 +80,7 @@ class DepthAwareGenerator(OcclusionAwareGenerator):
         kp_driving: Keypoints | Mapping[str, Tensor],
         kp_source: Keypoints | Mapping[str, Tensor],
         source_depth: Tensor | None = None,
+        *,
         encoded: Sequence[Tensor] | None = None,
     ) -> DaGANOutput:
         """Source images (B, 3, H, W), keypoints of both images, disparities (B, 1, H, W) of the source (None: 0).

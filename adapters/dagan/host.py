@@ -173,9 +173,10 @@ class DaGAN(FOMM):
 
     def encode_source(self, source: Tensor) -> EncodedSource:
         """Keep disparity, keypoints and both encoders' features of one source picture (1, 3 or 4, H, W)."""
-        source, generator = self.with_disparity(source), self.generator
+        source = self.with_disparity(source)
+        generator: Any = self.generator
         keypoints, features = self.kp_detector(source), None
-        if not watched(generator.first, generator.down_blocks, generator.src_first, generator.src_down_blocks):
+        if not watched(generator, "first", "down_blocks", "src_first", "src_down_blocks"):
             features = (*generator.encode(source[:, :3]), generator.encode_depth(source[:, 3:]))
         return EncodedSource(source, keypoints, features)
 

@@ -110,6 +110,7 @@ class OcclusionAwareGenerator(nn.Module):
         source_image: Tensor,
         kp_driving: Keypoints | Mapping[str, Tensor],
         kp_source: Keypoints | Mapping[str, Tensor],
+        *,
         encoded: Sequence[Tensor] | None = None,
     ) -> HostOutput:
         """The source in the driving pose.

@@ -137,8 +137,8 @@ class FOMM(Host):
 
     def encode_source(self, source: Tensor) -> EncodedSource:
         """Keep keypoints and the encoder's features of one source image (1, 3, H, W); see `Host.encode_source`."""
-        encoder = (self.generator.first, self.generator.down_blocks)
-        features = None if watched(*encoder) else tuple(self.generator.encode(source))
+        generator: Any = self.generator
+        features = None if watched(generator, "first", "down_blocks") else tuple(generator.encode(source))
         return EncodedSource(source, self.keypoints(source), features)
 
     def generate_from(self, encoded: EncodedSource, kp_driving: Keypoints) -> HostOutput:

@@ -76,6 +76,7 @@ class UNetGenerator(WarpedSkipGenerator):
         source_image: Tensor,
         kp_driving: Keypoints | Mapping[str, Tensor],
         kp_source: Keypoints | Mapping[str, Tensor],
+        *,
         encoded: Sequence[Tensor] | None = None,
     ) -> HostOutput:
         """The source in the driving pose.

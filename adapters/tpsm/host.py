@@ -137,7 +137,7 @@ class TPSM(Host):
     def encode_source(self, source: Tensor) -> EncodedSource:
         """Keep keypoints and the encoder's features of one source image (1, 3, H, W); see `Host.encode_source`."""
         network = self.inpainting_network
-        features = None if watched(network.first, network.down_blocks) else tuple(network.encode(source))
+        features = None if watched(network, "first", "down_blocks") else tuple(network.encode(source))
         return EncodedSource(source, self.keypoints(source), features)
 
     def generate_from(self, encoded: EncodedSource, kp_driving: Keypoints) -> HostOutput:

@@ -103,31 +103,12 @@ class Animator:
         batch: int = 1,
         *,
         track: Track | None = None,
+        reference: int = 0,
         smoother: CausalSmoother | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield each driving frame and what is made of it, as `animate` does; a batch of 1 is for live use.
-
-        Args:
-            poses: driving frames, (3, H, W) in [0, 1] each, read no further than a batch ahead.
-            batch: frames generated at once.
-            track: keypoints of these very frames, found before, and which of them relative motion counts from;
-                without one they are found here, and motion counts from the first.
-            smoother: smooths keypoints as they come.
-
-        Raises:
-            UserError: as `render`.
-        """
-        reference, name, done = None, FIRST, 0
-        if track is not None:
-            reference = track.keypoints(track.reference)
-            name = f"the driving video's frame {track.reference}" if track.reference else name
-        for group in batched(poses, batch):
-            found = self.detect(group) if track is None else track.keypoints(done, done + len(group))
-            found = found if smoother is None else smoother(found)
-            reference = reference or Keypoints(found.value[:1], None if found.jacobian is None else found.jacobian[:1])
-            results = self.render(_padded(found, batch if self.compiled else 0), reference, name)
-            done += len(group)
-            yield from zip(group, results[: len(group)], strict=True)
+        """Yield each driving frame and what is made of it, as `animate` does; see `move`."""
+        moved = move([self], poses, batch, track=track, references=[reference], smoother=smoother)
+        return ((pose, results[0]) for pose, results in moved)
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
@@ -153,6 +134,45 @@ def animate(
             that are not finite; its keypoints span no area to adapt the scale by.
     """
     yield from Animator(host, source, motion).frames(poses, batch)
+
+
+def move(
+    animators: Sequence[Animator],
+    poses: Iterable[Tensor],
+    batch: int = 1,
+    *,
+    track: Track | None = None,
+    references: Sequence[int] = (),
+    smoother: CausalSmoother | None = None,
+) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """Yield each driving frame and what is made of it of every source; a batch of 1 is for live use.
+
+    Args:
+        animators: of one host, a source each.
+        poses: driving frames, (3, H, W) in [0, 1] each, read no further than a batch ahead.
+        batch: frames generated at once.
+        track: keypoints of these very frames, found before; without it they are found here.
+        references: with a track, the frame that each source's relative motion counts from; otherwise it is the first.
+        smoother: smooths keypoints as they come.
+
+    Raises:
+        UserError: as `Animator.render`.
+    """
+    first, done = None, 0
+    for group in batched(poses, batch):
+        found = animators[0].detect(group) if track is None else track.keypoints(done, done + len(group))
+        found = found if smoother is None else smoother(found)
+        first = first or Keypoints(found.value[:1], None if found.jacobian is None else found.jacobian[:1])
+        results = []
+        for number, animator in enumerate(animators):
+            reference, name = first, FIRST
+            if track is not None and references and references[number]:
+                reference = track.keypoints(references[number])
+                name = f"the driving video's frame {references[number]}"
+            results.append(animator.render(_padded(found, batch if animator.compiled else 0), reference, name))
+        done += len(group)
+        for number, pose in enumerate(group):
+            yield pose, [result[number] for result in results]
 
 
 def _padded(keypoints: Keypoints, count: int) -> Keypoints:

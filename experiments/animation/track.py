@@ -23,7 +23,6 @@ class Track:
         value: (T, K, 2).
         jacobian: (T, K, 2, 2) or None.
         times: (T,) float64.
-        reference: number of the frame that relative motion counts from.
     """
 
     def __init__(self, parts: Iterable[Keypoints], times: Sequence[float] = ()) -> None:
@@ -35,7 +34,6 @@ class Track:
         self.value = torch.cat(values) if values else torch.empty(0, 0, 2)
         self.jacobian = torch.cat(jacobians) if jacobians else None
         self.times = torch.tensor([float(time) for time in times], dtype=torch.float64)
-        self.reference = 0
 
     def __len__(self) -> int:
         return len(self.value)
@@ -54,15 +52,14 @@ class Track:
         if self.jacobian is not None:
             self.jacobian = _both_ways(self.jacobian, self.times, seconds)
 
-    def choose_reference(self, source: Keypoints) -> int:
-        """Make the frame whose head is most like the source's the reference, and return its number.
+    def best_frame(self, source: Keypoints) -> int:
+        """The number of the frame whose head is most like the source's.
 
         Compared are the host's own keypoints, each set moved to its centre and scaled to a hull of area 1.
         """
         wanted = normalised(source.value[0].float().cpu())
         distances = [float((normalised(points) - wanted).square().sum()) for points in self.value]
-        self.reference = min(range(len(distances)), key=distances.__getitem__)
-        return self.reference
+        return min(range(len(distances)), key=distances.__getitem__)
 
 
 class CausalSmoother:

@@ -90,7 +90,7 @@ class Writer:
 
 
 @contextmanager
-def write_video(path: str | Path, frame_rate: Fraction | float) -> Iterator[Writer]:
+def write_video(path: str | Path, frame_rate: Fraction | float, comment: str = "") -> Iterator[Writer]:
     """Yield a function that appends one frame (H, W, 3) uint8 to a video; see `Writer`.
 
     Frames are encoded as they come. The file appears under its name when the block ends without an exception.
@@ -98,6 +98,7 @@ def write_video(path: str | Path, frame_rate: Fraction | float) -> Iterator[Writ
     Args:
         path: .webm becomes VP9 in WebM, anything else H.264 in mp4.
         frame_rate: frames per second, of frames that come without times; of others what is expected.
+        comment: goes into the container's metadata.
 
     Raises:
         UserError: the file cannot be written.
@@ -105,6 +106,8 @@ def write_video(path: str | Path, frame_rate: Fraction | float) -> Iterator[Writ
     rate = Fraction(frame_rate).limit_denominator(60_000)
     form, codec, options = WEBM if Path(path).suffix == ".webm" else MP4
     with atomic_write(path) as temporary, av.open(str(temporary), "w", format=form) as container:
+        if comment:
+            container.metadata["comment"] = comment
         stream: Any = container.add_stream(codec, rate=rate, options=options)
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context

@@ -18,7 +18,7 @@ FIRST_ORDER = {
 }
 MODELS = {
     "fomm": FIRST_ORDER,
-    "dagan": FIRST_ORDER | {"depth": {"num_layers": 18}},
+    "dagan": FIRST_ORDER | {"depth": "zeros"},
     "mcnet": FIRST_ORDER | {"generator_params": FIRST_ORDER["generator_params"] | {"num_down_blocks": 3}},
     "tpsm": {
         "common_params": {"num_tps": 5, "num_channels": 3, "bg": False, "multi_mask": True},

@@ -8,7 +8,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from memcomp.experiments.animation import files
+from memcomp.experiments.animation import files, layout
 from memcomp.experiments.animation.pipeline import read_ahead, write_behind
 from memcomp.experiments.cli import main
 from memcomp.experiments.video import Frames
@@ -71,7 +71,7 @@ def command(small_run, clips_root, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_half_way_the_file_is_whole(number, command, tmp_path, monkeypatch, capsys):
-    shown, whole = [], files.to_frame
+    shown, whole = [], layout.to_frame
 
     def interrupting(image):
         shown.append(1)
@@ -80,7 +80,7 @@ def test_interrupted_half_way_the_file_is_whole(number, command, tmp_path, monke
         return whole(image)
 
     before = signal.getsignal(number)
-    monkeypatch.setattr(files, "to_frame", interrupting)
+    monkeypatch.setattr(layout, "to_frame", interrupting)
     assert main(command) == 130
     assert signal.getsignal(number) == before
     assert "interrupted: " in (said := capsys.readouterr().err) and "out.mp4 holds 4 of 9 frames" in said

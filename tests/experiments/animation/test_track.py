@@ -22,7 +22,7 @@ def test_the_best_frame_is_alike_whatever_the_heads_size_and_place():
     generator = torch.Generator().manual_seed(0)
     values = torch.rand(11, 6, 2, generator=generator)
     track = track_of(values)
-    assert track.choose_reference(Keypoints(values[7:8] * 0.3 + 0.4)) == track.reference == 7
+    assert track.best_frame(Keypoints(values[7:8] * 0.3 + 0.4)) == 7
     assert torch.equal(track.keypoints(7).value, values[7:8]) and len(track) == 11
     line = torch.zeros(3, 2)
     assert torch.equal(normalised(line), line)  # no hull to scale by
@@ -32,8 +32,8 @@ def test_motion_counts_from_the_best_frame(small_host, clips_root):
     poses = [fit(frame, 32) for frame in Frames(clips_root / "test" / "a_1.mp4")]
     animator = Animator(small_host, poses[6], Motion())  # the source is one of the frames
     track = Track([animator.detect(poses)], [i / 10 for i in range(len(poses))])
-    assert track.choose_reference(animator.keypoints) == 6
-    results = [result for _, result in animator.frames(poses, 4, track=track)]
+    assert track.best_frame(animator.keypoints) == 6
+    results = [result for _, result in animator.frames(poses, 4, track=track, reference=6)]
     with torch.no_grad():
         itself = small_host(poses[6][None], poses[6][None]).prediction[0]
     assert torch.allclose(results[6], itself, atol=1e-4)
