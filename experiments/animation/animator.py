@@ -110,6 +110,11 @@ class Animator:
         moved = move([self], poses, batch, track=track, references=[reference], smoother=smoother)
         return ((pose, results[0]) for pose, results in moved)
 
+    def itself(self) -> Tensor:
+        """The source without motion, as the host makes it, (3, H, W) in [0, 1] on the CPU."""
+        with torch.inference_mode(), self._precision():
+            return self._generate(self._encoded, self.keypoints).prediction[0].float().cpu()
+
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 

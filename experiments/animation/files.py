@@ -130,7 +130,7 @@ def animate_files(options: AnimationOptions, warn: Say = lambda text: None) -> I
             moved = [animators[path] for path in job.sources]
             if options.wants_track:
                 track = _look(moved[0], scene, size, options, stop)
-            layout = _layout([found[path] for path in job.sources], size, options)
+            layout = _layout([found[path] for path in job.sources], moved, size, options)
             made = _write(moved, layout, scene, track, job, options, stop)
             yield made
             if made.interrupted:
@@ -165,10 +165,10 @@ def _animator(host: Host, source: Source, size: int, options: AnimationOptions) 
     return Animator(host, picture, options.motion, dtype=dtype, compiled=options.compile)
 
 
-def _layout(sources: Sequence[Source], size: int, options: AnimationOptions) -> Layout:
+def _layout(sources: Sequence[Source], animators: Sequence[Animator], size: int, options: AnimationOptions) -> Layout:
     pictures = [source.square.cut(source.frame, size) for source in sources]
     if options.paste:
-        return Layout(pictures, "paste", paste=Paste(sources[0].frame, sources[0].square))
+        return Layout(pictures, "paste", paste=Paste(sources[0].frame, sources[0].square, animators[0].itself()))
     if options.grid:
         titles = ["driving", *(source.path.stem for source in sources)]
         return Layout(pictures, "grid", titles if options.labels else ())

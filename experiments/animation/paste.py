@@ -20,12 +20,14 @@ class Paste:
     Args:
         frame: the whole picture, (H, W, 3) uint8.
         square: the place.
+        itself: what the host makes of the square without motion, (3, size, size) in [0, 1]; the colour that it then
+            lacks or adds on average is put right in all pictures. None = none.
 
     Attributes:
         mask: (H, W) float32 in [0, 1], the share of what is laid over it; 0 at the square's edge and outside.
     """
 
-    def __init__(self, frame: Frame, square: Square) -> None:
+    def __init__(self, frame: Frame, square: Square, itself: Tensor | None = None) -> None:
         self.frame, self.square = frame, square
         height, width = frame.shape[:2]
         corners = np.array(square.corners())
@@ -42,17 +44,25 @@ class Paste:
         self._below = torch.from_numpy(frame[self._rows, self._columns].astype(np.float32))
         self.mask = np.zeros((height, width), np.float32)
         self.mask[self._rows, self._columns] = self._share.numpy()
+        self._cast = torch.zeros(3)
+        if itself is not None:
+            lacking = (self._below - self._laid(itself)) * self._share[..., None]
+            self._cast = lacking.sum((0, 1)) / self._share.sum()
 
     def __call__(self, image: Tensor) -> Frame:
         """Lay an image (3, size, size) in [0, 1] over the square → (H, W, 3) uint8, the frame itself where not."""
+        over = self._laid(image) + self._cast
+        mixed = torch.lerp(self._below, over, self._share[..., None]).round().clamp(0, 255).byte().numpy()
+        result = self.frame.copy()
+        result[self._rows, self._columns] = mixed
+        return result
+
+    def _laid(self, image: Tensor) -> Tensor:
+        """An image (3, size, size) in [0, 1] as it lies in the picture, (h, w, 3) in [0, 255]."""
         side = self.square.side
         if image.shape[-1] < side:  # smoother than bilinear where it is enlarged much
             image = F.interpolate(image[None], (side, side), mode="bicubic", align_corners=False)[0].clamp(0, 1)
         elif image.shape[-1] > side:
             image = F.interpolate(image[None], (side, side), mode="bilinear", antialias=True, align_corners=False)[0]
         turned = F.grid_sample(image[None], self._grid, padding_mode="border", align_corners=False)[0]
-        over, share = turned.permute(1, 2, 0) * 255, self._share[..., None]
-        mixed = torch.lerp(self._below, over, share).round().clamp(0, 255).byte().numpy()
-        result = self.frame.copy()
-        result[self._rows, self._columns] = mixed
-        return result
+        return turned.permute(1, 2, 0) * 255

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,7 @@ def find_faces(picture: Frame) -> list[Points]:
     Raises:
         Unavailable: dlib or face_recognition_models is not installed.
     """
-    dlib: Any = load_package("dlib", "faces")
-    detector = dlib.get_frontal_face_detector()
-    predictor = dlib.shape_predictor(str(model_file(LANDMARKS_FILE)))
+    detector, predictor = _networks()
     sides = picture.shape[:2]
     factor = min(WIDEST / max(sides), max(1.0, LEAST / min(sides)))
     image = Image.fromarray(picture)
@@ -54,6 +53,13 @@ def find_faces(picture: Frame) -> list[Points]:
             break
     scale = np.array([sides[1] / image.width, sides[0] / image.height])
     return sorted((face * scale for face in best[1]), key=lambda face: float(face[:, 0].mean()))
+
+
+@cache
+def _networks() -> tuple[Any, Any]:
+    """The detector and the predictor of landmarks, whose file has 100 MB."""
+    dlib: Any = load_package("dlib", "faces")
+    return dlib.get_frontal_face_detector(), dlib.shape_predictor(str(model_file(LANDMARKS_FILE)))
 
 
 def _turned_back(points: Points, turn: float, turned: Image.Image, image: Image.Image) -> Points:

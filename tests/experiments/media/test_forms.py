@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from memcomp.experiments.cli import main
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.video import Frames, form_of, keep_audio, write_frames
 
@@ -85,3 +86,15 @@ def test_sound_in_webm_is_opus_in_step_and_the_word_stays(codec, tmp_path, media
     seen, heard, length = media.seen_and_heard(tmp_path / "out.webm")
     assert len(seen) == 4 and np.abs(np.array(seen) - heard).max() < 0.04 and abs(length - 0.8) < 0.06
     assert said(tmp_path / "out.webm") == WORD
+
+
+def test_the_command_keeps_the_sound_in_webm(small_run, media, tmp_path):
+    times = [Fraction(i, 25) for i in range(20)]
+    frames, samples = media.claps(times, Fraction(4, 5))
+    driving = media.write(tmp_path / "loud.mkv", frames, times, sound=("libopus", samples, Fraction(0)))
+    Image.fromarray(frames[0]).save(tmp_path / "face.png")
+    words = ["--source", str(tmp_path / "face.png"), "--driving", str(driving), "--output", str(tmp_path / "o.webm")]
+    assert main(["animate", "--checkpoint", str(small_run), *words]) == 0
+    with av.open(str(tmp_path / "o.webm")) as container:
+        assert len(container.streams.audio) == 1
+    assert said(tmp_path / "o.webm").startswith("synthetic")
