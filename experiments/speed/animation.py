@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -18,6 +19,7 @@ from PIL import Image
 
 from memcomp import CompensationConfig
 from memcomp.adapters import Host, attach, create_host
+from memcomp.adapters.outputs import EncodedSource, HostOutput, Keypoints
 from memcomp.adapters.registry import host_class, list_hosts
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.output.tables import versions, write_json
@@ -43,7 +45,10 @@ def time_animation(options: AnimationSpeedOptions) -> None:
             raise UserError(f"hosts: expected some of {', '.join(list_hosts())}, got {name!r}")
         torch.manual_seed(0)
         host = create_host(name, host_class(name).published).to(device).eval()
-        rows.append(_compared(name, host, options))
+        try:
+            rows.append(_compared(name, host, options))
+        except ValueError as error:
+            raise UserError(f"size: the host {name!r} takes no pictures of {options.size} pixels: {error}") from None
         attach(host, CompensationConfig.paper(start="identity"))
         rows.append(_compared(f"{name} + memory", host.eval(), options))
     peaks = peak_memory(options) if options.minutes else {}
@@ -83,6 +88,7 @@ def _compared(name: str, host: Host, options: AnimationSpeedOptions) -> dict[str
     with torch.inference_mode():
         moved = host.keypoints(torch.stack(poses))
         encoded = host.encode_source(source[None])
+        ways: dict[str, Callable[[EncodedSource, Keypoints], HostOutput]]
         ways = {"each": partial(Host.generate_from, host), "once": host.generate_from}
         for turn in range(1 + -(-options.frames // options.batch)):
             made = {}

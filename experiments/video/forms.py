@@ -148,7 +148,7 @@ class _Gif(_Timed):
 def _palettes(height: int, width: int) -> Any:
     """A filter that finds a palette for each frame and paints the frame with it."""
     graph = Graph()
-    source = graph.add_buffer(width=width, height=height, format="rgb24", time_base=CENTISECOND)
+    source = graph.add_buffer(width=width, height=height, format=av.VideoFormat("rgb24"), time_base=CENTISECOND)
     split, palette = graph.add("split"), graph.add("palettegen", "stats_mode=single")
     paint, sink = graph.add("paletteuse", "new=1:dither=sierra2_4a"), graph.add("buffersink")
     source.link_to(split)
