@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from memcomp import KeypointTap, MemoryCompensation, Tap
 from memcomp.adapters.folder import Pretrained, write_pretrained
 from memcomp.adapters.layout import Layout, Sections, bare_key, layout_of
-from memcomp.adapters.outputs import HostOutput, Keypoints
+from memcomp.adapters.outputs import EncodedSource, HostOutput, Keypoints
 from memcomp.handle import CHILD, Handle
 
 
@@ -55,6 +55,19 @@ class Host(nn.Module, ABC):
     def forward(self, source: Tensor, driving: Tensor) -> HostOutput:
         """The source images in the pose of the driving images, both (B, 3, H, W)."""
         return self.generate(source, self.keypoints(source), self.keypoints(driving))
+
+    def encode_source(self, source: Tensor) -> EncodedSource:
+        """Compute once what does not depend on the driving frame, of one source image (1, 3, H, W).
+
+        Optional: a host that keeps more than keypoints overrides it and `generate_from`. Weights, mode and hooks must
+        stay as they are between the two.
+        """
+        return EncodedSource(source, self.keypoints(source))
+
+    def generate_from(self, encoded: EncodedSource, kp_driving: Keypoints) -> HostOutput:
+        """The encoded source in each of the driving poses, (B, K, 2); as `generate` with the source B times."""
+        count = len(kp_driving.value)
+        return self.generate(encoded.image.expand(count, -1, -1, -1), encoded.keypoints.expand(count), kp_driving)
 
     def reconstruct(self, source: Tensor, driving: Tensor) -> HostOutput:
         """Reconstruct frames of one video; unlike `forward`, with the background's motion if the host models it."""
@@ -293,6 +306,15 @@ class Host(nn.Module, ABC):
         if isinstance(handle.compensation, MemoryCompensation):  # not the control of mode "skip"
             about |= {"config": handle.compensation.config.to_dict(), "keypoints": handle.compensation.keypoints}
         return about
+
+
+def watched(generator: nn.Module, *names: str) -> bool:
+    """Whether hooks look at these submodules or a part of them: what they compute belongs to one call of the whole.
+
+    The skips of `attach(mode="skip")` do so with the encoder of every call, and so may taps of a user's own.
+    """
+    parts = (part for name in names for part in generator.get_submodule(name).modules())
+    return any(part._forward_hooks or part._forward_pre_hooks for part in parts)
 
 
 def _match_state(section: str, module: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

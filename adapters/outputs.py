@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -33,6 +34,15 @@ class Keypoints:
         """Keypoints with the same numbers and no gradient history."""
         return Keypoints(self.value.detach(), None if self.jacobian is None else self.jacobian.detach())
 
+    def to(self, device: torch.device | str) -> Keypoints:
+        """The same keypoints on a device."""
+        return Keypoints(self.value.to(device), None if self.jacobian is None else self.jacobian.to(device))
+
+    def expand(self, count: int) -> Keypoints:
+        """The keypoints of one image (1, K, 2) for each of `count` images; none is copied."""
+        jacobian = None if self.jacobian is None else self.jacobian.expand(count, -1, -1, -1)
+        return Keypoints(self.value.expand(count, -1, -1), jacobian)
+
     def __getitem__(self, key: str) -> Tensor:
         if key not in self:
             raise KeyError(key)
@@ -40,6 +50,21 @@ class Keypoints:
 
     def __contains__(self, key: object) -> bool:
         return key == "value" or (key == "jacobian" and self.jacobian is not None)
+
+
+@dataclass(frozen=True)
+class EncodedSource:
+    """What a host has computed of one source image, for all driving frames that follow: see `Host.encode_source`.
+
+    Attributes:
+        image: (1, 3, H, W), or as many channels as the host's pictures have.
+        keypoints: of the image, (1, K, 2).
+        features: what the host's generator takes in place of encoding the image again; None = it encodes it each time.
+    """
+
+    image: Tensor
+    keypoints: Keypoints
+    features: tuple[Tensor, ...] | None = None
 
 
 @dataclass(frozen=True)

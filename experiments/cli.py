@@ -64,8 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if extra is None:
             raise
         return _fail(f"`memcomp {arguments[0]}` needs {error.name}: pip install 'memcomp[{extra}]'")
-    except KeyboardInterrupt:
-        print("memcomp: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"memcomp: interrupted{f': {stop}' * bool(str(stop))}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `memcomp recipes | head`
         _print_nowhere()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from memcomp.experiments.commands._shared import at_least, number_in, options_of, words_of
+from memcomp.experiments.commands._shared import at_least, number, options_of, words_of
 from memcomp.experiments.errors import Incomplete, UserError, few
 from memcomp.experiments.prepare.options import PrepareOptions
 
@@ -17,14 +17,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="gets train/, test/, manifest.csv")
     made = parser.add_argument_group("clips")
     made.add_argument("--size", type=at_least(16), metavar="PX", help="height and width (default: 256)")
-    made.add_argument("--rate", type=number_in(1, 250), metavar="FPS", help="frames per second (default: 25)")
-    made.add_argument("--increase", type=number_in(0, 5), help="of a box on each side, its share (default: 0.1)")
+    made.add_argument("--rate", type=number(1, 250), metavar="FPS", help="frames per second (default: 25)")
+    made.add_argument("--increase", type=number(0, 5), help="of a box on each side, its share (default: 0.1)")
     made.add_argument("--min-frames", type=one, metavar="N", help="shorter segments are left out (default: 64)")
     made.add_argument("--max-frames", type=one, metavar="N", help="longer ones are divided (default: 1024)")
     made.add_argument("--key-frames", type=one, metavar="N", help="distance of key frames (default: 10)")
     found = parser.add_argument_group("segments")
     found.add_argument("--least-head", type=one, metavar="PX", help="height of a head's box (default: 3/4 of --size)")
-    found.add_argument("--iou", type=number_in(0, 1), help="of a box with the segment's first (default: 0.25)")
+    found.add_argument("--iou", type=number(0, 1), help="of a box with the segment's first (default: 0.25)")
     found.add_argument("--gap", type=zero, metavar="N", help="frames without the head that are bridged (default: 3)")
     found.add_argument("--every", type=one, metavar="N", help="frames between looks at all of it (default: 5)")
     found.add_argument(
@@ -34,11 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what is not to end a segment: cut, two-faces, too-small, moved",
     )
     people = parser.add_argument_group("people")
-    people.add_argument("--test-share", type=number_in(0, 1), help="of people who go to test/ (default: 0.1)")
+    people.add_argument("--test-share", type=number(0, 1), help="of people who go to test/ (default: 0.1)")
     people.add_argument("--seed", type=zero, help="which people these are (default: 0)")
     people.add_argument(
         "--same-person",
-        type=number_in(0, 100),
+        type=number(0, 100),
         metavar="DISTANCE",
         help="of identity codes, where neither folders nor metadata tell people (default: 0.45)",
     )

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from memcomp.experiments.commands import _shared as shared
-from memcomp.experiments.speed.options import CHANNELS, MODES, CompensationOptions, HostsOptions
+from memcomp.experiments.speed.options import CHANNELS, MODES, AnimationSpeedOptions, CompensationOptions, HostsOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     core = "the memory against its plain equations, time and peak memory (default)"
     _compensation(kinds.add_parser("compensation", help=core))
     _hosts(kinds.add_parser("hosts", help="every recipe: attach parity, precisions, compilation, training steps"))
+    _animation(kinds.add_parser("animate", help="a source encoded once against one encoded for every frame"))
     heads = kinds.add_parser("heads", help="how fast procedural heads are rendered")
     heads.add_argument(
         "--rounds", type=shared.at_least(1), default=5, help="people timed, the fastest counts (default: %(default)s)"
@@ -35,6 +36,19 @@ def _compensation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-peak", dest="peak", action="store_false", help="time only, no peak memory")
     parser.add_argument("--output", type=Path, help="also write the rows to this JSON file")
     parser.argument_default = None
+
+
+def _animation(parser: argparse.ArgumentParser) -> None:
+    parser.argument_default = argparse.SUPPRESS
+    parser.add_argument("--hosts", nargs="+", metavar="NAME", help="as published (default: fomm tpsm)")
+    parser.add_argument("--size", type=shared.at_least(8), help="pixels (default 256)")
+    parser.add_argument("--frames", type=shared.at_least(1), help="of each way and host (default 200)")
+    parser.add_argument("--batch", type=shared.at_least(1), help="frames generated at once (default 8)")
+    parser.add_argument("--device", help="auto, cpu, cuda or mps (default auto)")
+    parser.add_argument(
+        "--minutes", type=shared.number(0), help="also compare the peak memory of a video of that length with 10 s"
+    )
+    parser.add_argument("--output", type=Path, help="also write the rows to this JSON file")
 
 
 def _hosts(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +72,10 @@ def run(args: argparse.Namespace) -> None:
         from memcomp.experiments.speed.heads import time_heads
 
         time_heads(args.rounds, args.threads)
+    elif args.what == "animate":
+        from memcomp.experiments.speed.animation import time_animation
+
+        time_animation(shared.options_of(AnimationSpeedOptions, args))
     elif args.what == "hosts":
         from memcomp.experiments.speed.hosts import time_hosts
 

@@ -26,6 +26,23 @@ class CompensationOptions:
 
 
 @dataclass(frozen=True)
+class AnimationSpeedOptions:
+    """What `memcomp speed animate` times."""
+
+    hosts: tuple[str, ...] = ("fomm", "tpsm")
+    """Names, as published for VoxCeleb."""
+    size: int = 256
+    """Pixels."""
+    frames: int = 200
+    batch: int = 8
+    device: str = "auto"
+    minutes: float = 0
+    """Of a driving video whose peak memory is compared with one of 10 seconds; 0 = none."""
+    output: Path | None = None
+    """JSON file for the rows."""
+
+
+@dataclass(frozen=True)
 class HostsOptions:
     """What `memcomp speed hosts` measures."""
 

@@ -30,11 +30,11 @@ from memcomp.experiments.data.pairs import seeded
 from memcomp.experiments.data.sources import held_out_pairs, training_pairs
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write, writable_folder
+from memcomp.experiments.interruption import ignore_interrupts, interruption
 from memcomp.experiments.processes import Processes
 from memcomp.experiments.recipe.sections import LogSection, Recipe
 from memcomp.experiments.training.capacity import initialise_widened, resolved
 from memcomp.experiments.training.held_out import HeldOut
-from memcomp.experiments.training.interruption import ignore_interrupts, interruption
 from memcomp.experiments.training.log import Clock, RunLog
 from memcomp.experiments.training.loss import Objective
 from memcomp.experiments.training.optimizers import DISCRIMINATOR, Optimisers, rate_factor

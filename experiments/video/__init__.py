@@ -6,6 +6,7 @@ of a folder are taken, and in which order: `folders`.
 """
 
 from memcomp.experiments.video.folders import PICTURES, VIDEOS, ClipFolder, is_clip, pictures_in
+from memcomp.experiments.video.forms import SOUNDING, FrameWriter, form_of, write_frames
 from memcomp.experiments.video.pictures import Frame, fit, read_picture, to_frame
 from memcomp.experiments.video.reading import DECODER_VERSION, BrokenOff, Frames, Shown, Timetable
 from memcomp.experiments.video.sound import keep_audio
@@ -16,19 +17,23 @@ __all__ = [
     "DECODER_VERSION",
     "FOLDER_RATE",
     "PICTURES",
+    "SOUNDING",
     "VIDEOS",
     "BrokenOff",
     "ClipFolder",
     "Frame",
+    "FrameWriter",
     "Frames",
     "Shown",
     "Timetable",
     "fit",
+    "form_of",
     "is_clip",
     "keep_audio",
     "pictures_in",
     "rate_of",
     "read_picture",
     "to_frame",
+    "write_frames",
     "write_video",
 ]

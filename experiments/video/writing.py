@@ -91,7 +91,12 @@ class Writer:
 
 @contextmanager
 def write_video(
-    path: str | Path, frame_rate: Fraction | float, key_frames: int | None = None, threads: int = 0
+    path: str | Path,
+    frame_rate: Fraction | float,
+    *,
+    key_frames: int | None = None,
+    threads: int = 0,
+    comment: str = "",
 ) -> Iterator[Writer]:
     """Yield a function that appends one frame (H, W, 3) uint8 to a video; see `Writer`.
 
@@ -102,6 +107,7 @@ def write_video(
         frame_rate: frames per second, of frames that come without times; of others what is expected.
         key_frames: from one frame that can be decoded alone to the next, at most; None = as the encoder chooses.
         threads: of the encoder; 0 = as it chooses, by which its bytes differ.
+        comment: goes into the container's metadata.
 
     Raises:
         UserError: the file cannot be written.
@@ -110,6 +116,8 @@ def write_video(
     form, codec, options = WEBM if Path(path).suffix == ".webm" else MP4
     with atomic_write(path) as temporary, av.open(str(temporary), "w", format=form) as container:
         options = options | ({} if key_frames is None else {"g": str(key_frames)})
+        if comment:
+            container.metadata["comment"] = comment
         stream: Any = container.add_stream(codec, rate=rate, options=options)
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context

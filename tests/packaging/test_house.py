@@ -12,12 +12,13 @@ FLOORS = [
     {"report"},
     {"benchmark", "demo", "studies", "speed"},
     {"evaluation", "prepare"},
+    {"animation"},
     {"backends"},
-    {"training", "inspection", "animation"},
+    {"training", "inspection"},
     {"data", "output"},
     {"checkpoints", "cost"},
     {"video"},
-    {"recipe", "processes", "files"},
+    {"recipe", "processes", "files", "interruption"},
     {"metrics", "errors"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

@@ -70,3 +70,26 @@ def test_hosts_names_the_recipe_that_fails_and_goes_on(tmp_path) -> None:
     assert main(["speed", "hosts", *words]) == 0
     (row,) = json.loads((tmp_path / "hosts.json").read_text())
     assert "lrr" in row["failed"]
+
+
+def test_animation_is_timed_both_ways_and_its_peaks_compared(small_recipe, monkeypatch, tmp_path, capsys):
+    from memcomp.adapters import FOMM
+    from memcomp.experiments.speed import animation
+
+    monkeypatch.setattr(FOMM, "published", small_recipe.host.model)
+    monkeypatch.setattr(animation, "SHORT", 1)
+    small = partial(CompensationConfig.paper, memory_channels=8, memory_size=(4, 4))
+    monkeypatch.setattr(animation, "CompensationConfig", SimpleNamespace(paper=small))
+    words = ["--hosts", "fomm", "--size", "32", "--frames", "4", "--batch", "2", "--device", "cpu"]
+    assert main(["speed", "animate", *words, "--minutes", "0.02", "--output", str(tmp_path / "rows.json")]) == 0
+    printed = capsys.readouterr().out
+    found = json.loads((tmp_path / "rows.json").read_text())
+    assert [row["host"] for row in found["rows"]] == ["fomm", "fomm + memory"]
+    assert all(row["batches"] == 2 and row["ratio"] > 0 and row["difference"] < 1e-3 for row in found["rows"])
+    assert "| fomm + memory |" in printed and printed.count("1 s at 64 px: peak ") == 2
+    assert 0.5 < found["peak_long_mb"] / found["peak_short_mb"] < 1.5 and found["peak_short_mb"] > 100
+    assert main(["speed", "animate", *words, "--size", "33"]) == 2
+    assert (
+        main(["speed", "animate", "--hosts", "fom"]) == 2
+        and "hosts: expected some of dagan, fomm" in capsys.readouterr().err
+    )
