@@ -5,7 +5,10 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from torch.utils.data import Sampler
+
+from memcomp.experiments.data.augment import coloured
 
 T = TypeVar("T")
 
@@ -34,10 +37,25 @@ class StepBatches(Sampler[list[int]]):
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Stack pairs into (B, C, H, W); what is told of damaged and of converted clips becomes lists."""
+    """Stack pairs into (B, C, H, W); what is told of colours, of damaged and of converted clips becomes lists."""
     return {
         "source": torch.stack([sample["source"] for sample in samples]),
         "driving": torch.stack([sample["driving"] for sample in samples]),
+        "colours": [sample["colours"] for sample in samples],
         "skipped": [name for sample in samples for name in sample["skipped"]],
         "converted": [sample["converted"] for sample in samples],
     }
+
+
+def on_device(batch: dict[str, Any], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Move the source and driving pictures of a `collate`d batch, and finish them there: float (B, C, H, W) in [0, 1].
+
+    Bytes are what is moved; their colours are changed and divided by 255 on the device. Pictures that are float
+    already (those with motion) are taken as they are.
+    """
+
+    def finished(pictures: Tensor) -> Tensor:
+        pictures = pictures.to(device, non_blocking=True)
+        return pictures if pictures.is_floating_point() else coloured(pictures, batch["colours"]).div_(255)
+
+    return finished(batch["source"]), finished(batch["driving"])

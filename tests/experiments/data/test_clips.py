@@ -174,7 +174,7 @@ def drawn(pairs, count):
     """(clip, source frame, driving frame) of the first pairs."""
     found = []
     for index in range(count):
-        s, d = (round(pairs[index][key].mean().item() * 255) for key in ("source", "driving"))
+        s, d = (round(pairs[index][key].float().mean().item()) for key in ("source", "driving"))
         assert s // 16 == d // 16
         found.append((s // 16, s % 16, d % 16))
     return found
