@@ -8,6 +8,7 @@ of a folder are taken, and in which order: `folders`.
 from memcomp.experiments.video.folders import PICTURES, VIDEOS, ClipFolder, is_clip, pictures_in
 from memcomp.experiments.video.pictures import Frame, fit, read_picture, to_frame
 from memcomp.experiments.video.reading import DECODER_VERSION, BrokenOff, Frames, Shown, Timetable
+from memcomp.experiments.video.seeking import FrameList
 from memcomp.experiments.video.sound import keep_audio
 from memcomp.experiments.video.timing import FOLDER_RATE, rate_of
 from memcomp.experiments.video.writing import write_video
@@ -20,6 +21,7 @@ __all__ = [
     "BrokenOff",
     "ClipFolder",
     "Frame",
+    "FrameList",
     "Frames",
     "Shown",
     "Timetable",

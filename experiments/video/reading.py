@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
+import numpy as np
 
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.video.ending import BrokenOff, breaks_off, lacks_index, promised_frames
@@ -18,6 +20,7 @@ from memcomp.experiments.video.folders import PICTURES, pictures_in
 from memcomp.experiments.video.opening import open_media
 from memcomp.experiments.video.pictures import moving_pictures, read_picture
 from memcomp.experiments.video.pixels import Frame, Look
+from memcomp.experiments.video.seeking import FrameList, decoded_group
 from memcomp.experiments.video.timing import FOLDER_RATE, Clock, seconds
 
 DECODER_VERSION = 2  # counted up when frames come out otherwise than before: what is cached knows by which it was made
@@ -92,6 +95,8 @@ class Frames:
         self.length: int | None
         self._pictures: list[Path] = []
         self._webp = False
+        self._list: FrameList | None = None
+        self._tick = Fraction(1)  # seconds, of the times in it
         if self.path.is_dir():
             self._pictures = pictures_in(self.path)
             if not self._pictures:
@@ -113,17 +118,13 @@ class Frames:
 
     def timed(self) -> Iterator[Shown]:
         """Iterate over the frames with their times, which always increase."""
-        if self._pictures:
-            step = 1 / FOLDER_RATE
-            for number, path in enumerate(self._pictures):
-                yield Shown(read_picture(path, None if number else self.say), number * step, step)
-        elif self._webp:
-            time = Fraction(0)
-            for picture, lasts in moving_pictures(self.path):
-                yield Shown(picture, time, lasts)
-                time += lasts
-        else:
-            yield from self._decoded()
+        for draw, time, lasts in self._undrawn():
+            yield Shown(draw(), time, lasts)
+
+    def undrawn(self) -> Iterator[Callable[[], Frame]]:
+        """Iterate over functions that give the frames; one that is not called costs no more than its decoding."""
+        for draw, _, _ in self._undrawn():
+            yield draw
 
     def times(self) -> list[Fraction]:
         """When each frame is shown, in seconds; the file is decoded only if it cannot be told otherwise.
@@ -133,15 +134,70 @@ class Frames:
         """
         if self._pictures:
             return [number / FOLDER_RATE for number in range(len(self._pictures))]
-        if not self._webp:
+        found = self.listed()
+        if found is None:
+            return [time for _, time, _ in self._undrawn()]
+        clock = Clock(1 / self.frame_rate)
+        return [clock.place(stamp * self._tick) for stamp in found.stamps]
+
+    def listed(self) -> FrameList | None:
+        """The frames as the packets of the file list them; None if it has to be decoded to know them.
+
+        Raises:
+            UserError: as iterating does.
+        """
+        if self._list is None and not self._pictures and not self._webp:
             with self._open() as (container, stream):
                 if container.format.name in PACKED and stream.codec_context.name.split("-")[0] in WHOLE:
-                    found = self._listed(container, stream)
+                    listing, codec = _Decoding(container, stream), stream.codec_context
+                    found = FrameList.of(listing.packets(), codec, lambda packet: _is_hidden(packet, codec.name))
                     if found is not None:
-                        return found
-        return [shown.time for shown in self.timed()]
+                        self._check_end(container, stream, len(found.stamps), listing)
+                    self._list, self._tick = found, stream.time_base
+        return self._list
 
-    def _decoded(self) -> Iterator[Shown]:
+    def sought(self, numbers: Collection[int], found: FrameList) -> dict[int, Frame] | None:
+        """Frames by number, decoded from the key frame before each; None where reading in order has to tell.
+
+        Args:
+            numbers: of frames that `found` has.
+            found: what `listed` gave for this file.
+        """
+        if not found.keys:
+            return None
+        pictures: dict[int, Frame] = {}
+        look = None
+        with self._open() as (container, stream):
+            decoder = _decoder(stream)
+            for keys, wanted in found.groups(numbers):
+                try:
+                    for frame in decoded_group(container, stream, decoder, keys, wanted):
+                        look = look or Look.of(stream, decoder, frame)
+                        if frame.is_corrupt or frame.interlaced_frame:  # of which two packets may make one
+                            return None
+                        if frame.pts in wanted:
+                            pictures[frame.pts] = look.picture(frame)
+                except av.error.FFmpegError:
+                    return None
+        by_number = {number: pictures.get(found.stamps[number]) for number in numbers}
+        complete = {number: picture for number, picture in by_number.items() if picture is not None}
+        return complete if len(complete) == len(by_number) else None
+
+    def _undrawn(self) -> Iterator[tuple[Callable[[], Frame], Fraction, Fraction]]:
+        """A function that gives the picture, its time and how long it lasts, of one frame after the other."""
+        if self._pictures:
+            step = 1 / FOLDER_RATE
+            for number, path in enumerate(self._pictures):
+                yield partial(read_picture, path, None if number else self.say), number * step, step
+        elif self._webp:
+            time = Fraction(0)
+            for picture, lasts in moving_pictures(self.path):
+                yield partial(np.asarray, picture), time, lasts
+                time += lasts
+        else:
+            yield from self._decoded()
+
+    def _decoded(self) -> Iterator[tuple[Callable[[], Frame], Fraction, Fraction]]:
         """Decode a video; each frame waits until the next one tells how long it is shown."""
         with self._open() as (container, stream):
             decoding = _Decoding(container, stream)
@@ -150,32 +206,20 @@ class Frames:
             for frame in decoding:
                 next_time = clock.place(seconds(decoding.stamp(frame), stream.time_base))
                 if waiting is not None:
-                    yield Shown(look.picture(waiting), time, next_time - time)
+                    yield partial(look.picture, waiting), time, next_time - time
                 else:
                     look = Look.of(stream, decoding.decoder, frame)
                     self._say(look.notes(frame))
                 waiting, time, shown = frame, next_time, shown + 1
             if waiting is not None:
                 lasts = clock.last_step(seconds(waiting.duration, stream.time_base))
-                yield Shown(look.picture(waiting), time, lasts)
+                yield partial(look.picture, waiting), time, lasts
             self._check_end(container, stream, shown, decoding)
 
     def _say(self, notes: Iterable[str]) -> None:
         if self.say is not None:
             for note in notes:
                 self.say(f"{self.path}: {note}")
-
-    def _listed(self, container: Any, stream: Any) -> list[Fraction] | None:
-        """The times of the packets that are shown; None if one has none."""
-        stamps, listing = [], _Decoding(container, stream)
-        for packet in listing.packets():
-            if packet.pts is None:
-                return None
-            if not packet.is_discard and not _is_hidden(packet, stream.codec_context.name):
-                stamps.append(packet.pts)
-        self._check_end(container, stream, len(stamps), listing)
-        clock = Clock(1 / self.frame_rate)
-        return [clock.place(stamp * stream.time_base) for stamp in sorted(stamps)]
 
     def _check_end(self, container: Any, stream: Any, shown: int, decoding: _Decoding) -> None:
         if shown == 0:
