@@ -61,7 +61,7 @@ def _data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=shared.at_least(1), help="of each case, the fastest counts (default 3)")
     parser.add_argument("--clips", type=shared.at_least(1), help="made without --root (default 4)")
     parser.add_argument("--frames", type=shared.at_least(1), help="of each made clip (default 200)")
-    every = "from one key frame to the next in made clips (default 250 50 10)"
+    every = "from one key frame to the next in made clips (default 250 50)"
     parser.add_argument("--key-frames", type=shared.at_least(1), nargs="+", metavar="FRAMES", help=every)
     other = "another memcomp, put there by `pip install --target`, timed in turn"
     parser.add_argument("--against", type=Path, metavar="FOLDER", help=other)

@@ -1,5 +1,6 @@
 """Batches: items of any kind a few at a time, the pair numbers of each training step, and pairs stacked."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
@@ -9,8 +10,12 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from memcomp.experiments.data.augment import coloured
+from memcomp.experiments.errors import warn
 
 T = TypeVar("T")
+SHARED_MEMORY = "/dev/shm"  # where worker processes of Linux lay the batches that they have read
+AHEAD = 2  # batches that each worker reads ahead
+BESIDE = 2  # batches there besides: the one that is worked on, and the one that is being moved
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -59,3 +64,36 @@ def on_device(batch: dict[str, Any], device: torch.device) -> tuple[Tensor, Tens
         return pictures if pictures.is_floating_point() else coloured(pictures, batch["colours"]).div_(255)
 
     return finished(batch["source"]), finished(batch["driving"])
+
+
+def loading(workers: int, batch_bytes: int, processes: int = 1, free: int | None = None) -> dict[str, int]:
+    """Arguments of a `DataLoader` by which the batches under way fit into shared memory; fewer than asked for are said.
+
+    Args:
+        workers: processes that are to read.
+        batch_bytes: of one batch.
+        processes: of the training, each with such a loader, on this machine.
+        free: bytes of shared memory; None = what this machine says that it has left.
+    """
+    free = free_shared_memory() if free is None else free
+    if workers == 0 or free is None:
+        return {"num_workers": workers}
+    room = free // processes // batch_bytes - BESIDE
+    ahead = min(AHEAD, max(1, room // workers))
+    fitting = max(0, min(workers, room // ahead))
+    if fitting < workers or ahead < AHEAD:
+        now = f"{fitting} workers, {ahead} ahead each, instead of {workers}, {AHEAD} ahead" if fitting else "no workers"
+        warn(
+            f"shared memory ({SHARED_MEMORY}) has {free / 1e6:.0f} MB left, a batch takes {batch_bytes / 1e6:.1f}: "
+            f"{now}; docker run --shm-size=8g (or --ipc=host) gives more"
+        )
+    return {"num_workers": fitting} | ({"prefetch_factor": ahead} if fitting else {})
+
+
+def free_shared_memory() -> int | None:
+    """Bytes that shared memory has left; None where it is no folder of its own, as on a Mac."""
+    try:
+        found = os.statvfs(SHARED_MEMORY)
+    except (OSError, AttributeError):
+        return None
+    return found.f_bavail * found.f_frsize

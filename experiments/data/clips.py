@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from memcomp.experiments.data.cache import keep
 from memcomp.experiments.data.pairs import DamagedClip
@@ -27,6 +28,7 @@ from memcomp.experiments.video import (
     Frames,
     pictures_in,
     read_picture,
+    sought,
 )
 
 SHORTEST = 0.9  # a video that breaks off before this share of its promised frames is damaged
@@ -86,6 +88,8 @@ class Clips:
             warn(f"{found} of {folder} not used: {few(found.unused)}")
         self._counts: dict[int, int] = {}
         self._lists: dict[Path, FrameList] = {}
+        self._uncached: set[Path] = set()  # found no room in the cache
+        self._said_full = False
         self._damaged: dict[int, str] = {}
         self._notes: dict[int, str] = {}
         self._pictures: dict[Path, list[Path]] = {}
@@ -196,15 +200,15 @@ class Clips:
         if cached is not None:
             # a decoder may give a frame or two less than a container's list has
             return torch.from_numpy(np.stack([cached[min(frame, len(cached) - 1)] for frame in frames]))
-        sought = self._sought(path, frames)
-        return self._in_order(path, frames) if sought is None else sought
+        found = self._sought(path, frames)
+        return self._in_order(path, frames) if found is None else found
 
     def _sought(self, path: Path, frames: Sequence[int]) -> Tensor | None:
         """Read frames of a video by seeking; None, and never tried again, where that is not sure."""
         found = self._lists.get(path)
         if found is None or max(frames) >= len(found.stamps):
             return None
-        pictures = Frames(path).sought(set(frames), found)
+        pictures = sought(path, set(frames), found)
         if pictures is None:
             del self._lists[path]
             return None
@@ -231,10 +235,29 @@ class Clips:
         identity = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{self.size}|{DECODER_VERSION}"
         file = self.cache / f"{hashlib.sha256(os.fsencode(identity)).hexdigest()[:24]}.frames"
         if not file.exists():
+            if path in self._uncached:
+                return None
             used = sum(other.stat().st_size for other in self.cache.glob("*.frames"))
-            if used + count * frame_bytes > self.cache_bytes or not keep(file, partial(self._decode, path)):
+            if used + count * frame_bytes > self.cache_bytes:
+                self._uncached.add(path)
+                self._say_full(count * frame_bytes)
+                return None
+            if not keep(file, partial(self._decode, path)):
                 return None
         return np.memmap(file, np.uint8, "r").reshape(-1, 3, self.size, self.size)
+
+    def _say_full(self, clip_bytes: int) -> None:
+        """Say once that the cache is full, and the size that all clips would need, by the mean of those met so far."""
+        worker = get_worker_info()
+        if self._said_full or self.cache_bytes == 0 or (worker is not None and worker.id != 0):
+            return  # said, meant so, or for the first worker to say
+        self._said_full = True
+        known = [3 * self.size**2 * count for count in self._counts.values()] or [clip_bytes]
+        need, given = len(self) * sum(known) / len(known) / 1e9, self.cache_bytes / 1e9
+        warn(
+            f"{self.cache}: the cache of decoded frames is full; the {len(self)} clips of {self.folder} need about "
+            f"{need:.2g} GB (data.cache_gb is {given:.2g}); what has no room is decoded every time"
+        )
 
     def _decode(self, path: Path, file: Path) -> None:
         with file.open("wb") as stream:

@@ -49,7 +49,8 @@ def time_data(options: DataOptions) -> list[dict[str, Any]]:
 
 
 def _jobs(options: DataOptions, scratch: Path) -> dict[str, dict[str, Any]]:
-    """What is timed, by name: clips in the cache and not, or made ones with key frames far apart and near."""
+    """What is timed, by name: clips in the cache and not, or made ones, as x264 writes them by default and
+    as `memcomp prepare` does."""
     common = {"pairs": options.pairs, "batch": options.batch, "workers": options.workers, "step": options.step}
     changes = [f"size={options.size}", *(f"data.augment.{name}={0.1 * options.jitter}" for name in JITTER)]
 
@@ -60,14 +61,16 @@ def _jobs(options: DataOptions, scratch: Path) -> dict[str, dict[str, Any]]:
 
     if options.root is not None:
         return {"cached": job(options.root, cached=True), "not cached": job(options.root, cached=False)}
+    kinds = {f"a key frame every {distance}": {"g": str(distance)} for distance in options.key_frames}
+    kinds["as prepare writes"] = {"g": str(options.prepared), "bf": "0"}
     jobs = {}
-    for distance in options.key_frames:
-        folder = scratch / str(distance) / "train"
+    for case, how in kinds.items():
+        folder = scratch / case.replace(" ", "_") / "train"
         folder.mkdir(parents=True)
         for number in range(options.clips):
             frames = made_clips.moving(number, options.frames, options.size)
-            made_clips.encode(folder / f"person{number}_1.mp4", frames, options.size, distance)
-        jobs[f"a key frame every {distance}"] = job(folder.parent, cached=False)
+            made_clips.encode(folder / f"person{number}_1.mp4", frames, options.size, how)
+        jobs[case] = job(folder.parent, cached=False)
     return {"cached": job(folder.parent, cached=True)} | jobs
 
 

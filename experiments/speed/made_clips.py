@@ -28,10 +28,10 @@ def moving(seed: int, frames: int, size: int) -> Iterator[Frame]:
         yield (picture + random.normal(0, 2, picture.shape)).clip(0, 255).astype(np.uint8)
 
 
-def encode(path: Path, frames: Iterator[Frame], size: int, key_frames: int) -> None:
-    """Write frames (size, size, 3) as H.264 in mp4, a key frame at least every `key_frames` frames."""
+def encode(path: Path, frames: Iterator[Frame], size: int, options: dict[str, str]) -> None:
+    """Write frames (size, size, 3) as H.264 in mp4 with options of x264."""
     with av.open(str(path), "w", format="mp4") as container:
-        stream: Any = container.add_stream("libx264", rate=25, options={"crf": "16", "bf": "0", "g": str(key_frames)})
+        stream: Any = container.add_stream("libx264", rate=25, options={"crf": "16", **options})
         stream.pix_fmt, stream.height, stream.width = "yuv420p", size, size
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))

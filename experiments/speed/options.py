@@ -65,8 +65,10 @@ class DataOptions:
     """Made, where there is no root."""
     frames: int = 200
     """Of each made clip."""
-    key_frames: tuple[int, ...] = (250, 50, 10)
-    """Frames from one key frame to the next in made clips."""
+    key_frames: tuple[int, ...] = (250, 50)
+    """Frames from one key frame to the next in made clips that are otherwise as x264 makes them."""
+    prepared: int = 10
+    """The same in those that are as `memcomp prepare` makes them, whose frames refer to earlier ones only."""
     against: Path | None = None
     """Folder with another installed memcomp, which is timed in turn."""
     output: Path | None = None

@@ -7,7 +7,7 @@ of a folder are taken, and in which order: `folders`.
 
 from memcomp.experiments.video.folders import PICTURES, VIDEOS, ClipFolder, is_clip, pictures_in
 from memcomp.experiments.video.pictures import Frame, fit, read_picture, to_frame
-from memcomp.experiments.video.reading import DECODER_VERSION, BrokenOff, Frames, Shown, Timetable
+from memcomp.experiments.video.reading import DECODER_VERSION, BrokenOff, Frames, Shown, Timetable, sought
 from memcomp.experiments.video.seeking import FrameList
 from memcomp.experiments.video.sound import keep_audio
 from memcomp.experiments.video.timing import FOLDER_RATE, rate_of
@@ -31,6 +31,7 @@ __all__ = [
     "pictures_in",
     "rate_of",
     "read_picture",
+    "sought",
     "to_frame",
     "write_video",
 ]

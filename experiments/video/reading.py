@@ -107,7 +107,7 @@ class Frames:
         if self._webp:
             self.length = None
             return
-        with self._open() as (container, stream):
+        with _opened(self.path) as (container, stream):
             rate = stream.average_rate or stream.base_rate
             self.frame_rate = Fraction(rate) if rate and rate <= FASTEST else FOLDER_RATE
             self.length = promised_frames(container, stream)
@@ -147,7 +147,7 @@ class Frames:
             UserError: as iterating does.
         """
         if self._list is None and not self._pictures and not self._webp:
-            with self._open() as (container, stream):
+            with _opened(self.path) as (container, stream):
                 if container.format.name in PACKED and stream.codec_context.name.split("-")[0] in WHOLE:
                     listing, codec = _Decoding(container, stream), stream.codec_context
                     found = FrameList.of(listing.packets(), codec, lambda packet: _is_hidden(packet, codec.name))
@@ -155,33 +155,6 @@ class Frames:
                         self._check_end(container, stream, len(found.stamps), listing)
                     self._list, self._tick = found, stream.time_base
         return self._list
-
-    def sought(self, numbers: Collection[int], found: FrameList) -> dict[int, Frame] | None:
-        """Frames by number, decoded from the key frame before each; None where reading in order has to tell.
-
-        Args:
-            numbers: of frames that `found` has.
-            found: what `listed` gave for this file.
-        """
-        if not found.keys:
-            return None
-        pictures: dict[int, Frame] = {}
-        look = None
-        with self._open() as (container, stream):
-            decoder = _decoder(stream)
-            for keys, wanted in found.groups(numbers):
-                try:
-                    for frame in decoded_group(container, stream, decoder, keys, wanted):
-                        look = look or Look.of(stream, decoder, frame)
-                        if frame.is_corrupt or frame.interlaced_frame:  # of which two packets may make one
-                            return None
-                        if frame.pts in wanted:
-                            pictures[frame.pts] = look.picture(frame)
-                except av.error.FFmpegError:
-                    return None
-        by_number = {number: pictures.get(found.stamps[number]) for number in numbers}
-        complete = {number: picture for number, picture in by_number.items() if picture is not None}
-        return complete if len(complete) == len(by_number) else None
 
     def _undrawn(self) -> Iterator[tuple[Callable[[], Frame], Fraction, Fraction]]:
         """A function that gives the picture, its time and how long it lasts, of one frame after the other."""
@@ -199,7 +172,7 @@ class Frames:
 
     def _decoded(self) -> Iterator[tuple[Callable[[], Frame], Fraction, Fraction]]:
         """Decode a video; each frame waits until the next one tells how long it is shown."""
-        with self._open() as (container, stream):
+        with _opened(self.path) as (container, stream):
             decoding = _Decoding(container, stream)
             clock, look = Clock(1 / self.frame_rate), Look()
             shown, waiting, time = 0, None, Fraction(0)
@@ -230,21 +203,55 @@ class Frames:
         if decoding.broken or (breaks_off(self.path, container.format.name) and (not exact or shown < (promised or 0))):
             raise BrokenOff(self.path, shown, promised, decoding.reason)
 
-    @contextmanager
-    def _open(self) -> Iterator[tuple[Any, Any]]:
-        if not self.path.is_file():
-            raise UserError(f"{self.path}: expected a video or a folder of pictures, found nothing")
-        try:
-            container = open_media(self.path)
-        except av.error.FFmpegError as error:
-            why = "it breaks off before its index" if lacks_index(self.path) else error.strerror
-            raise UserError(f"{self.path}: expected a video, it cannot be read as one ({why})") from None
-        with container:
-            stream = container.streams.best("video")  # not a cover picture
-            cover = stream is not None and bool(stream.disposition & av.stream.Disposition.attached_pic)  # of a song
-            if stream is None or cover or container.format.name == "tty":  # a text file is none
-                raise UserError(f"{self.path}: expected a video, it has no video stream")
-            yield container, stream
+
+def sought(path: Path, numbers: Collection[int], found: FrameList) -> dict[int, Frame] | None:
+    """Frames of a video by number, decoded from the key frame before each; None where reading in order has to tell.
+
+    Args:
+        path: video file.
+        numbers: of frames that `found` has.
+        found: what `Frames.listed` gave for this file.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    if not found.keys:
+        return None
+    pictures: dict[int, Frame] = {}
+    look = None
+    with _opened(path) as (container, stream):
+        decoder = _decoder(stream)
+        for keys, wanted in found.groups(numbers):
+            try:
+                for frame in decoded_group(container, stream, decoder, keys, wanted):
+                    look = look or Look.of(stream, decoder, frame)
+                    if frame.is_corrupt or frame.interlaced_frame:  # of which two packets may make one
+                        return None
+                    if frame.pts in wanted:
+                        pictures[frame.pts] = look.picture(frame)
+            except av.error.FFmpegError:
+                return None
+    by_number = {number: pictures.get(found.stamps[number]) for number in numbers}
+    complete = {number: picture for number, picture in by_number.items() if picture is not None}
+    return complete if len(complete) == len(by_number) else None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    """The container of a video file and its video stream."""
+    if not path.is_file():
+        raise UserError(f"{path}: expected a video or a folder of pictures, found nothing")
+    try:
+        container = open_media(path)
+    except av.error.FFmpegError as error:
+        why = "it breaks off before its index" if lacks_index(path) else error.strerror
+        raise UserError(f"{path}: expected a video, it cannot be read as one ({why})") from None
+    with container:
+        stream = container.streams.best("video")  # not a cover picture
+        cover = stream is not None and bool(stream.disposition & av.stream.Disposition.attached_pic)  # of a song
+        if stream is None or cover or container.format.name == "tty":  # a text file is none
+            raise UserError(f"{path}: expected a video, it has no video stream")
+        yield container, stream
 
 
 class _Decoding:

@@ -11,7 +11,7 @@ import torch
 from memcomp.experiments.data import clips as clips_module
 from memcomp.experiments.data.clips import Clips
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.video import Frames, reading
+from memcomp.experiments.video import Frames, reading, sought
 
 COUNT = 36
 UNEVEN = [Fraction(int(t), 1000) for t in np.cumsum(np.r_[0, np.random.default_rng(0).integers(20, 90, COUNT - 1)])]
@@ -93,9 +93,9 @@ def test_a_frame_found_by_seeking_is_the_frame_found_in_order(tmp_path, media, n
     in_order = list(Frames(path))
     assert len(in_order) >= 20 and all((a != b).any() for a, b in pairwise(in_order))
     found = Frames(path).listed()
-    sought = [None if found is None else Frames(path).sought({i}, found) for i in range(len(in_order))]
-    assert [picture is not None for picture in sought] == [seeks] * len(in_order)
-    for number, (picture, expected) in enumerate(zip(sought, in_order, strict=True)):
+    by_seeking = [None if found is None else sought(path, {i}, found) for i in range(len(in_order))]
+    assert [picture is not None for picture in by_seeking] == [seeks] * len(in_order)
+    for number, (picture, expected) in enumerate(zip(by_seeking, in_order, strict=True)):
         assert picture is None or np.array_equal(picture[number], expected), number
     folder = tmp_path / "clips"
     folder.mkdir()
@@ -129,7 +129,7 @@ def count_decoded(monkeypatch, path, numbers):
 
     monkeypatch.setattr(reading, "decoded_group", watched)
     found = Frames(path).listed()
-    assert set(Frames(path).sought(numbers, found)) == set(numbers)
+    assert set(sought(path, numbers, found)) == set(numbers)
     return len(decoded)
 
 
@@ -171,9 +171,9 @@ def test_damage_in_a_group_is_found_as_it_is_in_order(tmp_path, media, kind):
             return str(error)
 
     for frames in ([0, 2], [2, 12], [10, 35]):
-        sought, plain = Clips(tmp_path / "clips", 32), Clips(tmp_path / "clips", 32)
+        seeking, plain = Clips(tmp_path / "clips", 32), Clips(tmp_path / "clips", 32)
         plain._sought = lambda path, frames: None
-        a, b = outcome(sought, frames), outcome(plain, frames)
+        a, b = outcome(seeking, frames), outcome(plain, frames)
         assert isinstance(b, str) or torch.equal(a, b), frames
 
 
