@@ -37,7 +37,7 @@ def time_data(options: DataOptions) -> list[dict[str, Any]]:
         for _ in range(options.rounds):
             for case, job in jobs.items():
                 for code, place in codes.items():
-                    rounds.setdefault((case, code), []).append(_run(job, place))
+                    rounds.setdefault((case, code), []).append(run_one(job, place))
     rows = [{"case": case, "code": code, **_best(found)} for (case, code), found in rounds.items()]
     _print(rows, options)
     if options.output is not None:
@@ -74,7 +74,7 @@ def _jobs(options: DataOptions, scratch: Path) -> dict[str, dict[str, Any]]:
     return {"cached": job(folder.parent, cached=True)} | jobs
 
 
-def _run(job: dict[str, Any], code: Path | None) -> dict[str, Any]:
+def run_one(job: dict[str, Any], code: Path | None) -> dict[str, Any]:
     """Time one case in a process of its own, by the code of this installation or of another one."""
     environment = dict(os.environ, OMP_NUM_THREADS="1")
     if code is not None:
