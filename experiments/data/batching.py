@@ -66,7 +66,7 @@ def on_device(batch: dict[str, Any], device: torch.device) -> tuple[Tensor, Tens
     return finished(batch["source"]), finished(batch["driving"])
 
 
-def loading(workers: int, batch_bytes: int, processes: int = 1, free: int | None = None) -> dict[str, int]:
+def loading(workers: int, batch_bytes: int, processes: int = 1, free: int | None = None) -> dict[str, Any]:
     """Arguments of a `DataLoader` by which the batches under way fit into shared memory; fewer than asked for are said.
 
     Args:
