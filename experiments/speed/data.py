@@ -15,10 +15,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from memcomp.experiments.data import made_clips
 from memcomp.experiments.data.augment import JITTER
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write
-from memcomp.experiments.speed import loading, made_clips
+from memcomp.experiments.speed import loading
 from memcomp.experiments.speed.options import DataOptions
 
 

@@ -28,8 +28,8 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from memcomp.experiments.data.clips import Clips
+from memcomp.experiments.data.made_clips import encode, moving
 from memcomp.experiments.files import atomic_write
-from memcomp.experiments.speed.made_clips import encode, moving
 from memcomp.experiments.video import Frame, Frames
 
 DISTANCES = (250, 50, 20, 10, 5, 1)
