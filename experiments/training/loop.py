@@ -24,7 +24,7 @@ from memcomp.experiments.checkpoints.build import build_host, initialise, load_w
 from memcomp.experiments.checkpoints.find import CHECKPOINT
 from memcomp.experiments.checkpoints.run_file import RunState, load_run, save_run
 from memcomp.experiments.checkpoints.trained import RECIPE, save_trained
-from memcomp.experiments.data.batching import StepBatches, collate
+from memcomp.experiments.data.batching import StepBatches, collate, loading, on_device
 from memcomp.experiments.data.clips import warn_of_conversions
 from memcomp.experiments.data.pairs import seeded
 from memcomp.experiments.data.sources import held_out_pairs, training_pairs
@@ -148,7 +148,7 @@ class Training:
         self.batches = DataLoader(
             pairs,
             batch_sampler=StepBatches(self.start, self.total, optim.batch_size, processes.rank, processes.world),
-            num_workers=recipe.data.workers,
+            **loading(recipe.data.workers, _batch_bytes(recipe, processes.world), processes.on_this_machine),
             collate_fn=collate,
             pin_memory=device.type == "cuda",
             worker_init_fn=ignore_interrupts,
@@ -162,6 +162,12 @@ class Training:
         self.held_out = HeldOut(recipe, self.objective, held_out_pairs(recipe), device) if first else None
         self.converted = set() if self.held_out is None else self.held_out.converted
         self.log = None if self.held_out is None else _open_log(self, self.held_out)
+
+
+def _batch_bytes(recipe: Recipe, world: int) -> int:
+    """Bytes of one process's share of a batch as it leaves the loader; pictures with motion are float."""
+    pictures = 2 * recipe.optim.batch_size // world
+    return pictures * recipe.data.channels * recipe.size**2 * (4 if recipe.data.motion else 1)
 
 
 def _open_log(run: Training, held_out: HeldOut) -> RunLog:
@@ -295,10 +301,7 @@ def step(run: Training, batch: dict[str, Any], number: int) -> Outcome:
     """Take one optimiser step, `number` from 0; a gradient that is not finite undoes it."""
     # what this step works with: its pictures, draws, learning rate, and the batch statistics to go back to
     recipe, host, optimisers, device = run.recipe, run.host, run.optimisers, run.processes.device
-    source, driving = (
-        batch[name].to(device, non_blocking=True).contiguous(memory_format=run.memory_format)
-        for name in ("source", "driving")
-    )
+    source, driving = (one.contiguous(memory_format=run.memory_format) for one in on_device(batch, device))
     draw, epoch = seeded(recipe.seed, f"transform {run.processes.rank}", number), number / run.steps_per_epoch
     rate = optimisers.set_rate(rate_factor(number, run.total, run.steps_per_epoch, recipe.optim))
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")

@@ -74,7 +74,7 @@ def write_frames(path: Path, frame_rate: Fraction, comment: str = "") -> Iterato
                 writer.finish()
             _comment_gif(temporary, comment)
     else:
-        with write_video(path, frame_rate, comment) as append:
+        with write_video(path, frame_rate, comment=comment) as append:
             yield append
 
 
