@@ -26,6 +26,10 @@ from memcomp.formats import weights_format
 FORMAT = "memcomp-run-1"
 
 
+class DamagedRun(UserError):
+    """A run file that is not whole: truncated, or not what its name says."""
+
+
 @dataclass(frozen=True)
 class RunState:
     """What a run file holds.
@@ -94,6 +98,7 @@ def load_run(path: str | os.PathLike[str]) -> RunState:
     """Read a run file.
 
     Raises:
+        DamagedRun: it cannot be read, or not to its end.
         UserError: not a checkpoint of `memcomp train`, or weights that are not finite.
     """
     file = Path(path)
@@ -103,9 +108,9 @@ def load_run(path: str | os.PathLike[str]) -> RunState:
             metadata = opened.metadata() or {}
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (no mapping)
     except ValueError as error:
-        raise UserError(str(error)) from None
+        raise DamagedRun(str(error)) from None
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{file}: expected a checkpoint of `memcomp train` (safetensors); {error}") from None
+        raise DamagedRun(f"{file}: expected a checkpoint of `memcomp train` (safetensors); {error}") from None
     if metadata.get("format") != FORMAT:
         raise UserError(f"{file}: expected a checkpoint of format {FORMAT}, found {metadata.get('format', 'none')}")
     for key, value in tensors.items():

@@ -29,7 +29,8 @@ SCHEMA = Schema(Recipe, {MemorySection: _memory})
 _POSITIVE = (  # no number of a recipe is negative, and these are not 0 either
     "size threads host.widened data.identities data.frames data.rate data.repeats loss.perceptual.scales "
     "loss.transform.points_tps optim.steps optim.epochs optim.batch_size optim.lr optim.memory_lr optim.clip "
-    "log.every log.sample_every log.checkpoint_every log.held_out_every log.held_out_pairs"
+    "log.every log.sample_every log.checkpoint_every log.checkpoint_minutes log.keep log.held_out_every "
+    "log.held_out_pairs"
 )
 _WIDTHS = (  # of upstream's model_params, wherever they stand in `host.model`
     "num_kp num_channels num_tps num_blocks num_down_blocks num_layers block_expansion "

@@ -137,6 +137,9 @@ class LogSection:
     every: int = 1
     sample_every: int = 500
     checkpoint_every: int = 500
+    checkpoint_minutes: float | None = 10.0  # minutes after which a checkpoint is due as well; null = steps alone
+    keep: int = 2  # checkpoints kept: the newest, and those before it
+    keep_best: bool = True  # the weights of the least held-out loss as well
     held_out_every: int = 200
     held_out_pairs: int = 16
 

@@ -1,7 +1,7 @@
 """Train what a recipe describes, by one process or by several under torchrun: set up, loop, step.
 
-A run's folder holds recipe.yaml (resolved), log.csv, losses.png, samples/, checkpoints/last.safetensors (to resume)
-and, once it is done, model.safetensors and config.json: it is a pretrained folder then.
+A run's folder holds recipe.yaml (resolved), log.csv, losses.png, samples/, checkpoints/ (to resume, see
+`checkpoints/kept.py`) and, once it is done, model.safetensors and config.json: it is a pretrained folder then.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -22,7 +23,16 @@ from memcomp.adapters import Host
 from memcomp.adapters.folder import WEIGHTS
 from memcomp.experiments.checkpoints.build import build_host, initialise, load_weights
 from memcomp.experiments.checkpoints.find import CHECKPOINT
-from memcomp.experiments.checkpoints.run_file import RunState, load_run, save_run
+from memcomp.experiments.checkpoints.kept import (
+    BEST,
+    earlier,
+    has_run,
+    load_newest,
+    make_newest,
+    save_checkpoint,
+    sweep,
+)
+from memcomp.experiments.checkpoints.run_file import RunState, save_run
 from memcomp.experiments.checkpoints.trained import RECIPE, save_trained
 from memcomp.experiments.data.batching import StepBatches, collate
 from memcomp.experiments.data.clips import warn_of_conversions
@@ -31,13 +41,14 @@ from memcomp.experiments.data.sources import held_out_pairs, training_pairs
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write, writable_folder
 from memcomp.experiments.processes import Processes
-from memcomp.experiments.recipe.sections import LogSection, Recipe
+from memcomp.experiments.recipe.sections import Recipe
 from memcomp.experiments.training.capacity import initialise_widened, resolved
 from memcomp.experiments.training.held_out import HeldOut
-from memcomp.experiments.training.interruption import ignore_interrupts, interruption
+from memcomp.experiments.training.interruption import ignore_interrupts, interruption, no_worker_left
 from memcomp.experiments.training.log import Clock, RunLog
 from memcomp.experiments.training.loss import Objective
 from memcomp.experiments.training.optimizers import DISCRIMINATOR, Optimisers, rate_factor
+from memcomp.experiments.training.resume import allowed_changes
 
 LAST = 20  # the held-out loss is measured after each of this many last steps
 
@@ -62,14 +73,22 @@ class TrainingResult:
 
 
 def train(
-    recipe: Recipe, folder: str | Path, *, resume: bool = False, stop_after: int | None = None, progress: bool = True
+    recipe: Recipe,
+    folder: str | Path,
+    *,
+    resume: bool | Literal["auto"] = False,
+    allow: Sequence[str] = (),
+    stop_after: int | None = None,
+    progress: bool = True,
 ) -> TrainingResult:
     """Train, writing into `folder`.
 
     Args:
         recipe: what to train.
         folder: of the run; made if need be.
-        resume: go on from the folder's checkpoint; on the CPU every number is then what it would have been.
+        resume: go on from the folder's checkpoint; on the CPU every number is then what it would have been. "auto": if
+            there is one.
+        allow: keys of the recipe that may differ from those that the run was trained with so far.
         stop_after: stop as if interrupted after this many steps in all.
         progress: show a bar.
 
@@ -80,7 +99,8 @@ def train(
     folder, processes = Path(folder), Processes.start(recipe.device)
     fresh = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
-        run = Training(recipe, folder, processes, resume)
+        run = Training(recipe, folder, processes, has_run(folder) if resume == "auto" else resume, allow)
+        catch_up(run)
         done = loop(run, stop_after, progress and processes.first)
         warn_of_conversions(run.converted)
         if done == run.total and processes.first:
@@ -112,19 +132,21 @@ class Training:
         held_out, log: None but in the first process, which writes.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, processes: Processes, resume: bool) -> None:
+    def __init__(
+        self, recipe: Recipe, folder: Path, processes: Processes, resume: bool, allow: Sequence[str] = ()
+    ) -> None:
         # the run: a new one, or one to go on with
         optim, device, last = recipe.optim, processes.device, folder / CHECKPOINT
-        if resume and not last.is_file():
+        if resume and not has_run(folder):
             raise UserError(f"{last}: nothing to resume; expected the checkpoint of an earlier run")
-        for file in () if resume else (last, folder / WEIGHTS):
+        for file in () if resume else (last, *earlier(folder), folder / WEIGHTS):
             if file.is_file():
                 raise UserError(f"{file}: there already, of an earlier run; resume it or choose another folder")
         if optim.batch_size % processes.world:
             shared = f"{optim.batch_size} pairs cannot be shared by {processes.world} processes"
             raise UserError(f"optim.batch_size: {shared}")
         self.folder, self.processes = writable_folder(folder), processes
-        saved = load_run(last) if resume else None
+        last, saved = load_newest(folder) if resume else (last, None)
         self.start = 0 if saved is None else saved.step
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
@@ -133,7 +155,7 @@ class Training:
         recipe = resolved(recipe)
         self.host = build_host(recipe, sync_batchnorm=processes.world > 1 and device.type == "cuda")
         self.recipe = recipe = replace(recipe, host=replace(recipe.host, model=self.host.model))
-        _load(self.host, recipe, saved, last)
+        changed = _load(self.host, recipe, saved, last, allow)
         self.memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.host.to(device).to(memory_format=self.memory_format).train()
         self.objective = Objective(recipe.loss, recipe.stage).to(device)
@@ -158,16 +180,22 @@ class Training:
         # what is told of it: numbers for the checkpoints, held-out pairs, the log
         self.info: dict[str, Any] = {"backbone": self.objective.backbone, "torch": torch.__version__}
         self.info |= {"skipped_steps": 0, "damaged_clips": []} | ({} if saved is None else saved.info)
+        if changed:
+            self.info["changed"] = [*self.info.get("changed", []), f"from step {self.start} on: {'; '.join(changed)}"]
         first = processes.first
+        if first and saved is not None and last != folder / CHECKPOINT:
+            make_newest(folder, last)
         self.held_out = HeldOut(recipe, self.objective, held_out_pairs(recipe), device) if first else None
         self.converted = set() if self.held_out is None else self.held_out.converted
         self.log = None if self.held_out is None else _open_log(self, self.held_out)
+        self.saved = time.monotonic()  # when the newest checkpoint was written
 
 
 def _open_log(run: Training, held_out: HeldOut) -> RunLog:
     """Write recipe.yaml, and log.csv up to the step at which the run starts."""
     # measured before anything is written: it finds what a recipe asks of a host that cannot do it
     before = [{"step": 0, "held_out": held_out.loss(run.host)}] if run.start == 0 else []
+    sweep(run.folder)
     with atomic_write(run.folder / RECIPE) as temporary:
         temporary.write_text(run.recipe.to_yaml(), encoding="utf-8")
     log = RunLog(run.folder / "log.csv", run.start)
@@ -176,10 +204,15 @@ def _open_log(run: Training, held_out: HeldOut) -> RunLog:
     return log
 
 
-def _load(host: Host, recipe: Recipe, saved: RunState | None, origin: Path) -> None:
-    """Give the host the weights that it starts with, and prepare it for its stage."""
+def _load(host: Host, recipe: Recipe, saved: RunState | None, origin: Path, allow: Sequence[str]) -> list[str]:
+    """Give the host the weights that it starts with, and prepare it for its stage; returns what changed in the recipe.
+
+    Raises:
+        UserError: the weights do not fit, or a resumed run has another recipe.
+    """
+    changed: list[str] = []
     if saved is not None:
-        _check_same(recipe, saved.recipe, origin)
+        changed = allowed_changes(recipe, saved.recipe, allow, origin)
         load_weights(host, saved.model(), str(origin))
     elif recipe.init is not None and recipe.host.widened != 1:
         initialise_widened(host, recipe)
@@ -194,27 +227,7 @@ def _load(host: Host, recipe: Recipe, saved: RunState | None, origin: Path) -> N
             host.enter_stage(recipe.stage)
         except ValueError as error:
             raise UserError(f"stage: {error}") from None
-
-
-def _check_same(given: Recipe, saved: Recipe, origin: Path) -> None:
-    """Refuse another recipe: resuming may change how a run is carried out, but not what it computes."""
-
-    def essence(recipe: Recipe) -> dict[str, object]:
-        data = replace(recipe.data, workers=0, cache=None, cache_gb=0.0, root=None)
-        plain = replace(recipe, device="", threads=None, data=data, log=LogSection()).to_dict()
-        return {
-            f"{section}.{key}" if key else section: item
-            for section, value in plain.items()
-            for key, item in (value if isinstance(value, dict) else {"": value}).items()
-        }
-
-    ours, theirs = essence(given), essence(saved)
-    for key in sorted(ours.keys() | theirs.keys()):
-        if ours.get(key) != theirs.get(key):
-            raise UserError(
-                f"{origin}: was trained with {key}={theirs.get(key)}, the recipe says {ours.get(key)}; the run's own "
-                "recipe.yaml with --resume goes on with it, init=FOLDER starts another run from its weights"
-            )
+    return changed
 
 
 # ---- loop ------------------------------------------------------------------------------------------------------------
@@ -224,7 +237,7 @@ def loop(run: Training, stop_after: int | None, progress: bool) -> int:
     """Take the steps that are left, until the last one or an interruption; returns the steps done in all."""
     done, skipped_in_a_row = run.start, 0
     bar = tqdm(total=run.total, initial=done, unit="step", disable=not progress, dynamic_ncols=True, mininterval=0.5)
-    with interruption() as interrupted, bar:
+    with interruption() as interrupted, no_worker_left(), bar:
         clock = Clock()
         for batch in run.batches:
             clock.data_is_here()
@@ -261,21 +274,63 @@ def loop(run: Training, stop_after: int | None, progress: bool) -> int:
 
 
 def write_down(run: Training, done: int, outcome: Outcome, speed: dict[str, float], stopping: bool) -> None:
-    """Write the row of the log, the pictures and the checkpoint that are due after `done` steps."""
+    """Write the row of the log, the checkpoint and the pictures that are due after `done` steps.
+
+    A run that is stopping writes row and checkpoint alone, for who stopped it may not wait; `catch_up` does the rest.
+    """
     every, info = run.recipe.log, run.info
     if run.log is None or run.held_out is None:  # another process does
         return
-    measured = done % every.held_out_every == 0 or done > run.total - LAST
+    measured = _measured(run, done)
     if measured or done % every.every == 0:
         row = {"step": done, "loss": outcome.loss.item(), "lr": outcome.rate, "gradient_norm": outcome.norm}
         row |= {"skipped_steps": info["skipped_steps"], "damaged_clips": len(info["damaged_clips"])}
         row |= speed | {name: term.item() for name, term in outcome.terms.items()}
-        run.log.add(row | ({"held_out": run.held_out.loss(run.host)} if measured else {}))
-    if done % every.sample_every == 0 or done == run.total:
-        run.held_out.draw(run.folder / "samples" / f"{done:07d}.png", run.host)
-        run.log.draw(run.folder / "losses.png")
-    if done % every.checkpoint_every == 0 or done == run.total or stopping:
-        save_run(run.folder / CHECKPOINT, run.recipe, run.host, done, optimizer=run.optimisers.state(), info=info)
+        run.log.add(row | ({"held_out": _measure(run, done)} if measured and not stopping else {}))
+    late = every.checkpoint_minutes is not None and time.monotonic() - run.saved > 60 * every.checkpoint_minutes
+    if done % every.checkpoint_every == 0 or done == run.total or stopping or late:
+        state = run.optimisers.state()
+        save_checkpoint(run.folder, run.recipe, run.host, done, optimizer=state, info=info, keep=every.keep)
+        run.saved = time.monotonic()
+    if _drawn(run, done) and not stopping:
+        _draw(run, done)
+
+
+def catch_up(run: Training) -> None:
+    """Measure and draw what was due after the last step of a run that goes on, and what stopped it cut off."""
+    if run.log is None or run.start == 0:
+        return
+    if _measured(run, run.start) and not run.log.has("held_out", run.start):
+        run.log.complete(run.start, {"held_out": _measure(run, run.start)})
+    if _drawn(run, run.start) and not _sample(run, run.start).is_file():
+        _draw(run, run.start)
+
+
+def _measured(run: Training, done: int) -> bool:
+    return done % run.recipe.log.held_out_every == 0 or done > run.total - LAST
+
+
+def _measure(run: Training, done: int) -> float:
+    """Measure the held-out loss; the weights are kept if it is the least so far."""
+    assert run.log is not None and run.held_out is not None  # the first process
+    loss, before = run.held_out.loss(run.host), run.log.column("held_out", above=0)
+    if run.recipe.log.keep_best and all(loss < other for other in before):
+        save_run(run.folder / BEST, run.recipe, run.host, done, info=run.info | {"held_out": loss})
+    return loss
+
+
+def _drawn(run: Training, done: int) -> bool:
+    return done % run.recipe.log.sample_every == 0 or done == run.total
+
+
+def _sample(run: Training, done: int) -> Path:
+    return run.folder / "samples" / f"{done:07d}.png"
+
+
+def _draw(run: Training, done: int) -> None:
+    assert run.log is not None and run.held_out is not None  # the first process
+    run.held_out.draw(_sample(run, done), run.host)
+    run.log.draw(run.folder / "losses.png")
 
 
 # ---- step ------------------------------------------------------------------------------------------------------------
