@@ -149,9 +149,9 @@ def _watched(send: Callable[[Mark], None], stop_at: Mark | None) -> None:
     """Make this process's training tell which points it passes, and wait at one of them for its end."""
 
     def at(point: str, step: int) -> None:
+        parent = os.getppid()  # before it is told, which may end the parent
         send((point, step))
         if (point, step) == stop_at:
-            parent = os.getppid()
             while os.getppid() == parent:  # killed here; one that reads data is left alone
                 time.sleep(0.005)
 
@@ -214,7 +214,9 @@ class Laboratory:
         self.scratch = scratch
         os.environ["OMP_NUM_THREADS"] = "1"  # before the server of processes starts, which imports torch once
         self.context: ForkServerContext = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["memcomp.experiments.studies.kills"])
+        self.context.set_forkserver_preload(
+            ["memcomp.experiments.commands.animate", "memcomp.experiments.training.loop"]
+        )
         scratch.mkdir(parents=True, exist_ok=True)
         pictures = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3), dtype=np.uint8)
         iio.imwrite(scratch / "face.png", pictures[0])
