@@ -68,6 +68,7 @@ def save_checkpoint(
     step: int,
     *,
     optimizer: Mapping[str, Tensor],
+    average: Mapping[str, Tensor] | None = None,
     info: Mapping[str, Any],
     keep: int,
 ) -> None:
@@ -79,7 +80,7 @@ def save_checkpoint(
     last = folder / CHECKPOINT
     if keep > 1 and last.is_file():
         _keep(last)
-    save_run(last, recipe, host, step, optimizer=optimizer, info=info)
+    save_run(last, recipe, host, step, optimizer=optimizer, average=average, info=info)
     before = [file for file in earlier(folder) if int(file.stem) < step]
     for file in earlier(folder):
         if file not in before[: keep - 1]:

@@ -137,8 +137,8 @@ def read_trained(path: str | os.PathLike[str]) -> Trained:
     if section is not None:  # None: all scales, and as many keypoints as the host has
         scales = None if section.scales == "all" else list(section.scales)
         memory = {"config": section.config.to_dict(), "mode": section.mode, "scales": scales, "keypoints": None}
-    training = _training(recipe, state.step, state.info)
-    content = Pretrained(recipe.host.name, recipe.host.model, memory, recipe.size, None, state.model(), training)
+    training, weights = _training(recipe, state.step, state.info), state.average() or state.model()
+    content = Pretrained(recipe.host.name, recipe.host.model, memory, recipe.size, None, weights, training)
     return Trained(file, content, recipe)
 
 

@@ -115,6 +115,8 @@ class OptimSection:
     steps: int | None = None
     epochs: int | None = None
     batch_size: int = 8
+    accumulate: int = 1  # parts in which each process works on its share of a batch, for memory's sake
+    ema: float | None = None  # decay of the running average of the weights that is measured and kept; null = none
     lr: float = 2e-4
     memory_lr: float | None = None  # null = lr
     betas: tuple[float, ...] = (0.5, 0.999)
@@ -151,7 +153,7 @@ class Recipe:
     seed: int = 0
     device: str = "auto"  # auto | cpu | cuda | cuda:1 … | mps
     threads: int | None = None
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
     channels_last: bool = True
     size: int = 256  # height and width of the pictures
     host: HostSection = field(default_factory=HostSection)

@@ -148,10 +148,13 @@ def cases() -> list[Case]:
 def _watched(send: Callable[[Mark], None], stop_at: Mark | None) -> None:
     """Make this process's training tell which points it passes, and wait at one of them for its end."""
 
+    waits = [stop_at]
+
     def at(point: str, step: int) -> None:
         parent = os.getppid()  # before it is told, which may end the parent
         send((point, step))
-        if (point, step) == stop_at:
+        if (point, step) == waits[0]:
+            waits[0] = None
             while os.getppid() == parent:  # killed here; one that reads data is left alone
                 time.sleep(0.005)
 

@@ -10,6 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,8 +20,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from memcomp.adapters import Host
+from memcomp.adapters import Host, HostOutput
 from memcomp.adapters.folder import WEIGHTS
+from memcomp.adapters.shared.draws import ShareGenerator
 from memcomp.experiments.checkpoints.build import build_host, initialise, load_weights
 from memcomp.experiments.checkpoints.find import CHECKPOINT
 from memcomp.experiments.checkpoints.kept import (
@@ -38,17 +40,19 @@ from memcomp.experiments.data.batching import StepBatches, collate
 from memcomp.experiments.data.clips import warn_of_conversions
 from memcomp.experiments.data.pairs import seeded
 from memcomp.experiments.data.sources import held_out_pairs, training_pairs
-from memcomp.experiments.errors import UserError
+from memcomp.experiments.errors import UserError, warn
 from memcomp.experiments.files import atomic_write, writable_folder
 from memcomp.experiments.processes import Processes
 from memcomp.experiments.recipe.sections import Recipe
+from memcomp.experiments.training.average import Average
 from memcomp.experiments.training.capacity import initialise_widened, resolved
 from memcomp.experiments.training.held_out import HeldOut
 from memcomp.experiments.training.interruption import ignore_interrupts, interruption, no_worker_left
 from memcomp.experiments.training.log import Clock, RunLog
 from memcomp.experiments.training.loss import Objective
 from memcomp.experiments.training.optimizers import DISCRIMINATOR, Optimisers, rate_factor
-from memcomp.experiments.training.resume import allowed_changes
+from memcomp.experiments.training.precision import autocast, products_of
+from memcomp.experiments.training.resume import RULES, allowed_changes
 
 LAST = 20  # the held-out loss is measured after each of this many last steps
 
@@ -100,12 +104,14 @@ def train(
     fresh = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         run = Training(recipe, folder, processes, has_run(folder) if resume == "auto" else resume, allow)
-        catch_up(run)
-        done = loop(run, stop_after, progress and processes.first)
+        with products_of(run.precision):
+            catch_up(run)
+            done = loop(run, stop_after, progress and processes.first)
         warn_of_conversions(run.converted)
         if done == run.total and processes.first:
             clips = len(run.info["damaged_clips"])  # not their names: what others get tells nothing of this machine
-            save_trained(folder, run.host, run.recipe, done, run.info | {"damaged_clips": clips})
+            with run.averaged():
+                save_trained(folder, run.host, run.recipe, done, run.info | {"damaged_clips": clips})
     except BaseException:
         for place in fresh:  # nothing was trained
             if place.is_dir() and not any(place.iterdir()):
@@ -142,9 +148,10 @@ class Training:
         for file in () if resume else (last, *earlier(folder), folder / WEIGHTS):
             if file.is_file():
                 raise UserError(f"{file}: there already, of an earlier run; resume it or choose another folder")
-        if optim.batch_size % processes.world:
+        if optim.batch_size % (processes.world * optim.accumulate):
             shared = f"{optim.batch_size} pairs cannot be shared by {processes.world} processes"
-            raise UserError(f"optim.batch_size: {shared}")
+            parts = f" in {optim.accumulate} parts each" if optim.accumulate > 1 else ""
+            raise UserError(f"optim.batch_size: {shared}{parts}")
         self.folder, self.processes = writable_folder(folder), processes
         last, saved = load_newest(folder) if resume else (last, None)
         self.start = 0 if saved is None else saved.step
@@ -156,12 +163,22 @@ class Training:
         self.host = build_host(recipe, sync_batchnorm=processes.world > 1 and device.type == "cuda")
         self.recipe = recipe = replace(recipe, host=replace(recipe.host, model=self.host.model))
         changed = _load(self.host, recipe, saved, last, allow)
+        self.rules = RULES if saved is None else saved.info.get("rules", 1)
+        self.precision = recipe.precision
+        if self.rules < RULES and self.precision == "float32" and device.type == "cuda":
+            warn(f"{last}: of an earlier version, whose float32 meant TF32 for convolutions: goes on with tf32")
+            self.precision = "tf32"
+        if self.rules < RULES and processes.world > 1:
+            warn(f"{last}: of an earlier version: each process goes on with random draws of its own")
         self.memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.host.to(device).to(memory_format=self.memory_format).train()
         self.objective = Objective(recipe.loss, recipe.stage).to(device)
         self.optimisers = Optimisers(self.host, optim)
+        self.average = None if optim.ema is None else Average(self.host, optim.ema)
         if saved is not None:
             self.optimisers.load_state(saved.optimizer(), str(last))
+        if self.average is not None and saved is not None and (averaged := saved.average()):
+            self.average.load(averaged)
 
         # what it learns from: pairs of frames, the same for any number of processes and workers
         pairs = training_pairs(recipe)  # after the host, for heads may take minutes to render
@@ -179,7 +196,7 @@ class Training:
 
         # what is told of it: numbers for the checkpoints, held-out pairs, the log
         self.info: dict[str, Any] = {"backbone": self.objective.backbone, "torch": torch.__version__}
-        self.info |= {"skipped_steps": 0, "damaged_clips": []} | ({} if saved is None else saved.info)
+        self.info |= {"skipped_steps": 0, "damaged_clips": []} | ({"rules": RULES} if saved is None else saved.info)
         if changed:
             self.info["changed"] = [*self.info.get("changed", []), f"from step {self.start} on: {'; '.join(changed)}"]
         first = processes.first
@@ -190,11 +207,18 @@ class Training:
         self.log = None if self.held_out is None else _open_log(self, self.held_out)
         self.saved = time.monotonic()  # when the newest checkpoint was written
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside of the context the host has the weights that are measured and kept: the average, if there is one."""
+        return nullcontext() if self.average is None else self.average.in_place(self.host)
+
 
 def _open_log(run: Training, held_out: HeldOut) -> RunLog:
     """Write recipe.yaml, and log.csv up to the step at which the run starts."""
     # measured before anything is written: it finds what a recipe asks of a host that cannot do it
-    before = [{"step": 0, "held_out": held_out.loss(run.host)}] if run.start == 0 else []
+    before = []
+    if run.start == 0:
+        with products_of(run.precision), autocast(run.precision, run.processes.device):
+            before = [{"step": 0, "held_out": held_out.loss(run.host)}]
     sweep(run.folder)
     with atomic_write(run.folder / RECIPE) as temporary:
         temporary.write_text(run.recipe.to_yaml(), encoding="utf-8")
@@ -212,7 +236,7 @@ def _load(host: Host, recipe: Recipe, saved: RunState | None, origin: Path, allo
     """
     changed: list[str] = []
     if saved is not None:
-        changed = allowed_changes(recipe, saved.recipe, allow, origin)
+        changed = allowed_changes(recipe, saved.recipe, allow, origin, rules=saved.info.get("rules", 1))
         load_weights(host, saved.model(), str(origin))
     elif recipe.init is not None and recipe.host.widened != 1:
         initialise_widened(host, recipe)
@@ -289,8 +313,8 @@ def write_down(run: Training, done: int, outcome: Outcome, speed: dict[str, floa
         run.log.add(row | ({"held_out": _measure(run, done)} if measured and not stopping else {}))
     late = every.checkpoint_minutes is not None and time.monotonic() - run.saved > 60 * every.checkpoint_minutes
     if done % every.checkpoint_every == 0 or done == run.total or stopping or late:
-        state = run.optimisers.state()
-        save_checkpoint(run.folder, run.recipe, run.host, done, optimizer=state, info=info, keep=every.keep)
+        states = {"optimizer": run.optimisers.state(), "average": run.average.values if run.average else {}}
+        save_checkpoint(run.folder, run.recipe, run.host, done, **states, info=info, keep=every.keep)
         run.saved = time.monotonic()
     if _drawn(run, done) and not stopping:
         _draw(run, done)
@@ -313,9 +337,12 @@ def _measured(run: Training, done: int) -> bool:
 def _measure(run: Training, done: int) -> float:
     """Measure the held-out loss; the weights are kept if it is the least so far."""
     assert run.log is not None and run.held_out is not None  # the first process
-    loss, before = run.held_out.loss(run.host), run.log.column("held_out", above=0)
-    if run.recipe.log.keep_best and all(loss < other for other in before):
-        save_run(run.folder / BEST, run.recipe, run.host, done, info=run.info | {"held_out": loss})
+    before = run.log.column("held_out", above=0)
+    with run.averaged():
+        with autocast(run.precision, run.processes.device):
+            loss = run.held_out.loss(run.host)
+        if run.recipe.log.keep_best and all(loss < other for other in before):
+            save_run(run.folder / BEST, run.recipe, run.host, done, info=run.info | {"held_out": loss})
     return loss
 
 
@@ -329,7 +356,8 @@ def _sample(run: Training, done: int) -> Path:
 
 def _draw(run: Training, done: int) -> None:
     assert run.log is not None and run.held_out is not None  # the first process
-    run.held_out.draw(_sample(run, done), run.host)
+    with run.averaged(), autocast(run.precision, run.processes.device):
+        run.held_out.draw(_sample(run, done), run.host)
     run.log.draw(run.folder / "losses.png")
 
 
@@ -354,17 +382,28 @@ def step(run: Training, batch: dict[str, Any], number: int) -> Outcome:
         batch[name].to(device, non_blocking=True).contiguous(memory_format=run.memory_format)
         for name in ("source", "driving")
     )
-    draw, epoch = seeded(recipe.seed, f"transform {run.processes.rank}", number), number / run.steps_per_epoch
+    epoch = number / run.steps_per_epoch
     rate = optimisers.set_rate(rate_factor(number, run.total, run.steps_per_epoch, recipe.optim))
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
     statistics = [buffer for buffer in host.buffers() if buffer.is_floating_point()]
     before = [buffer.clone() for buffer in statistics]
 
-    # the host with its memory: forward, backward, average over the processes, clip and step unless not finite
+    # the host with its memory, part by part of the batch: forward, backward; what is kept are means over the parts
     optimisers.zero_grad()
-    with autocast:
-        loss, terms, output = run.objective(host, source, driving, draw, epoch)
-    loss.backward()
+    count, size = recipe.optim.accumulate, len(source) // recipe.optim.accumulate
+    losses: list[Tensor] = []
+    terms: dict[str, Tensor] = {}
+    outputs: list[tuple[HostOutput, Tensor]] = []
+    for first in range(0, len(source), size):
+        part = source[first : first + size], driving[first : first + size]
+        with autocast(run.precision, device):
+            loss, found, output = run.objective(host, *part, draws(run, number, first), epoch)
+        (loss / count).backward()
+        losses.append(loss.detach() / count)
+        terms = {name: terms.get(name, 0) + value / count for name, value in found.items()}
+        if run.objective.adversarial and output is not None:
+            outputs.append((output, part[1]))
+
+    # averaged over the processes, clipped; a step unless not finite
     run.processes.average(optimisers.gradients())
     norm = optimisers.step(optimisers.generator_parts())
 
@@ -372,13 +411,32 @@ def step(run: Training, batch: dict[str, Any], number: int) -> Outcome:
     if not math.isfinite(norm):
         for buffer, value in zip(statistics, before, strict=True):
             buffer.copy_(value)
-    # else the discriminator has its turn, on the same prediction
-    elif run.objective.adversarial and output is not None:
-        optimisers.zero_grad()  # the generator's loss left gradients in it
-        with autocast:
-            judged = recipe.loss.discriminator_gan * host.discriminator_loss(output, driving)
-        judged.backward()
-        run.processes.average(optimisers.gradients())
-        optimisers.step([DISCRIMINATOR])
-        terms["discriminator"] = judged.detach()
-    return Outcome(loss.detach(), terms, norm, rate)
+    # else the discriminator has its turn, on the same predictions
+    elif outputs:
+        terms["discriminator"] = discriminator_step(run, outputs)
+    if run.average is not None and math.isfinite(norm):
+        run.average.update(host, number)
+    return Outcome(torch.stack(losses).sum(), terms, norm, rate)
+
+
+def discriminator_step(run: Training, outputs: Sequence[tuple[HostOutput, Tensor]]) -> Tensor:
+    """Take the discriminator's optimiser step on what the host made of each part's driving frames; its mean loss."""
+    optimisers, total = run.optimisers, torch.zeros((), device=run.processes.device)
+    optimisers.zero_grad()  # the generator's loss left gradients in it
+    for output, driving in outputs:
+        with autocast(run.precision, run.processes.device):
+            judged = run.recipe.loss.discriminator_gan * run.host.discriminator_loss(output, driving)
+        (judged / len(outputs)).backward()
+        total = total + judged.detach() / len(outputs)
+    run.processes.average(optimisers.gradients())
+    optimisers.step([DISCRIMINATOR])
+    return total
+
+
+def draws(run: Training, number: int, first: int) -> torch.Generator:
+    """The generator of the step `number` for this process's pairs from its `first` on: each pair has its own draws."""
+    rank, batch = run.processes.rank, run.recipe.optim.batch_size
+    if run.rules < RULES:
+        return seeded(run.recipe.seed, f"transform {rank}", number)
+    share = batch // run.processes.world
+    return ShareGenerator.of(seeded(run.recipe.seed, "transform 0", number), batch, rank * share + first)

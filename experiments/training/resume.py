@@ -10,11 +10,16 @@ from memcomp.experiments.errors import UserError
 from memcomp.experiments.recipe.checks import SCHEMA
 from memcomp.experiments.recipe.sections import LogSection, Recipe
 
+# Rules of the step. In the first, which a checkpoint that names none was trained under, each process drew from a
+# generator of its own, and float32 meant TF32 for a GPU's convolutions.
+RULES = 2
 # what the weights, the optimisers' states and the pictures are shaped by: another value is another run
 NEVER = ("host", "memory", "size", "capacity", "stage", "freeze_host", "data.kind", "data.depth", "data.motion")
 
 
-def allowed_changes(given: Recipe, saved: Recipe, allow: Sequence[str], origin: Path) -> list[str]:
+def allowed_changes(
+    given: Recipe, saved: Recipe, allow: Sequence[str], origin: Path, *, rules: int = RULES
+) -> list[str]:
     """Compare the recipe that resumes with the one that trained.
 
     How a run is carried out may change (device, threads, workers, caches, `data.root`, what is logged).
@@ -24,6 +29,7 @@ def allowed_changes(given: Recipe, saved: Recipe, allow: Sequence[str], origin: 
         saved: what the checkpoint holds.
         allow: keys, or sections, in which they may differ.
         origin: the checkpoint, for errors.
+        rules: of the step, under which it was trained so far: what `float32` meant in the older ones is now `tf32`.
 
     Returns:
         One line for each difference that is allowed, "optim.lr: 0.001 → 0.5".
@@ -32,6 +38,8 @@ def allowed_changes(given: Recipe, saved: Recipe, allow: Sequence[str], origin: 
         UserError: they differ in more, a key of `allow` is none of a recipe, or can never change.
     """
     _check_keys(allow)
+    if rules < RULES and (given.precision, saved.precision) == ("tf32", "float32"):
+        saved = replace(saved, precision="tf32")
     ours, theirs = (dict(_leaves(_essence(recipe))) for recipe in (given, saved))
     differing = [key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)]
     refused = [key for key in differing if not _among(key, allow)]
