@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 import random
+import runpy
 import signal
 import socket
 import sys
@@ -31,7 +32,6 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from memcomp.experiments import cli
 from memcomp.experiments.checkpoints import kept, run_file
 from memcomp.experiments.checkpoints.find import CHECKPOINT, metadata
 from memcomp.experiments.data.pairs import PairSet
@@ -203,7 +203,8 @@ def _run(words: Sequence[str], out: Path, environment: dict[str, str], send: Con
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     _watched(send.send, stop_at)
-    sys.exit(cli.main(list(words)))
+    sys.argv = ["memcomp", *words]
+    runpy.run_module("memcomp.experiments.cli", run_name="__main__")
 
 
 class Laboratory:
@@ -401,9 +402,9 @@ def main() -> int:
                 rows[case.name] = asdict(laboratory.try_out(case))
                 write_json(kept_rows, rows)
                 print(case.name, rows[case.name], flush=True)
-    found = [(case, _read(rows[case.name])) for case in cases()]
-    with atomic_write(options.output / "kills.md") as file:
-        file.write_text(page(found), encoding="utf-8")
+            found = [(one, _read(rows[one.name])) for one in cases() if one.name in rows]
+            with atomic_write(options.output / "kills.md") as file:
+                file.write_text(page(found), encoding="utf-8")
     return int(any(seen.lost for _, seen in found))
 
 
