@@ -184,7 +184,7 @@ def _watched(send: Callable[[Mark], None], stop_at: Mark | None) -> None:
         at("checkpoint: not yet renamed", now[0])
 
     plain_save = run_file.save_file
-    run_file.save_file = half
+    run_file.save_file = half  # type: ignore[assignment]
     before(PairSet, "__getitem__", "loading", lambda pairs, index: None if pairs.augment is None else index // 4 + 1)
     before(loop, "step", "step", begun)
     before(optimizers.Optimisers, "step", "step: before Adam", lambda *_: now[0])
@@ -409,7 +409,8 @@ def main() -> int:
 
 
 def _read(row: dict[str, Any]) -> Seen:
-    return Seen(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()})
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+    return Seen(**values)
 
 
 if __name__ == "__main__":

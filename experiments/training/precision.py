@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -18,7 +18,7 @@ def products_of(precision: Precision) -> Iterator[None]:
     By themselves PyTorch's convolutions are TF32 and its products are not. The older of its two kinds of switches are
     set: the newer ones must not be mixed with them, and other libraries read the older ones.
     """
-    switches = torch.backends.cuda.matmul, torch.backends.cudnn
+    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [switch.allow_tf32 for switch in switches]
     try:
         for switch in switches:
