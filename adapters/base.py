@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +16,7 @@ from memcomp import KeypointTap, MemoryCompensation, Tap
 from memcomp.adapters.folder import Pretrained, write_pretrained
 from memcomp.adapters.layout import Layout, Sections, bare_key, layout_of
 from memcomp.adapters.outputs import EncodedSource, HostOutput, Keypoints
+from memcomp.adapters.shared.draws import draw_each
 from memcomp.handle import CHILD, Handle
 
 
@@ -82,9 +84,23 @@ class Host(nn.Module, ABC):
     ) -> HostOutput:
         """Reconstruct with what upstream does only while training, at a time counted in epochs from 0.
 
-        All random draws come from `generator`, a CPU generator.
+        All random draws come from `generator`, a CPU generator; those for each pair by `shared.draws.draw_each`, which
+        makes them independent of the number of processes.
         """
-        return self.reconstruct(source, driving)
+        with self.drawn_noise(source, generator):
+            return self.reconstruct(source, driving)
+
+    @contextmanager
+    def drawn_noise(self, source: Tensor, generator: torch.Generator) -> Iterator[None]:
+        """Inside of the block a memory that asks for noise while it trains gets it from `generator`, for each pair."""
+        memory = self.memory
+        if memory is None or not (memory.config.noise and memory.training):
+            yield
+            return
+        shape = (1, *memory.config.memory_size)
+        noise = [draw_each(torch.randn, len(source), *shape, generator=generator).to(source) for _ in memory.channels]
+        with memory.supplying(noise):
+            yield
 
     def taps(self) -> tuple[list[Tap], KeypointTap]:
         """Where warped features and source keypoints pass, as the layout says; without one the host takes no memory.

@@ -168,13 +168,14 @@ class TPSM(Host):
         """Reconstruct as upstream trains: the background moves from an epoch on, motions are dropped until one."""
         kept = self.schedule.kept(epoch, len(source), self.dense_motion_network.num_tps, generator)
         moves = self.bg_predictor is not None and epoch >= self.schedule.bg_start
-        return self.generate(
-            source,
-            self.keypoints(source),
-            self.keypoints(driving),
-            background=self._background(source, driving) if moves else None,
-            kept=None if kept is None else kept.to(source.device),
-        )
+        with self.drawn_noise(source, generator):
+            return self.generate(
+                source,
+                self.keypoints(source),
+                self.keypoints(driving),
+                background=self._background(source, driving) if moves else None,
+                kept=None if kept is None else kept.to(source.device),
+            )
 
     def _background(self, source: Tensor, driving: Tensor) -> Tensor:
         if self.bg_predictor is None:
