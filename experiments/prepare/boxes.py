@@ -74,12 +74,11 @@ def square_around(box: Box, increase: float, width: int, height: int) -> Square 
     """
     longer = max(box.width, box.height)
     side = min(max(math.ceil(longer * (1 + 2 * increase) - 1e-6), 1), width, height)
-    if side < longer:
-        return None
-    x, y = (
-        min(max(round((low + high - side) / 2), math.ceil(high - side), 0), math.floor(low), size - side)
-        for low, high, size in ((box.left, box.right, width), (box.top, box.bottom, height))
-    )
-    if x + side < box.right or y + side < box.bottom:  # edges between two pixels, and no pixel to spare
-        return None
-    return Square(x, y, side)
+    for larger in (side, side + 1):  # where the box's edges lie between two pixels, there may be none to spare
+        x, y = (
+            min(max(round((low + high - larger) / 2), math.ceil(high - larger), 0), math.floor(low), size - larger)
+            for low, high, size in ((box.left, box.right, width), (box.top, box.bottom, height))
+        )
+        if min(x, y) >= 0 and x + larger >= box.right and y + larger >= box.bottom:
+            return Square(x, y, larger)
+    return None

@@ -103,7 +103,7 @@ def test_what_is_refused_leaves_nothing_behind(tmp_path: Path, capsys: pytest.Ca
     assert "expected some of cut, two-faces, too-small, moved" in refused(raw, *out, "--ignore", "no-face")
     assert "--size 33: expected an even number" in refused(raw, *out, "--size", 33)
     assert "--min-frames 64: expected at most" in refused(raw, *out, "--max-frames", 10)
-    assert "--increase: expected 0 … 5" in refused(raw, *out, "--increase", -1)
+    assert "--increase: expected a number from 0 to 5" in refused(raw, *out, "--increase", -1)
     assert "--videos" in refused(raw, *out, "--videos", raw)
     (raw / "a.mkv").write_bytes((raw / "a.mp4").read_bytes())
     assert "expected another name than" in refused(raw, *out)

@@ -15,9 +15,9 @@ from memcomp.experiments.checkpoints import kept
 from memcomp.experiments.checkpoints.run_file import load_run
 from memcomp.experiments.checkpoints.trained import load_host, read_trained
 from memcomp.experiments.errors import UserError, warn
+from memcomp.experiments.interruption import ignore_interrupts, interruption, no_worker_left
 from memcomp.experiments.recipe.load import load_recipe, with_overrides
 from memcomp.experiments.training import loop as training
-from memcomp.experiments.training.interruption import ignore_interrupts, interruption, no_worker_left
 from memcomp.experiments.training.log import RunLog
 from memcomp.experiments.training.loop import train
 
