@@ -150,11 +150,8 @@ def animate(
 
 
 def _first(keypoints: Keypoints) -> Keypoints:
-    return Keypoints(keypoints.value[:1], None if keypoints.jacobian is None else keypoints.jacobian[:1])
+    return keypoints.each(lambda x: x[:1])
 
 
 def _repeat(keypoints: Keypoints, count: int) -> Keypoints:
-    jacobian = keypoints.jacobian
-    return Keypoints(
-        keypoints.value.expand(count, -1, -1), None if jacobian is None else jacobian.expand(count, -1, -1, -1)
-    )
+    return keypoints.each(lambda x: x.expand(count, *x.shape[1:]))
