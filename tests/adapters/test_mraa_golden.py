@@ -5,6 +5,7 @@ formula, in files NAME.json and NAME.safetensors of a folder. `MEMCOMP_REFERENCE
 tests/adapters/test_mraa_golden.py` takes the samples anew, and the tests marked `upstream` compare with these files.
 """
 
+import copy
 import json
 import os
 from pathlib import Path
@@ -25,11 +26,17 @@ TERMS = {"equivariance_shift": "equivariance_value", "equivariance_affine": "equ
 reference = pytest.mark.skipif("MEMCOMP_REFERENCE" not in os.environ, reason="MEMCOMP_REFERENCE is not set")
 
 
+MADE = {}
+
+
 def host_of(golden, about):
-    host = create_host("mraa", about["constructor"]["model_params"])
-    for section, network in host.sections().items():
-        golden.fill_by_rules(section, network, about["constructor"]["seed"], about["recipe_rules"])
-    return host.eval()
+    """The file's host, in single precision; making its weights takes a second."""
+    key = json.dumps(about["constructor"])
+    if key not in MADE:
+        MADE[key] = create_host("mraa", about["constructor"]["model_params"]).eval()
+        for section, network in MADE[key].sections().items():
+            golden.fill_by_rules(section, network, about["constructor"]["seed"], about["recipe_rules"])
+    return copy.deepcopy(MADE[key])
 
 
 def region_stages(host, images):
