@@ -54,6 +54,7 @@ class MRAA(Host):
     stages: ClassVar[Mapping[str, tuple[str, ...]]] = {"avd": ("avd_network",)}
     layouts: ClassVar[tuple[Layout, ...]] = upstream.LAYOUTS
     read_model = staticmethod(upstream.read_model)
+    epoch_entry: ClassVar[str] = "epoch_reconstruction"
     published: ClassVar[Mapping[str, Any]] = {  # vox256
         "num_regions": 10,
         "num_channels": 3,

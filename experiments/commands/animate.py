@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="relative",
         metavar="MODE",
         help="relative: the driving face's motion (default); absolute: its position too; "
-        "avd: tpsm's network that keeps the source's shape",
+        "avd: the network of tpsm and mraa that keeps the source's shape",
     )
     parser.add_argument("--no-adapt-scale", action="store_true", help="relative: do not scale by the heads' sizes")
     parser.add_argument("--side-by-side", action="store_true", help="source, driving and result beside each other")
