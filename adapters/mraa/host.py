@@ -91,7 +91,7 @@ class MRAA(Host):
 
     def __init__(self, model: Mapping[str, Any]) -> None:
         super().__init__(model)
-        given = {"num_channels": 3, "estimate_affine": False, "revert_axis_swap": True}
+        given: dict[str, Any] = {"num_channels": 3, "estimate_affine": False, "revert_axis_swap": True}
         given |= checked_params("model", model, _model)
         self.revert_axis_swap: bool = given["revert_axis_swap"]
 
