@@ -117,10 +117,9 @@ class MRAA(Host):
             )
         self.avd_network: AVDNetwork | None = None
         if given.get("avd_network_params") is not None:
-            if not self.region_predictor.framed:
-                raise ValueError("model.avd_network_params: expected none without pca_based or estimate_affine")
             self.avd_network = AVDNetwork(**params("avd_network_params", AVDNetwork, "num_regions"))
-            self.motion_modes = (*Host.motion_modes, "avd")
+            if self.region_predictor.framed:
+                self.motion_modes = (*Host.motion_modes, "avd")
 
     def sections(self) -> dict[str, nn.Module]:
         """The networks, without those that the host has not."""
@@ -187,7 +186,7 @@ class MRAA(Host):
         return Regions(moved.value, moved.jacobian, driving.covar)
 
     def enter_stage(self, stage: str) -> None:
-        """Freeze all but what the stage trains (see `Host.enter_stage`); "avd" needs an `avd_network`."""
+        """Freeze all but what the stage trains (see `Host.enter_stage`); "avd" needs an `avd_network` and frames."""
         if stage == "avd":
             self._avd()
         super().enter_stage(stage)
@@ -195,6 +194,8 @@ class MRAA(Host):
     def _avd(self) -> AVDNetwork:
         if self.avd_network is None:
             raise ValueError("the host has no avd_network: its model lacks avd_network_params")
+        if not self.region_predictor.framed:
+            raise ValueError("its avd_network needs frames: set pca_based or estimate_affine to true")
         return self.avd_network
 
     def loss_terms(

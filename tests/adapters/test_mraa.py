@@ -228,6 +228,13 @@ def test_the_second_stage_trains_one_network_and_learns():
         host.stage_loss("late", source, driving, generator=torch.Generator())
 
 
+def test_a_network_that_needs_frames_is_kept_but_not_used_without():
+    host = make(PLAIN | {"avd_network_params": MODEL["avd_network_params"]})
+    assert "avd_network" in host.sections() and host.motion_modes == ("relative", "absolute")
+    with pytest.raises(ValueError, match="its avd_network needs frames: set pca_based or estimate_affine"):
+        host.enter_stage("avd")
+
+
 def terms(host, names, seed=0):
     source, driving = pictures()
     output = host.reconstruct(source, driving)
@@ -289,7 +296,6 @@ WRONG = {
         "flow_predictor_params.num_block: unknown key, did you mean",
     ),
     "heatmaps": (PLAIN | {"generator_params": MODEL["generator_params"]}, "use_covar_heatmap: expected false without"),
-    "avd": (PLAIN | {"avd_network_params": MODEL["avd_network_params"]}, "avd_network_params: expected none without"),
 }
 
 
