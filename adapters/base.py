@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from memcomp import KeypointTap, MemoryCompensation, Tap
 from memcomp.adapters.folder import Pretrained, write_pretrained
 from memcomp.adapters.layout import Layout, Sections, bare_key, layout_of
-from memcomp.adapters.outputs import HostOutput, Keypoints
+from memcomp.adapters.outputs import EncodedSource, HostOutput, Keypoints
+from memcomp.adapters.shared.draws import draw_each
 from memcomp.handle import CHILD, Handle
 
 
@@ -57,6 +59,19 @@ class Host(nn.Module, ABC):
         """The source images in the pose of the driving images, both (B, 3, H, W)."""
         return self.generate(source, self.keypoints(source), self.keypoints(driving))
 
+    def encode_source(self, source: Tensor) -> EncodedSource:
+        """Compute once what does not depend on the driving frame, of one source image (1, 3, H, W).
+
+        Optional: a host that keeps more than keypoints overrides it and `generate_from`. Weights, mode and hooks must
+        stay as they are between the two.
+        """
+        return EncodedSource(source, self.keypoints(source))
+
+    def generate_from(self, encoded: EncodedSource, kp_driving: Keypoints) -> HostOutput:
+        """The encoded source in each of the driving poses, (B, K, 2); as `generate` with the source B times."""
+        count = len(kp_driving.value)
+        return self.generate(encoded.image.expand(count, -1, -1, -1), encoded.keypoints.expand(count), kp_driving)
+
     def reconstruct(self, source: Tensor, driving: Tensor) -> HostOutput:
         """Reconstruct frames of one video; unlike `forward`, with the background's motion if the host models it."""
         return self(source, driving)
@@ -70,9 +85,23 @@ class Host(nn.Module, ABC):
     ) -> HostOutput:
         """Reconstruct with what upstream does only while training, at a time counted in epochs from 0.
 
-        All random draws come from `generator`, a CPU generator.
+        All random draws come from `generator`, a CPU generator; those for each pair by `shared.draws.draw_each`, which
+        makes them independent of the number of processes.
         """
-        return self.reconstruct(source, driving)
+        with self.drawn_noise(source, generator):
+            return self.reconstruct(source, driving)
+
+    @contextmanager
+    def drawn_noise(self, source: Tensor, generator: torch.Generator) -> Iterator[None]:
+        """Inside of the block a memory that asks for noise while it trains gets it from `generator`, for each pair."""
+        memory = self.memory
+        if memory is None or not (memory.config.noise and memory.training):
+            yield
+            return
+        shape = (1, *memory.config.memory_size)
+        noise = [draw_each(torch.randn, len(source), *shape, generator=generator).to(source) for _ in memory.channels]
+        with memory.supplying(noise):
+            yield
 
     def taps(self) -> tuple[list[Tap], KeypointTap]:
         """Where warped features and source keypoints pass, as the layout says; without one the host takes no memory.
@@ -294,6 +323,15 @@ class Host(nn.Module, ABC):
         if isinstance(handle.compensation, MemoryCompensation):  # not the control of mode "skip"
             about |= {"config": handle.compensation.config.to_dict(), "keypoints": handle.compensation.keypoints}
         return about
+
+
+def watched(generator: nn.Module, *names: str) -> bool:
+    """Whether hooks look at these submodules or a part of them: what they compute belongs to one call of the whole.
+
+    The skips of `attach(mode="skip")` do so with the encoder of every call, and so may taps of a user's own.
+    """
+    parts = (part for name in names for part in generator.get_submodule(name).modules())
+    return any(part._forward_hooks or part._forward_pre_hooks for part in parts)
 
 
 def _match_state(section: str, module: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 
+import torch
 from torch import Tensor
 
 
@@ -39,6 +40,14 @@ class Keypoints:
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: change(x) for name, x in tensors.items() if isinstance(x, Tensor)})
 
+    def to(self, device: torch.device | str) -> Keypoints:
+        """The same keypoints on a device."""
+        return self.each(lambda x: x.to(device))
+
+    def expand(self, count: int) -> Keypoints:
+        """The keypoints of one image (1, K, D) for each of `count` images; none is copied."""
+        return self.each(lambda x: x.expand(count, *x.shape[1:]))
+
     def __getitem__(self, key: str) -> Tensor:
         if key not in self:
             raise KeyError(key)
@@ -46,6 +55,21 @@ class Keypoints:
 
     def __contains__(self, key: object) -> bool:
         return key == "value" or (key == "jacobian" and self.jacobian is not None)
+
+
+@dataclass(frozen=True)
+class EncodedSource:
+    """What a host has computed of one source image, for all driving frames that follow: see `Host.encode_source`.
+
+    Attributes:
+        image: (1, 3, H, W), or as many channels as the host's pictures have.
+        keypoints: of the image, (1, K, D).
+        features: what the host's generator takes in place of encoding the image again; None = it encodes it each time.
+    """
+
+    image: Tensor
+    keypoints: Keypoints
+    features: tuple[Tensor, ...] | None = None
 
 
 @dataclass(frozen=True)

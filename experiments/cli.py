@@ -15,6 +15,7 @@ from memcomp.experiments.files import disk_refusal
 # subcommand, a module in commands/ with `add_arguments(parser)` and `run(args)` → one line of help
 COMMANDS = {
     "demo": "train a small host with and without the memory and compare the two",
+    "prepare": "make clips to train on of raw videos: heads found, followed, cropped",
     "train": "train what a recipe describes",
     "evaluate": "measure a checkpoint on seeded pairs of unseen people",
     "compare": "train two recipes side by side and measure both on the same pairs",
@@ -29,7 +30,7 @@ COMMANDS = {
 }
 # modules that a base install (torch and safetensors) lacks, and the extra that brings them
 EXTRAS = {
-    "train": ("numpy", "yaml", "timm", "torchvision", "imageio", "av", "skimage", "tqdm", "matplotlib", "PIL"),
+    "train": ("numpy", "yaml", "timm", "torchvision", "imageio", "av", "skimage", "scipy", "tqdm", "matplotlib", "PIL"),
     "report": ("jinja2",),
     "faces": ("dlib", "_dlib_pybind11", "face_recognition_models"),
 }
@@ -63,8 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if extra is None:
             raise
         return _fail(f"`memcomp {arguments[0]}` needs {error.name}: pip install 'memcomp[{extra}]'")
-    except KeyboardInterrupt:
-        print("memcomp: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"memcomp: interrupted{f': {stop}' * bool(str(stop))}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `memcomp recipes | head`
         _print_nowhere()

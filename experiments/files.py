@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -44,6 +45,31 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; it takes that name only if the block ends without an exception.
+
+    Raises:
+        UserError: `path` is there and no empty folder.
+        CannotWrite: it cannot be written, or the disk is full.
+    """
+    target = Path(path)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        held = "a folder with files in it" if target.is_dir() else "a file"
+        raise UserError(f"{target}: expected a new or an empty folder, found {held}")
+    writable_folder(target.parent)
+    with system_errors(target):
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+    try:
+        with _disk_errors(target):
+            yield temporary
+        with system_errors(target):
+            temporary.chmod(0o777 & ~_umask())  # mkdtemp's folders are for the owner alone
+            os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def writable_folder(path: str | os.PathLike[str]) -> Path:

@@ -46,6 +46,11 @@ class Processes:
         """Whether this process writes the files and talks."""
         return self.rank == 0
 
+    @property
+    def on_this_machine(self) -> int:
+        """How many of the processes share this machine's memory."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", self.world))
+
     def average(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by its mean over all processes."""
         tensors = list(tensors)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -63,6 +63,13 @@ class DepthAwareGenerator(OcclusionAwareGenerator):
         self.src_down_blocks = nn.ModuleList(DownBlock(fine, coarse) for fine, coarse in pairwise(widths))
         self.AttnModule = DepthAttention(widths[-1])
 
+    def encode_depth(self, disparity: Tensor) -> Tensor:
+        """The feature of disparities (B, 1, H, W) that the attention asks with, of the size of the warped one."""
+        out = self.src_first(disparity)
+        for block in self.src_down_blocks:
+            out = block(out)
+        return out
+
     def paint(self, feature: Tensor, deformed: Tensor, motion: DenseMotion) -> Tensor:
         """The feature after the attention, the source warped by the motion → the image (B, 3, H, W) in [0, 1]."""
         return self.decode(feature)
@@ -73,15 +80,19 @@ class DepthAwareGenerator(OcclusionAwareGenerator):
         kp_driving: Keypoints | Mapping[str, Tensor],
         kp_source: Keypoints | Mapping[str, Tensor],
         source_depth: Tensor | None = None,
+        *,
+        encoded: Sequence[Tensor] | None = None,
     ) -> DaGANOutput:
-        """Source images (B, 3, H, W), keypoints of both images, disparities (B, 1, H, W) of the source (None: 0)."""
+        """Source images (B, 3, H, W), keypoints of both images, disparities (B, 1, H, W) of the source (None: 0).
+
+        With `encoded`, what `encode` and `encode_depth` made of one source image, that image is for all poses.
+        """
         kp_driving, kp_source = Keypoints.of(kp_driving), Keypoints.of(kp_source)
         if source_depth is None:
             source_depth = torch.zeros_like(source_image[:, :1])
-        depth = self.src_first(source_depth)
-        for block in self.src_down_blocks:
-            depth = block(depth)
-        feature, motion = self.warped_feature(source_image, kp_driving, kp_source)
+        depth = encoded[1] if encoded else self.encode_depth(source_depth)
+        feature, motion = self.warped_feature(source_image, kp_driving, kp_source, encoded)
+        depth = depth.expand(len(feature), -1, -1, -1)
         deformed = self.deform_input(source_image, motion.deformation)
         return DaGANOutput(
             prediction=self.paint(self.AttnModule(depth, feature), deformed, motion),

@@ -12,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from memcomp.adapters.base import watched
 from memcomp.adapters.dagan import upstream
 from memcomp.adapters.dagan.depth import NOT_WEIGHTS, SECTIONS, DepthDecoder, DepthEncoder, num_layers, read_depth
 from memcomp.adapters.dagan.generator import DepthAwareGenerator, SPADEDepthAwareGenerator
 from memcomp.adapters.fomm.discriminator import Judgement
 from memcomp.adapters.fomm.host import FOMM
 from memcomp.adapters.layout import Layout
-from memcomp.adapters.outputs import HostOutput, Keypoints
+from memcomp.adapters.outputs import EncodedSource, HostOutput, Keypoints
 from memcomp.adapters.shared.params import checked_params
 
 GENERATORS = {kind.__name__: kind for kind in (DepthAwareGenerator, SPADEDepthAwareGenerator)}
@@ -170,9 +171,32 @@ class DaGAN(FOMM):
         """The source pictures (B, 3 or 4, H, W) in the driving pose."""
         return self._generate(self.with_disparity(source), kp_source, kp_driving)
 
-    def _generate(self, source: Tensor, kp_source: Keypoints, kp_driving: Keypoints) -> HostOutput:
+    def encode_source(self, source: Tensor) -> EncodedSource:
+        """Keep disparity, keypoints and both encoders' features of one source picture (1, 3 or 4, H, W)."""
+        source = self.with_disparity(source)
+        generator: Any = self.generator
+        keypoints, features = self.kp_detector(source), None
+        if not watched(generator, "first", "down_blocks", "src_first", "src_down_blocks"):
+            features = (*generator.encode(source[:, :3]), generator.encode_depth(source[:, 3:]))
+        return EncodedSource(source, keypoints, features)
+
+    def generate_from(self, encoded: EncodedSource, kp_driving: Keypoints) -> HostOutput:
+        """The encoded source in each of the driving poses, (B, K, 2)."""
+        count, one = len(kp_driving.value), encoded.features is not None
+        source = encoded.image if one else encoded.image.expand(count, -1, -1, -1)
+        return self._generate(source, encoded.keypoints.expand(count), kp_driving, encoded.features)
+
+    def _generate(
+        self,
+        source: Tensor,
+        kp_source: Keypoints,
+        kp_driving: Keypoints,
+        encoded: tuple[Tensor, ...] | None = None,
+    ) -> HostOutput:
         picture, disparity = source.split([3, 1], dim=1)
-        return self.generator(picture, kp_source=kp_source, kp_driving=kp_driving, source_depth=disparity)
+        return self.generator(
+            picture, kp_source=kp_source, kp_driving=kp_driving, source_depth=disparity, encoded=encoded
+        )
 
     def forward(self, source: Tensor, driving: Tensor) -> HostOutput:
         """The source pictures in the pose of the driving pictures, both (B, 3 or 4, H, W)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -79,13 +79,22 @@ class OcclusionAwareGenerator(nn.Module):
             visible = F.interpolate(visible, size=inp.shape[2:], mode="bilinear")
         return inp * visible
 
-    def warped_feature(
-        self, source_image: Tensor, kp_driving: Keypoints, kp_source: Keypoints
-    ) -> tuple[Tensor, DenseMotion]:
-        """The source encoded, warped and dimmed where occluded, (B, C', H / 2^n, W / 2^n), and the motion that did."""
-        out = self.first(source_image)
+    def encode(self, image: Tensor) -> tuple[Tensor, ...]:
+        """What is warped of images (B, C, H, W): one feature (B, C', H / 2^n, W / 2^n)."""
+        out = self.first(image)
         for block in self.down_blocks:
             out = block(out)
+        return (out,)
+
+    def warped_feature(
+        self,
+        source_image: Tensor,
+        kp_driving: Keypoints,
+        kp_source: Keypoints,
+        encoded: Sequence[Tensor] | None = None,
+    ) -> tuple[Tensor, DenseMotion]:
+        """The source encoded, warped and dimmed where occluded, (B, C', H / 2^n, W / 2^n), and the motion that did."""
+        out = (encoded or self.encode(source_image))[0]
         motion = self.dense_motion_network(source_image=source_image, kp_driving=kp_driving, kp_source=kp_source)
         return self.dim(self.deform_input(out, motion.deformation), motion), motion
 
@@ -101,10 +110,18 @@ class OcclusionAwareGenerator(nn.Module):
         source_image: Tensor,
         kp_driving: Keypoints | Mapping[str, Tensor],
         kp_source: Keypoints | Mapping[str, Tensor],
+        *,
+        encoded: Sequence[Tensor] | None = None,
     ) -> HostOutput:
-        """Source images (B, C, H, W) and the keypoints of both images → the source in the driving pose."""
+        """The source in the driving pose.
+
+        Args:
+            source_image: (B, C, H, W); one for all poses if `encoded` is given.
+            kp_driving, kp_source: keypoints of both images, (B, K, 2).
+            encoded: of that image, what `encode` made.
+        """
         kp_driving, kp_source = Keypoints.of(kp_driving), Keypoints.of(kp_source)
-        feature, motion = self.warped_feature(source_image, kp_driving, kp_source)
+        feature, motion = self.warped_feature(source_image, kp_driving, kp_source, encoded)
         return HostOutput(
             prediction=self.decode(feature),
             deformed=self.deform_input(source_image, motion.deformation),

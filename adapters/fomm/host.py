@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from memcomp.adapters.base import Host
+from memcomp.adapters.base import Host, watched
 from memcomp.adapters.fomm import upstream
 from memcomp.adapters.fomm.discriminator import Judgement, MultiScaleDiscriminator
 from memcomp.adapters.fomm.generator import OcclusionAwareGenerator
 from memcomp.adapters.fomm.keypoints import KeypointDetector
 from memcomp.adapters.fomm.motion import DenseMotionNetwork
 from memcomp.adapters.layout import Layout
-from memcomp.adapters.outputs import HostOutput, Keypoints
+from memcomp.adapters.outputs import EncodedSource, HostOutput, Keypoints
 from memcomp.adapters.shared import losses
 from memcomp.adapters.shared.params import checked_params
 from memcomp.adapters.shared.transfer import transfer_motion
@@ -134,6 +134,19 @@ class FOMM(Host):
     def generate(self, source: Tensor, kp_source: Keypoints, kp_driving: Keypoints) -> HostOutput:
         """The source images (B, 3, H, W) in the driving pose."""
         return self.generator(source, kp_source=kp_source, kp_driving=kp_driving)
+
+    def encode_source(self, source: Tensor) -> EncodedSource:
+        """Keep keypoints and the encoder's features of one source image (1, 3, H, W); see `Host.encode_source`."""
+        generator: Any = self.generator
+        features = None if watched(generator, "first", "down_blocks") else tuple(generator.encode(source))
+        return EncodedSource(source, self.keypoints(source), features)
+
+    def generate_from(self, encoded: EncodedSource, kp_driving: Keypoints) -> HostOutput:
+        """The encoded source in each of the driving poses, (B, K, 2)."""
+        if encoded.features is None:
+            return super().generate_from(encoded, kp_driving)
+        kp_source = encoded.keypoints.expand(len(kp_driving.value))
+        return self.generator(encoded.image, kp_source=kp_source, kp_driving=kp_driving, encoded=encoded.features)
 
     def transfer_motion(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -59,10 +59,14 @@ class UNetGenerator(WarpedSkipGenerator):
         self.build(num_channels, block_expansion, max_features, num_down_blocks, type(self).norm)
 
     def warped_features(
-        self, source_image: Tensor, kp_driving: Keypoints, kp_source: Keypoints
+        self,
+        source_image: Tensor,
+        kp_driving: Keypoints,
+        kp_source: Keypoints,
+        encoded: Sequence[Tensor] | None = None,
     ) -> tuple[list[Tensor], DenseMotion]:
         """The features of every level, coarse to fine, warped and dimmed where occluded, and the motion that did."""
-        levels = self.encode(source_image)
+        levels = encoded or self.encode(source_image)
         motion = self.dense_motion_network(source_image=source_image, kp_driving=kp_driving, kp_source=kp_source)
         visible = motion.occlusion_map
         return [self.occlude_input(self.deform_input(level, motion.deformation), visible) for level in levels], motion
@@ -72,10 +76,18 @@ class UNetGenerator(WarpedSkipGenerator):
         source_image: Tensor,
         kp_driving: Keypoints | Mapping[str, Tensor],
         kp_source: Keypoints | Mapping[str, Tensor],
+        *,
+        encoded: Sequence[Tensor] | None = None,
     ) -> HostOutput:
-        """Source images (B, C, H, W) and the keypoints of both images → the source in the driving pose."""
+        """The source in the driving pose.
+
+        Args:
+            source_image: (B, C, H, W); one for all poses if `encoded` is given.
+            kp_driving, kp_source: keypoints of both images, (B, K, 2).
+            encoded: of that image, what `encode` made.
+        """
         kp_driving, kp_source = Keypoints.of(kp_driving), Keypoints.of(kp_source)
-        warped, motion = self.warped_features(source_image, kp_driving, kp_source)
+        warped, motion = self.warped_features(source_image, kp_driving, kp_source, encoded)
         visible = motion.occlusion_map
         assert visible is not None  # the constructor demands it
         deformed = self.deform_input(source_image, motion.deformation)

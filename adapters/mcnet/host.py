@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from memcomp import inject
@@ -75,16 +74,6 @@ class MCNet(FOMM):
             raise ValueError("noise was given, but the host has no memory to add it to")
         with self.memory.supplying(noise):
             return super().generate(source, kp_source, kp_driving)
-
-    def training_output(
-        self, source: Tensor, driving: Tensor, *, epoch: float, generator: torch.Generator
-    ) -> HostOutput:
-        """Reconstruct; if the memory's config asks for noise in training mode, it is drawn from `generator`."""
-        memory = self.memory
-        if memory is None or not (memory.config.noise and memory.training):
-            return self.reconstruct(source, driving)
-        shape = (len(source), 1, *memory.config.memory_size)
-        return self(source, driving, [torch.randn(shape, generator=generator).to(source) for _ in memory.channels])
 
     def load_upstream(self, sections: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Load upstream's sections; a generator with the published memory (``mbUnit.*``) gets it attached.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -83,13 +83,18 @@ class Generator(nn.Module):
         driving_region_params: Keypoints | Mapping[str, Tensor],
         source_region_params: Keypoints | Mapping[str, Tensor],
         bg_params: Tensor | None = None,
+        *,
+        encoded: Sequence[Tensor] | None = None,
     ) -> HostOutput:
-        """Source images (B, C, H, W), regions of both images, the background's motion → the source in the driving pose.
+        """The source in the driving pose.
 
-        See `PixelwiseFlowPredictor.forward`.
+        Args:
+            source_image: (B, C, H, W); one for all poses if `encoded` is given.
+            driving_region_params, source_region_params, bg_params: see `PixelwiseFlowPredictor.forward`.
+            encoded: of that image, what `encode` made.
         """
         driving, source = Regions.of(driving_region_params), Regions.of(source_region_params)
-        levels = self.encode(source_image)
+        levels = encoded or self.encode(source_image)
         motion = self.pixelwise_flow_predictor(
             source_image=source_image, driving_region_params=driving, source_region_params=source, bg_params=bg_params
         )

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from memcomp.adapters.base import Host
+from memcomp.adapters.base import Host, watched
 from memcomp.adapters.layout import Layout
 from memcomp.adapters.mraa import losses, upstream
 from memcomp.adapters.mraa.avd import AVDNetwork
@@ -16,7 +16,7 @@ from memcomp.adapters.mraa.background import BackgroundPredictor
 from memcomp.adapters.mraa.flow import PixelwiseFlowPredictor
 from memcomp.adapters.mraa.generator import Generator
 from memcomp.adapters.mraa.regions import RegionPredictor, Regions
-from memcomp.adapters.outputs import HostOutput, Keypoints
+from memcomp.adapters.outputs import EncodedSource, HostOutput, Keypoints
 from memcomp.adapters.shared.losses import RandomTransform, equivariance_value
 from memcomp.adapters.shared.params import checked_params
 from memcomp.adapters.shared.transfer import transfer_motion
@@ -138,6 +138,23 @@ class MRAA(Host):
             source, driving_region_params=kp_driving, source_region_params=kp_source, bg_params=background
         )
 
+    def encode_source(self, source: Tensor) -> EncodedSource:
+        """Keep regions and the encoder's features of one source image (1, 3, H, W); see `Host.encode_source`."""
+        features = None if watched(self.generator, "first", "down_blocks") else tuple(self.generator.encode(source))
+        return EncodedSource(source, self.keypoints(source), features)
+
+    def generate_from(self, encoded: EncodedSource, kp_driving: Keypoints) -> HostOutput:
+        """The encoded source in each of the driving poses, K regions."""
+        if encoded.features is None:
+            return super().generate_from(encoded, kp_driving)
+        kp_source = encoded.keypoints.expand(len(kp_driving.value))
+        return self.generator(
+            encoded.image,
+            driving_region_params=kp_driving,
+            source_region_params=kp_source,
+            encoded=encoded.features,
+        )
+
     def forward(self, source: Tensor, driving: Tensor, *, background: bool = False) -> HostOutput:
         """The source images in the pose of the driving images, both (B, 3, H, W).
 
@@ -175,8 +192,7 @@ class MRAA(Host):
         """
         driving = Regions.of(kp_driving)
         if mode == "avd":
-            count = len(driving.value)
-            return self._avd()(Regions.of(kp_source).each(lambda x: x.expand(count, *x.shape[1:])), driving)
+            return self._avd()(Regions.of(kp_source).expand(len(driving.value)), driving)
         if mode not in (None, *self.motion_modes):
             raise ValueError(f"unknown motion mode {mode!r}; the host {self.name!r} has {', '.join(self.motion_modes)}")
         relative = relative if mode is None else mode == "relative"

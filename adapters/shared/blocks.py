@@ -39,9 +39,13 @@ def gaussians(points: Tensor, height: int, width: int, variance: float) -> Tenso
 
 
 def warp(image: Tensor, grid: Tensor, *, align_corners: bool, padding_mode: str = "zeros") -> Tensor:
-    """Sample image (B, C, H, W) at grid (B, h, w, 2) → (B, C, h, w); computed in the grid's precision."""
+    """Sample image (B or 1, C, H, W) at grid (B, h, w, 2) → (B, C, h, w); computed in the grid's precision."""
     sampled = F.grid_sample(
-        image.to(grid.dtype), grid, mode="bilinear", padding_mode=padding_mode, align_corners=align_corners
+        image.to(grid.dtype).expand(len(grid), -1, -1, -1),
+        grid,
+        mode="bilinear",
+        padding_mode=padding_mode,
+        align_corners=align_corners,
     )
     return sampled.to(image.dtype)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from memcomp.adapters.outputs import Keypoints
 from memcomp.adapters.shared.blocks import coordinate_grid, inverse_2x2, matmul_2x2, warp
+from memcomp.adapters.shared.draws import draw_each
 
 RADIUS_EPSILON = 1e-6  # inside the logarithm of the thin-plate term
 
@@ -56,10 +57,10 @@ class RandomTransform:
         if (sigma_tps is None) != (points_tps is None):
             raise ValueError("transform_params: sigma_tps and points_tps are given together or not at all")
         batch = like.shape[0]
-        theta = torch.eye(2, 3) + sigma_affine * torch.randn(batch, 2, 3, generator=generator)
+        theta = torch.eye(2, 3) + sigma_affine * draw_each(torch.randn, batch, 2, 3, generator=generator)
         if sigma_tps is None or points_tps is None:
             return cls(theta.to(like))
-        control_params = sigma_tps * torch.randn(batch, points_tps**2, generator=generator)
+        control_params = sigma_tps * draw_each(torch.randn, batch, points_tps**2, generator=generator)
         return cls(theta.to(like), control_params.to(like))
 
     def warp_frame(self, frame: Tensor, *, align_corners: bool = False) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from memcomp import KeypointTap, Tap
-from memcomp.adapters.base import Host
+from memcomp.adapters.base import Host, watched
 from memcomp.adapters.layout import Layout
-from memcomp.adapters.outputs import HostOutput, Keypoints
+from memcomp.adapters.outputs import EncodedSource, HostOutput, Keypoints
 from memcomp.adapters.shared.losses import equivariance_value
 from memcomp.adapters.shared.params import checked_params
 from memcomp.adapters.shared.transfer import transfer_motion
@@ -108,15 +108,17 @@ class TPSM(Host):
         *,
         background: Tensor | None = None,
         kept: Tensor | None = None,
+        encoded: Sequence[Tensor] | None = None,
     ) -> TPSMOutput:
         """The source images (B, 3, H, W) in the driving pose.
 
-        `background` is its affine motion (B, 3, 3), `kept` which motions take part, (B, K + 1) bool.
+        `background` is its affine motion (B, 3, 3), `kept` which motions take part, (B, K + 1) bool; `encoded` what
+        the generator's `encode` made of one source image for all poses.
         """
         motion = self.dense_motion_network(
             source_image=source, kp_driving=kp_driving, kp_source=kp_source, bg_param=background, kept=kept
         )
-        made = self.inpainting_network(source, motion)
+        made = self.inpainting_network(source, motion, encoded)
         maps = motion.occlusion_map
         return TPSMOutput(
             prediction=made.prediction,
@@ -131,6 +133,19 @@ class TPSM(Host):
             encoded=made.encoded,
             background=background,
         )
+
+    def encode_source(self, source: Tensor) -> EncodedSource:
+        """Keep keypoints and the encoder's features of one source image (1, 3, H, W); see `Host.encode_source`."""
+        network = self.inpainting_network
+        features = None if watched(network, "first", "down_blocks") else tuple(network.encode(source))
+        return EncodedSource(source, self.keypoints(source), features)
+
+    def generate_from(self, encoded: EncodedSource, kp_driving: Keypoints) -> HostOutput:
+        """The encoded source in each of the driving poses, (B, 5 K, 2)."""
+        if encoded.features is None:
+            return super().generate_from(encoded, kp_driving)
+        kp_source = encoded.keypoints.expand(len(kp_driving.value))
+        return self.generate(encoded.image, kp_source, kp_driving, encoded=encoded.features)
 
     def forward(self, source: Tensor, driving: Tensor, *, background: bool = False) -> TPSMOutput:
         """The source images in the pose of the driving images, both (B, 3, H, W).
@@ -153,13 +168,14 @@ class TPSM(Host):
         """Reconstruct as upstream trains: the background moves from an epoch on, motions are dropped until one."""
         kept = self.schedule.kept(epoch, len(source), self.dense_motion_network.num_tps, generator)
         moves = self.bg_predictor is not None and epoch >= self.schedule.bg_start
-        return self.generate(
-            source,
-            self.keypoints(source),
-            self.keypoints(driving),
-            background=self._background(source, driving) if moves else None,
-            kept=None if kept is None else kept.to(source.device),
-        )
+        with self.drawn_noise(source, generator):
+            return self.generate(
+                source,
+                self.keypoints(source),
+                self.keypoints(driving),
+                background=self._background(source, driving) if moves else None,
+                kept=None if kept is None else kept.to(source.device),
+            )
 
     def _background(self, source: Tensor, driving: Tensor) -> Tensor:
         if self.bg_predictor is None:

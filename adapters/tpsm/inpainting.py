@@ -71,9 +71,14 @@ class InpaintingNetwork(WarpedSkipGenerator):
         maps = maps if len(maps) > 1 else [maps[0]] * len(levels)
         return [self.occlude_input(level, visible) for level, visible in zip(levels, maps, strict=True)]
 
-    def forward(self, source_image: Tensor, dense_motion: DenseMotion) -> Inpainted:
-        """Source images (B, C, H, W) and the motion → the source in the driving pose."""
-        encoded = self.encode(source_image)
+    def forward(
+        self, source_image: Tensor, dense_motion: DenseMotion, encoded: Sequence[Tensor] | None = None
+    ) -> Inpainted:
+        """Source images (B, C, H, W) and the motion → the source in the driving pose.
+
+        With `encoded`, what `encode` made of one source image, that image is for all motions.
+        """
+        encoded = encoded or self.encode(source_image)
         maps, flow = dense_motion.occlusion_map, dense_motion.deformation
         warped = self.occlude([self.deform_input(level, flow) for level in encoded], maps)
         deformed = self.deform_input(source_image, flow)

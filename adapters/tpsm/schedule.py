@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from memcomp.adapters.shared.draws import draw_each
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -47,6 +49,6 @@ class Schedule:
         probability = self.dropout(epoch)
         if probability is None:
             return None
-        kept = torch.rand(batch, num_tps + 1, generator=generator) < 1 - probability
+        kept = draw_each(torch.rand, batch, num_tps + 1, generator=generator) < 1 - probability
         kept[:, 0] = True
         return kept

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -72,10 +72,14 @@ class TrueFOMM(OcclusionAwareGenerator):
     completion: GlobalCompletion | None  # set by the host
 
     def warped_feature(
-        self, source_image: Tensor, kp_driving: Keypoints, kp_source: Keypoints
+        self,
+        source_image: Tensor,
+        kp_driving: Keypoints,
+        kp_source: Keypoints,
+        encoded: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, DenseMotion]:
         """Warp as FOMM does; a `completion` then completes the feature."""
-        feature, motion = super().warped_feature(source_image, kp_driving, kp_source)
+        feature, motion = super().warped_feature(source_image, kp_driving, kp_source, encoded)
         return complete(self.completion, feature, motion, kp_driving, kp_source), motion
 
 
@@ -87,10 +91,14 @@ class TrueTPSM(UNetGenerator):
     completion: GlobalCompletion | None  # set by the host
 
     def warped_features(
-        self, source_image: Tensor, kp_driving: Keypoints, kp_source: Keypoints
+        self,
+        source_image: Tensor,
+        kp_driving: Keypoints,
+        kp_source: Keypoints,
+        encoded: Sequence[Tensor] | None = None,
     ) -> tuple[list[Tensor], DenseMotion]:
         """Warp as TPSM does; a `completion` then completes the feature of the lowest level."""
-        (lowest, *finer), motion = super().warped_features(source_image, kp_driving, kp_source)
+        (lowest, *finer), motion = super().warped_features(source_image, kp_driving, kp_source, encoded)
         return [complete(self.completion, lowest, motion, kp_driving, kp_source), *finer], motion
 
 

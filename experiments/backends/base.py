@@ -38,6 +38,7 @@ class Backend(Protocol):
     | landmarks | (68, 2): x, y in pixels, iBUG order, (0, 0) the centre of the upper left pixel |
     | identity | (D,): a code of the person |
     | pose | (3,): yaw, pitch, roll in degrees, signs as in `memcomp.experiments.data.heads.Poses` |
+    | heads | (N, 4): left, top, right, bottom of each head in pixels, the hair included |
     | action_units | (A,): activity in [0, 1], always in the same order |
     """
 

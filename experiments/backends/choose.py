@@ -15,6 +15,7 @@ CHOICES: Mapping[str, tuple[str, str]] = {
     "identity": ("dlib", "dlib | openface:FILE | arcface:FILE"),
     "pose": ("landmarks", "landmarks | py-feat | heads (procedural heads only)"),
     "action_units": ("py-feat", "py-feat"),
+    "heads": ("dlib", "dlib"),
     "lpips_alex": ("package", "FILE with the linear heads (alex.pth) | package: that of an installed lpips"),
     "lpips_vgg": ("package", "FILE with the linear heads (vgg.pth) | package"),
     "alexnet": ("hub", "FILE in torchvision's format | hub"),
@@ -38,6 +39,7 @@ CLASSES: Mapping[str, Mapping[str, str]] = {
     },
     "pose": {"landmarks": "head_pose.LandmarkPose", "py-feat": "feat.PyFeat", "heads": "heads.reader.HeadsPose"},
     "action_units": {"py-feat": "feat.PyFeat"},
+    "heads": {"dlib": "dlib_faces.DlibHeads"},
 }
 NEED_A_FILE = ("openface", "arcface")
 
@@ -65,7 +67,7 @@ def read_choices(words: Sequence[str], heads: int | None = None) -> dict[str, st
 
 
 def create_backend(kind: str, chosen: Mapping[str, str], heads: int | None = None) -> Backend:
-    """Make the backend that reads labels of one kind: landmarks, identity, pose or action_units.
+    """Make the backend that reads labels of one kind: landmarks, identity, pose, action_units or heads.
 
     Args:
         kind: what it reads.

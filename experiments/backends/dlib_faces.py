@@ -35,12 +35,14 @@ class DlibFaces:
 
     def find(self, picture: Frame) -> tuple[Frame, int, Any] | NotFound:
         """Find the face; returns the picture, enlarged by a whole factor if small, the factor, and dlib's landmarks."""
+        large, factor, shapes = self.find_all(picture)
+        return (large, factor, shapes[0]) if len(shapes) == 1 else NotFound.count(len(shapes))
+
+    def find_all(self, picture: Frame) -> tuple[Frame, int, list[Any]]:
+        """Find every face; returns the picture, enlarged by a whole factor if small, the factor, dlib's landmarks."""
         factor = -(-LEAST // min(picture.shape[:2]))
         large = np.ascontiguousarray(picture if factor == 1 else _enlarge(picture, factor))
-        faces = self._detector(large, 0)
-        if len(faces) != 1:
-            return NotFound.count(len(faces))
-        return large, factor, self._predictor(large, faces[0])
+        return large, factor, [self._predictor(large, face) for face in self._detector(large, 0)]
 
 
 class DlibLandmarks(OneByOne):
@@ -56,9 +58,22 @@ class DlibLandmarks(OneByOne):
         found = self._faces.find(picture)
         if isinstance(found, NotFound):
             return found
-        _, factor, shape = found
-        points = np.array([(part.x, part.y) for part in shape.parts()], np.float64)
-        return (points + 0.5) / factor - 0.5
+        return _points(found[2], found[1])
+
+
+class DlibHeads(OneByOne):
+    """Boxes of heads by dlib, any number in a picture, each made of a face's 68 landmarks: see `head_box`."""
+
+    about = f"dlib frontal detector, boxes of 68 points ({versions_of(*PACKAGES)})"
+
+    def __init__(self) -> None:
+        self._faces = DlibFaces()
+
+    def read(self, picture: Frame) -> Label | NotFound:
+        """Find heads → (N, 4); faces of 80 pixels and more, in pictures of 256 pixels and more, are found."""
+        _, factor, shapes = self._faces.find_all(picture)
+        boxes = [head_box(_points(shape, factor)) for shape in shapes]
+        return np.stack(boxes) if boxes else NotFound.count(0)
 
 
 class DlibIdentity:
@@ -89,6 +104,17 @@ class DlibIdentity:
         return labels
 
 
+def head_box(points: Label) -> Label:
+    """The box around a head whose 68 landmarks (68, 2) are given: (4,) left, top, right, bottom, same units.
+
+    The face ends at the hairline, half the height from chin to brows above these; hair, ears and neck add a quarter of
+    the face's height above and at the sides and a fifth below. So a face fills its box as it fills VoxCeleb's.
+    """
+    (left, top), (right, bottom) = points.min(0), points.max(0)
+    face = 1.5 * (bottom - top)
+    return np.array([left - face / 4, bottom - 1.25 * face, right + face / 4, bottom + face / 5])
+
+
 def model_file(name: str) -> Path:
     """Find a file of the package `face_recognition_models`, whose import would need pkg_resources.
 
@@ -100,6 +126,12 @@ def model_file(name: str) -> Path:
         message = f"face_recognition_models with {name} is not installed: pip install 'memcomp[faces]'"
         raise Unavailable("memcomp[faces]", message)
     return file
+
+
+def _points(shape: Any, factor: int) -> Label:
+    """Landmarks (68, 2) in pixels of a picture that was enlarged by `factor`."""
+    points = np.array([(part.x, part.y) for part in shape.parts()], np.float64)
+    return (points + 0.5) / factor - 0.5
 
 
 def _enlarge(picture: Frame, factor: int) -> Frame:

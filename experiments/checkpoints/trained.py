@@ -14,7 +14,8 @@ from memcomp.adapters import Host
 from memcomp.adapters.folder import WEIGHTS, Pretrained, read_pretrained
 from memcomp.adapters.pretrained import build_pretrained
 from memcomp.config import CompensationConfig
-from memcomp.experiments.checkpoints.find import checkpoint_path, is_pretrained
+from memcomp.experiments.checkpoints.find import CHECKPOINT, checkpoint_path, is_pretrained
+from memcomp.experiments.checkpoints.kept import load_newest
 from memcomp.experiments.checkpoints.run_file import load_run
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.recipe.load import load_recipe
@@ -127,14 +128,17 @@ def read_trained(path: str | os.PathLike[str]) -> Trained:
             return Trained(file, read_pretrained(file.parent))
         except (ValueError, OSError) as error:
             raise UserError(str(error)) from None
-    state = load_run(file)
+    if file == Path(path) / CHECKPOINT:
+        file, state = load_newest(Path(path))
+    else:
+        state = load_run(file)
     recipe, section = state.recipe, state.recipe.memory
     memory: dict[str, Any] | None = None
     if section is not None:  # None: all scales, and as many keypoints as the host has
         scales = None if section.scales == "all" else list(section.scales)
         memory = {"config": section.config.to_dict(), "mode": section.mode, "scales": scales, "keypoints": None}
-    training = _training(recipe, state.step, state.info)
-    content = Pretrained(recipe.host.name, recipe.host.model, memory, recipe.size, None, state.model(), training)
+    training, weights = _training(recipe, state.step, state.info), state.average() or state.model()
+    content = Pretrained(recipe.host.name, recipe.host.model, memory, recipe.size, None, weights, training)
     return Trained(file, content, recipe)
 
 

@@ -29,6 +29,22 @@ def at_least(least: int) -> Callable[[str], int]:
     return read
 
 
+def number(least: float, most: float = float("inf")) -> Callable[[str], float]:
+    """A `type=` of argparse: numbers from `least` to `most`, infinity not among them."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
+        if not (least <= value <= most and value < float("inf")):
+            bound = f"{least:g} or more" if most == float("inf") else f"a number from {least:g} to {most:g}"
+            raise argparse.ArgumentTypeError(f"expected {bound}, got {text}")
+        return value
+
+    return read
+
+
 def words_of(text: str) -> tuple[str, ...]:
     """A `type=` of argparse: names separated by commas."""
     return tuple(word.strip() for word in text.split(",")) if text.strip() else ()

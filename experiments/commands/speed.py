@@ -1,4 +1,4 @@
-"""`memcomp speed`: time the memory against its plain equations; hosts, procedural heads, and the start of a process."""
+"""`memcomp speed`: time the memory against its plain equations; hosts, training data, heads, a process's start."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ import argparse
 from pathlib import Path
 
 from memcomp.experiments.commands import _shared as shared
-from memcomp.experiments.speed.options import CHANNELS, MODES, CompensationOptions, HostsOptions
+from memcomp.experiments.speed.options import (
+    CHANNELS,
+    MODES,
+    AnimationSpeedOptions,
+    CompensationOptions,
+    DataOptions,
+    HostsOptions,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     core = "the memory against its plain equations, time and peak memory (default)"
     _compensation(kinds.add_parser("compensation", help=core))
     _hosts(kinds.add_parser("hosts", help="every recipe: attach parity, precisions, compilation, training steps"))
+    _animation(kinds.add_parser("animate", help="a source encoded once against one encoded for every frame"))
+    _data(kinds.add_parser("data", help="training pairs: CPU time, pairs per second, share of time spent waiting"))
     heads = kinds.add_parser("heads", help="how fast procedural heads are rendered")
     heads.add_argument(
         "--rounds", type=shared.at_least(1), default=5, help="people timed, the fastest counts (default: %(default)s)"
@@ -37,6 +46,19 @@ def _compensation(parser: argparse.ArgumentParser) -> None:
     parser.argument_default = None
 
 
+def _animation(parser: argparse.ArgumentParser) -> None:
+    parser.argument_default = argparse.SUPPRESS
+    parser.add_argument("--hosts", nargs="+", metavar="NAME", help="as published (default: fomm tpsm)")
+    parser.add_argument("--size", type=shared.at_least(8), help="pixels (default 256)")
+    parser.add_argument("--frames", type=shared.at_least(1), help="of each way and host (default 200)")
+    parser.add_argument("--batch", type=shared.at_least(1), help="frames generated at once (default 8)")
+    parser.add_argument("--device", help="auto, cpu, cuda or mps (default auto)")
+    parser.add_argument(
+        "--minutes", type=shared.number(0), help="also compare the peak memory of a video of that length with 10 s"
+    )
+    parser.add_argument("--output", type=Path, help="also write the rows to this JSON file")
+
+
 def _hosts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to every recipe")
     parser.add_argument("--recipes", nargs="+", default=[], metavar="NAME", help="default: all that are not demo/")
@@ -46,6 +68,26 @@ def _hosts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="leave torch.compile out")
     parser.add_argument("--output", type=Path, required=True, help="folder of hosts.json")
+
+
+def _data(parser: argparse.ArgumentParser) -> None:
+    parser.argument_default = argparse.SUPPRESS  # what is not said keeps the default of `DataOptions`
+    parser.add_argument("--root", type=Path, help="folder of clips with train/ (default: clips made for it)")
+    parser.add_argument("--size", type=shared.at_least(16), help="pixels (default 256)")
+    parser.add_argument("--pairs", type=shared.at_least(1), help="loaded for each number (default 64)")
+    parser.add_argument("--batch", type=shared.at_least(1), help="pairs of a batch (default 8)")
+    parser.add_argument("--workers", type=shared.at_least(0), nargs="+", help="processes that load (default 0 2)")
+    parser.add_argument("--step", type=float, metavar="SECONDS", help="of a device for a batch (default 0.25)")
+    parser.add_argument("--no-jitter", dest="jitter", action="store_false", help="leave colours as they are")
+    parser.add_argument("--rounds", type=shared.at_least(1), help="of each case, the fastest counts (default 3)")
+    parser.add_argument("--clips", type=shared.at_least(1), help="made without --root (default 4)")
+    parser.add_argument("--frames", type=shared.at_least(1), help="of each made clip (default 200)")
+    every = "from one key frame to the next in made clips (default 250 50)"
+    parser.add_argument("--key-frames", type=shared.at_least(1), nargs="+", metavar="FRAMES", help=every)
+    other = "another memcomp, put there by `pip install --target`, timed in turn"
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help=other)
+    parser.add_argument("--output", type=Path, help="also write the rows to this JSON file")
+    parser.argument_default = None
 
 
 def run(args: argparse.Namespace) -> None:
@@ -58,6 +100,14 @@ def run(args: argparse.Namespace) -> None:
         from memcomp.experiments.speed.heads import time_heads
 
         time_heads(args.rounds, args.threads)
+    elif args.what == "animate":
+        from memcomp.experiments.speed.animation import time_animation
+
+        time_animation(shared.options_of(AnimationSpeedOptions, args))
+    elif args.what == "data":
+        from memcomp.experiments.speed.data import time_data
+
+        time_data(shared.options_of(DataOptions, args))
     elif args.what == "hosts":
         from memcomp.experiments.speed.hosts import time_hosts
 

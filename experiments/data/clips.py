@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from memcomp.experiments.data.cache import keep
 from memcomp.experiments.data.pairs import DamagedClip
@@ -23,9 +24,11 @@ from memcomp.experiments.video import (
     BrokenOff,
     ClipFolder,
     Frame,
+    FrameList,
     Frames,
     pictures_in,
     read_picture,
+    sought,
 )
 
 SHORTEST = 0.9  # a video that breaks off before this share of its promised frames is damaged
@@ -42,9 +45,10 @@ class Clips:
     before the first "_"; or they lie one level deeper, PERSON/CLIP, in a folder that is named for the person. What is
     not used is told in one warning.
 
-    Seeking in H.264 means decoding from the last key frame, so a video is decoded once, at the size that is asked for,
-    into a file of raw frames in `cache`, as long as all of these stay below `cache_gb`; further videos are decoded
-    every time. No clip is ever held in memory.
+    A video is decoded once, at the size that is asked for, into a file of raw frames in `cache`, as long as all of them
+    stay below `cache_gb`. Of further videos the frames asked for are decoded every time, from the key frame before each
+    (see `memcomp.experiments.video.seeking`) or, where that is not sure, from the first frame on. No clip is ever held
+    in memory.
 
     Args:
         folder: of clips, or of people's folders of clips.
@@ -83,6 +87,9 @@ class Clips:
         if found.unused:
             warn(f"{found} of {folder} not used: {few(found.unused)}")
         self._counts: dict[int, int] = {}
+        self._lists: dict[Path, FrameList] = {}
+        self._uncached: set[Path] = set()  # found no room in the cache
+        self._said_full = False
         self._damaged: dict[int, str] = {}
         self._notes: dict[int, str] = {}
         self._pictures: dict[Path, list[Path]] = {}
@@ -114,7 +121,7 @@ class Clips:
 
     def pictures(self, clip: int) -> list[str]:
         """File names of the frames of a clip that is a folder."""
-        return [path.name for path in self._listed(self.paths[clip])]
+        return [path.name for path in self._pictures_of(self.paths[clip])]
 
     def notes(self, clip: int) -> str:
         """What reading a clip converts, in words that name it, looked up once; empty if nothing."""
@@ -132,7 +139,7 @@ class Clips:
             DamagedClip: it cannot be opened, or breaks off.
         """
         if clip not in self._counts:
-            self._counts[clip] = len(self.times(clip))
+            self._counts[clip] = self._guarded(clip, self._count)
         return self._counts[clip]
 
     def times(self, clip: int) -> list[Fraction]:
@@ -162,7 +169,7 @@ class Clips:
 
     def _times(self, path: Path) -> list[Fraction]:
         if path.is_dir():
-            return [number / FOLDER_RATE for number in range(len(self._listed(path)))]
+            return [number / FOLDER_RATE for number in range(len(self._pictures_of(path)))]
         try:
             return Frames(path).times()
         except BrokenOff as error:
@@ -170,7 +177,16 @@ class Clips:
                 raise
         return [shown.time for shown in _tolerant(Frames(path).timed())]
 
-    def _listed(self, path: Path) -> list[Path]:
+    def _count(self, path: Path) -> int:
+        if not path.is_dir():
+            with suppress(BrokenOff):  # which `times` judges
+                found = Frames(path).listed()
+                if found is not None:
+                    self._lists[path] = found
+                    return len(found.stamps)
+        return len(self._times(path))
+
+    def _pictures_of(self, path: Path) -> list[Path]:
         """List a folder's pictures, looked up once: CelebV has tens of thousands in one."""
         if path not in self._pictures:
             self._pictures[path] = pictures_in(path)
@@ -178,22 +194,37 @@ class Clips:
 
     def _read(self, path: Path, frames: Sequence[int], count: int) -> Tensor:
         if path.is_dir():
-            pictures = self._listed(path)
+            pictures = self._pictures_of(path)
             return torch.stack([self._fit(read_picture(pictures[frame])) for frame in frames])
         cached = self._cached(path, count)
         if cached is not None:
             # a decoder may give a frame or two less than a container's list has
             return torch.from_numpy(np.stack([cached[min(frame, len(cached) - 1)] for frame in frames]))
+        found = self._sought(path, frames)
+        return self._in_order(path, frames) if found is None else found
+
+    def _sought(self, path: Path, frames: Sequence[int]) -> Tensor | None:
+        """Read frames of a video by seeking; None, and never tried again, where that is not sure."""
+        found = self._lists.get(path)
+        if found is None or max(frames) >= len(found.stamps):
+            return None
+        pictures = sought(path, set(frames), found)
+        if pictures is None:
+            del self._lists[path]
+            return None
+        return torch.stack([self._fit(pictures[frame]) for frame in frames])
+
+    def _in_order(self, path: Path, frames: Sequence[int]) -> Tensor:
         kept: dict[int, Tensor] = {}
         number = -1
-        for number, frame in enumerate(_tolerant(Frames(path))):
-            latest = frame
+        for number, draw in enumerate(_tolerant(Frames(path).undrawn())):
+            latest = draw
             if number in frames:
-                kept[number] = self._fit(frame)
+                kept[number] = self._fit(draw())
             if number >= max(frames):
                 break
         if number < max(frames):
-            kept[number] = self._fit(latest)
+            kept[number] = self._fit(latest())
         return torch.stack([kept[min(frame, number)] for frame in frames])
 
     def _cached(self, path: Path, count: int) -> np.ndarray | None:
@@ -204,10 +235,29 @@ class Clips:
         identity = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{self.size}|{DECODER_VERSION}"
         file = self.cache / f"{hashlib.sha256(os.fsencode(identity)).hexdigest()[:24]}.frames"
         if not file.exists():
+            if path in self._uncached:
+                return None
             used = sum(other.stat().st_size for other in self.cache.glob("*.frames"))
-            if used + count * frame_bytes > self.cache_bytes or not keep(file, partial(self._decode, path)):
+            if used + count * frame_bytes > self.cache_bytes:
+                self._uncached.add(path)
+                self._say_full(count * frame_bytes)
+                return None
+            if not keep(file, partial(self._decode, path)):
                 return None
         return np.memmap(file, np.uint8, "r").reshape(-1, 3, self.size, self.size)
+
+    def _say_full(self, clip_bytes: int) -> None:
+        """Say once that the cache is full, and the size that all clips would need, by the mean of those met so far."""
+        worker = get_worker_info()
+        if self._said_full or self.cache_bytes == 0 or (worker is not None and worker.id != 0):
+            return  # said, meant so, or for the first worker to say
+        self._said_full = True
+        known = [3 * self.size**2 * count for count in self._counts.values()] or [clip_bytes]
+        need, given = len(self) * sum(known) / len(known) / 1e9, self.cache_bytes / 1e9
+        warn(
+            f"{self.cache}: the cache of decoded frames is full; the {len(self)} clips of {self.folder} need about "
+            f"{need:.2g} GB (data.cache_gb is {given:.2g}); what has no room is decoded every time"
+        )
 
     def _decode(self, path: Path, file: Path) -> None:
         with file.open("wb") as stream:

@@ -59,7 +59,7 @@ class Motions:
 
 
 class MotionPairs(PairSet):
-    """Pair i → {"source": (7, H, W), "driving": (7, H, W), "skipped": [], "converted": ""}; see `PairSet`.
+    """Pair i → {"source": float (7, H, W), "driving": as source, …}; see `PairSet`. Colours are changed here already.
 
     Of each person `PAIRS` pairs of frames were drawn once, in either order, so that swapping a pair is no augmentation
     here; mirroring and colours are.
@@ -87,7 +87,7 @@ class MotionPairs(PairSet):
         driving = with_motion(driving, places + motions.shift[which].float(), visibility, motions.points[second])
         if mirror:
             source, driving = mirrored(source), mirrored(driving)
-        return {"source": source, "driving": driving, "skipped": [], "converted": ""}
+        return {"source": source, "driving": driving, "colours": (), "skipped": [], "converted": ""}
 
     def make_all(self) -> None:
         """Make the motions of all people that the cache lacks, showing progress."""

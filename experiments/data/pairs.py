@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from memcomp.experiments.data.augment import augment_pair
+from memcomp.experiments.data.augment import Colours, draw_colours, flipped
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.recipe.sections import AugmentSection
 
@@ -42,7 +42,8 @@ class ClipSource(Protocol):
 class PairSet(Dataset[dict[str, Any]]):
     """Training pairs without end.
 
-    Each is {"source": (C, H, W) in [0, 1], "driving": as source, "skipped": damaged clips, "converted": as `notes`}.
+    Each is {"source": uint8 (C, H, W), "driving": as source, "colours": how `batching.on_device` is to change those of
+    both, "skipped": damaged clips, "converted": as `notes`}.
 
     One epoch of `len(people) * repeats` pairs meets every person `repeats` times, in an order of its own. Of the person
     one clip is drawn, of the clip two frames with replacement, the earlier one being the source.
@@ -73,10 +74,11 @@ class PairSet(Dataset[dict[str, Any]]):
                 clips = self.clips.people[_draw(len(self.clips.people), generator)]
         else:
             raise UserError(f"100 damaged clips in a row, the last one {skipped[-1]}")
+        colours: Colours = ()
         if self.augment is not None:
-            pair = augment_pair(pair, self.augment, generator)
-        source, driving = pair.float().div(255)
-        return {"source": source, "driving": driving, "skipped": skipped, "converted": self.clips.notes(clip)}
+            pair, colours = flipped(pair, self.augment, generator), draw_colours(self.augment, generator)
+        told = {"skipped": skipped, "converted": self.clips.notes(clip)}
+        return {"source": pair[0], "driving": pair[1], "colours": colours, **told}
 
     def _person(self, index: int) -> int:
         epoch, place = divmod(index, self.epoch_length)

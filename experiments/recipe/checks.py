@@ -28,15 +28,16 @@ def _memory(value: Any, key: str, reader: Reader) -> MemorySection:
 SCHEMA = Schema(Recipe, {MemorySection: _memory})
 _POSITIVE = (  # no number of a recipe is negative, and these are not 0 either
     "size threads host.widened data.identities data.frames data.rate data.repeats loss.perceptual.scales "
-    "loss.transform.points_tps optim.steps optim.epochs optim.batch_size optim.lr optim.memory_lr optim.clip "
-    "log.every log.sample_every log.checkpoint_every log.held_out_every log.held_out_pairs"
+    "loss.transform.points_tps optim.steps optim.epochs optim.batch_size optim.accumulate optim.lr optim.memory_lr "
+    "optim.clip log.every log.sample_every log.checkpoint_every log.checkpoint_minutes log.keep log.held_out_every "
+    "log.held_out_pairs"
 )
 _WIDTHS = (  # of upstream's model_params, wherever they stand in `host.model`
     "num_kp num_channels num_tps num_blocks num_down_blocks num_layers block_expansion "
     "max_features scale_factor temperature id_bottle_size pose_bottle_size"
 )
 _MOST = dict.fromkeys(("data.augment.time_flip", "data.augment.mirror", "loss.perceptual.scales", "optim.tail"), 1.0)
-_MOST |= {"data.augment.hue": 0.5, "seed": 2**63 - 1, "data.workers": 1024}
+_MOST |= {"optim.ema": 1.0, "data.augment.hue": 0.5, "seed": 2**63 - 1, "data.workers": 1024}
 Rule = tuple[bool, str]  # whether it holds, and what to say if not
 
 

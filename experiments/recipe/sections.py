@@ -57,6 +57,7 @@ class DataSection:
     workers: int = 0  # processes that read data; 0 = the training process itself
     cache: str | None = None  # folder for rendered heads and decoded clips; null = the user's cache folder
     cache_gb: float = 4.0  # clips: decoded frames kept on disk at most
+    shared_people: bool = False  # clips: let a person be in train/ and in test/
     augment: AugmentSection = field(default_factory=AugmentSection)
 
     @property
@@ -115,6 +116,8 @@ class OptimSection:
     steps: int | None = None
     epochs: int | None = None
     batch_size: int = 8
+    accumulate: int = 1  # parts in which each process works on its share of a batch, for memory's sake
+    ema: float | None = None  # decay of the running average of the weights that is measured and kept; null = none
     lr: float = 2e-4
     memory_lr: float | None = None  # null = lr
     betas: tuple[float, ...] = (0.5, 0.999)
@@ -137,6 +140,9 @@ class LogSection:
     every: int = 1
     sample_every: int = 500
     checkpoint_every: int = 500
+    checkpoint_minutes: float | None = 10.0  # minutes after which a checkpoint is due as well; null = steps alone
+    keep: int = 2  # checkpoints kept: the newest, and those before it
+    keep_best: bool = True  # the weights of the least held-out loss as well
     held_out_every: int = 200
     held_out_pairs: int = 16
 
@@ -148,7 +154,7 @@ class Recipe:
     seed: int = 0
     device: str = "auto"  # auto | cpu | cuda | cuda:1 … | mps
     threads: int | None = None
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
     channels_last: bool = True
     size: int = 256  # height and width of the pictures
     host: HostSection = field(default_factory=HostSection)

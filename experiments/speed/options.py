@@ -26,6 +26,23 @@ class CompensationOptions:
 
 
 @dataclass(frozen=True)
+class AnimationSpeedOptions:
+    """What `memcomp speed animate` times."""
+
+    hosts: tuple[str, ...] = ("fomm", "tpsm")
+    """Names, as published for VoxCeleb."""
+    size: int = 256
+    """Pixels."""
+    frames: int = 200
+    batch: int = 8
+    device: str = "auto"
+    minutes: float = 0
+    """Of a driving video whose peak memory is compared with one of 10 seconds; 0 = none."""
+    output: Path | None = None
+    """JSON file for the rows."""
+
+
+@dataclass(frozen=True)
 class HostsOptions:
     """What `memcomp speed hosts` measures."""
 
@@ -41,3 +58,35 @@ class HostsOptions:
     batch: int = 4
     device: str = "auto"
     compile: bool = True
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What `memcomp speed data` times."""
+
+    root: Path | None = None
+    """Folder with train/; none = clips are made."""
+    size: int = 256
+    """Pixels."""
+    pairs: int = 64
+    """Loaded for each number."""
+    batch: int = 8
+    workers: tuple[int, ...] = (0, 2)
+    """Numbers of processes that load."""
+    step: float = 0.25
+    """Seconds that a device works on a batch, for the waiting share."""
+    jitter: bool = True
+    """Change colours, each by up to 0.1."""
+    rounds: int = 3
+    clips: int = 4
+    """Made, where there is no root."""
+    frames: int = 200
+    """Of each made clip."""
+    key_frames: tuple[int, ...] = (250, 50)
+    """Frames from one key frame to the next in made clips that are otherwise as x264 makes them."""
+    prepared: int = 10
+    """The same in those that are as `memcomp prepare` makes them, whose frames refer to earlier ones only."""
+    against: Path | None = None
+    """Folder with another installed memcomp, which is timed in turn."""
+    output: Path | None = None
+    """JSON file for the rows."""

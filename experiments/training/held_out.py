@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from memcomp.adapters import Host, HostOutput
-from memcomp.experiments.data.batching import batched, collate
+from memcomp.experiments.data.batching import batched, collate, on_device
 from memcomp.experiments.data.pairs import PairSet, seeded
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write
@@ -39,7 +39,7 @@ class HeldOut:
             if batch["skipped"]:
                 raise UserError(batch["skipped"][0])
             self.converted.update(batch["converted"])
-            self.batches.append((batch["source"].to(device), batch["driving"].to(device)))
+            self.batches.append(on_device(batch, device))
 
     def loss(self, host: Host) -> float:
         """Measure the mean loss over the pairs."""

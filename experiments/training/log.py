@@ -32,13 +32,14 @@ class RunLog:
         self.rows: list[dict[str, str]] = []
         if start and path.is_file():
             with path.open(newline="", encoding="utf-8") as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= start]
+                rows = [row for row in csv.DictReader(file) if None not in row.values()]  # a killed writer's last one
+            self.rows = [row for row in rows if row["step"].isdecimal() and int(row["step"]) <= start]
         self.columns = list(self.rows[0]) if self.rows else list(COLUMNS)
         self._rewrite()
 
     def add(self, values: Mapping[str, float | int]) -> None:
         """Append a row, and flush it; a new column makes the file anew."""
-        row = {name: f"{value:.9g}" if isinstance(value, float) else str(value) for name, value in values.items()}
+        row = _texts(values)
         self.rows.append(row)
         new = [name for name in row if name not in self.columns]
         if new:
@@ -48,9 +49,22 @@ class RunLog:
         with system_errors(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns, restval="", lineterminator="\n").writerow(row)
 
-    def column(self, name: str) -> list[float]:
-        """Return the values of a column, of the rows that have one."""
-        return [float(row[name]) for row in self.rows if row.get(name)]
+    def complete(self, step: int, values: Mapping[str, float | int]) -> None:
+        """Add values to the last row if it is that of `step`; else append a row."""
+        if not self.rows or self.rows[-1]["step"] != str(step):
+            self.add({"step": step} | dict(values))
+            return
+        self.rows[-1] |= _texts(values)
+        self.columns += [name for name in values if name not in self.columns]
+        self._rewrite()
+
+    def has(self, name: str, step: int) -> bool:
+        """Whether the row of `step` has a value in a column."""
+        return any(row["step"] == str(step) and row.get(name) for row in self.rows)
+
+    def column(self, name: str, above: int = -1) -> list[float]:
+        """Return the values of a column, of the rows behind step `above` that have one."""
+        return [float(row[name]) for row in self.rows if row.get(name) and int(row["step"]) > above]
 
     def draw(self, path: Path) -> None:
         """Draw loss and held-out loss over the steps."""
@@ -65,6 +79,10 @@ class RunLog:
         writer.writerows(self.rows)
         with atomic_write(self.path) as temporary:
             temporary.write_text(text.getvalue(), encoding="utf-8")
+
+
+def _texts(values: Mapping[str, float | int]) -> dict[str, str]:
+    return {name: f"{value:.9g}" if isinstance(value, float) else str(value) for name, value in values.items()}
 
 
 class Clock:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
+import numpy as np
 
 from memcomp.experiments.errors import UserError, few
 from memcomp.experiments.files import kind_of
@@ -20,6 +22,7 @@ from memcomp.experiments.video.folders import PICTURES, pictures_in, unused_besi
 from memcomp.experiments.video.opening import open_media
 from memcomp.experiments.video.pictures import moving_pictures, read_picture
 from memcomp.experiments.video.pixels import Frame, Look
+from memcomp.experiments.video.seeking import FrameList, decoded_group
 from memcomp.experiments.video.timing import FOLDER_RATE, Clock, seconds
 
 DECODER_VERSION = 3  # counted up when frames come out otherwise than before: what is cached knows by which it was made
@@ -94,6 +97,8 @@ class Frames:
         self.length: int | None
         self._pictures: list[Path] = []
         self._webp = False
+        self._list: FrameList | None = None
+        self._tick = Fraction(1)  # seconds, of the times in it
         if self.path.is_dir():
             self._pictures = pictures_in(self.path)
             if not self._pictures:
@@ -107,7 +112,7 @@ class Frames:
         if self._webp:
             self.length = None
             return
-        with self._open() as (container, stream):
+        with _opened(self.path) as (container, stream):
             rate = stream.average_rate or stream.base_rate
             self.frame_rate = Fraction(rate) if rate and rate <= FASTEST else FOLDER_RATE
             self.length = promised_frames(container, stream)
@@ -119,26 +124,19 @@ class Frames:
     def timed(self) -> Iterator[Shown]:
         """Iterate over the frames with their times, which always increase."""
         first: tuple[int, ...] = ()
-        for shown in self._timed():
-            first, shape = first or shown.picture.shape, shown.picture.shape
-            if shape != first and self.say is not None:
-                sizes = " and ".join(f"{width}×{height}" for height, width, _ in (first, shape))
+        for draw, time, lasts in self._undrawn():
+            picture = draw()
+            first = first or picture.shape
+            if picture.shape != first and self.say is not None:
+                sizes = " and ".join(f"{width}×{height}" for height, width, _ in (first, picture.shape))
                 self._say([f"frames of several sizes ({sizes} among them), each is used as it is"])
                 self.say = None
-            yield shown
+            yield Shown(picture, time, lasts)
 
-    def _timed(self) -> Iterator[Shown]:
-        if self._pictures:
-            step = 1 / FOLDER_RATE
-            for number, path in enumerate(self._pictures):
-                yield Shown(read_picture(path, None if number else self.say), number * step, step)
-        elif self._webp:
-            time = Fraction(0)
-            for picture, lasts in moving_pictures(self.path):
-                yield Shown(picture, time, lasts)
-                time += lasts
-        else:
-            yield from self._decoded()
+    def undrawn(self) -> Iterator[Callable[[], Frame]]:
+        """Iterate over functions that give the frames; one that is not called costs no more than its decoding."""
+        for draw, _, _ in self._undrawn():
+            yield draw
 
     def times(self) -> list[Fraction]:
         """When each frame is shown, in seconds; the file is decoded only if it cannot be told otherwise.
@@ -148,49 +146,65 @@ class Frames:
         """
         if self._pictures:
             return [number / FOLDER_RATE for number in range(len(self._pictures))]
-        if not self._webp:
-            with self._open() as (container, stream):
-                if container.format.name in PACKED and stream.codec_context.name.split("-")[0] in WHOLE:
-                    found = self._listed(container, stream)
-                    if found is not None:
-                        return found
-        return [shown.time for shown in self.timed()]
+        found = self.listed()
+        if found is None:
+            return [time for _, time, _ in self._undrawn()]
+        clock = Clock(1 / self.frame_rate)
+        return [clock.place(stamp * self._tick) for stamp in found.stamps]
 
-    def _decoded(self) -> Iterator[Shown]:
+    def listed(self) -> FrameList | None:
+        """The frames as the packets of the file list them; None if it has to be decoded to know them.
+
+        Raises:
+            UserError: as iterating does.
+        """
+        if self._list is None and not self._pictures and not self._webp:
+            with _opened(self.path) as (container, stream):
+                if container.format.name in PACKED and stream.codec_context.name.split("-")[0] in WHOLE:
+                    listing, codec = _Decoding(container, stream), stream.codec_context
+                    found = FrameList.of(listing.packets(), codec, lambda packet: _is_hidden(packet, codec.name))
+                    if found is not None:
+                        self._check_end(container, stream, len(found.stamps), listing)
+                    self._list, self._tick = found, stream.time_base
+        return self._list
+
+    def _undrawn(self) -> Iterator[tuple[Callable[[], Frame], Fraction, Fraction]]:
+        """A function that gives the picture, its time and how long it lasts, of one frame after the other."""
+        if self._pictures:
+            step = 1 / FOLDER_RATE
+            for number, path in enumerate(self._pictures):
+                yield partial(read_picture, path, None if number else self.say), number * step, step
+        elif self._webp:
+            time = Fraction(0)
+            for picture, lasts in moving_pictures(self.path):
+                yield partial(np.asarray, picture), time, lasts
+                time += lasts
+        else:
+            yield from self._decoded()
+
+    def _decoded(self) -> Iterator[tuple[Callable[[], Frame], Fraction, Fraction]]:
         """Decode a video; each frame waits until the next one tells how long it is shown."""
-        with self._open() as (container, stream):
+        with _opened(self.path) as (container, stream):
             decoding = _Decoding(container, stream)
             clock, look = Clock(1 / self.frame_rate), Look()
             shown, waiting, time = 0, None, Fraction(0)
             for frame in decoding:
                 next_time = clock.place(seconds(decoding.stamp(frame), stream.time_base))
                 if waiting is not None:
-                    yield Shown(look.picture(waiting), time, next_time - time)
+                    yield partial(look.picture, waiting), time, next_time - time
                 else:
                     look = Look.of(stream, decoding.decoder, frame)
                     self._say([*_other_streams(container), *look.notes(frame)])
                 waiting, time, shown = frame, next_time, shown + 1
             if waiting is not None:
                 lasts = clock.last_step(seconds(waiting.duration, stream.time_base))
-                yield Shown(look.picture(waiting), time, lasts)
+                yield partial(look.picture, waiting), time, lasts
             self._check_end(container, stream, shown, decoding)
 
     def _say(self, notes: Iterable[str]) -> None:
         if self.say is not None:
             for note in notes:
                 self.say(f"{self.path}: {note}")
-
-    def _listed(self, container: Any, stream: Any) -> list[Fraction] | None:
-        """The times of the packets that are shown; None if one has none."""
-        stamps, listing = [], _Decoding(container, stream)
-        for packet in listing.packets():
-            if packet.pts is None:
-                return None
-            if not packet.is_discard and not _is_hidden(packet, stream.codec_context.name):
-                stamps.append(packet.pts)
-        self._check_end(container, stream, len(stamps), listing)
-        clock = Clock(1 / self.frame_rate)
-        return [clock.place(stamp * stream.time_base) for stamp in sorted(stamps)]
 
     def _check_end(self, container: Any, stream: Any, shown: int, decoding: _Decoding) -> None:
         if shown == 0:
@@ -201,21 +215,55 @@ class Frames:
         if decoding.broken or (breaks_off(self.path, container.format.name) and (not exact or shown < (promised or 0))):
             raise BrokenOff(self.path, shown, promised, decoding.reason)
 
-    @contextmanager
-    def _open(self) -> Iterator[tuple[Any, Any]]:
-        if not self.path.is_file():
-            raise UserError(f"{self.path}: expected a video or a folder of pictures, found {kind_of(self.path)}")
-        try:
-            container = open_media(self.path)
-        except av.error.FFmpegError as error:
-            why = "it breaks off before its index" if lacks_index(self.path) else error.strerror
-            raise UserError(f"{self.path}: expected a video, it cannot be read as one ({why})") from None
-        with container:
-            stream = container.streams.best("video")  # not a cover picture
-            cover = stream is not None and bool(stream.disposition & av.stream.Disposition.attached_pic)  # of a song
-            if stream is None or cover or container.format.name == "tty":  # a text file is none
-                raise UserError(f"{self.path}: expected a video, it has no video stream")
-            yield container, stream
+
+def sought(path: Path, numbers: Collection[int], found: FrameList) -> dict[int, Frame] | None:
+    """Frames of a video by number, decoded from the key frame before each; None where reading in order has to tell.
+
+    Args:
+        path: video file.
+        numbers: of frames that `found` has.
+        found: what `Frames.listed` gave for this file.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    if not found.keys:
+        return None
+    pictures: dict[int, Frame] = {}
+    look = None
+    with _opened(path) as (container, stream):
+        decoder = _decoder(stream)
+        for keys, wanted in found.groups(numbers):
+            try:
+                for frame in decoded_group(container, stream, decoder, keys, wanted):
+                    look = look or Look.of(stream, decoder, frame)
+                    if frame.is_corrupt or frame.interlaced_frame:  # of which two packets may make one
+                        return None
+                    if frame.pts in wanted:
+                        pictures[frame.pts] = look.picture(frame)
+            except av.error.FFmpegError:
+                return None
+    by_number = {number: pictures.get(found.stamps[number]) for number in numbers}
+    complete = {number: picture for number, picture in by_number.items() if picture is not None}
+    return complete if len(complete) == len(by_number) else None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    """The container of a video file and its video stream."""
+    if not path.is_file():
+        raise UserError(f"{path}: expected a video or a folder of pictures, found {kind_of(path)}")
+    try:
+        container = open_media(path)
+    except av.error.FFmpegError as error:
+        why = "it breaks off before its index" if lacks_index(path) else error.strerror
+        raise UserError(f"{path}: expected a video, it cannot be read as one ({why})") from None
+    with container:
+        stream = container.streams.best("video")  # not a cover picture
+        cover = stream is not None and bool(stream.disposition & av.stream.Disposition.attached_pic)  # of a song
+        if stream is None or cover or container.format.name == "tty":  # a text file is none
+            raise UserError(f"{path}: expected a video, it has no video stream")
+        yield container, stream
 
 
 class _Decoding:

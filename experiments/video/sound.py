@@ -15,7 +15,9 @@ from memcomp.experiments.files import atomic_write
 from memcomp.experiments.video.opening import open_media
 from memcomp.experiments.video.timing import JUMP
 
-COPIED = ("aac", "mp3", "ac3", "eac3", "alac", "opus")  # codecs that players of mp4 know
+# container → codecs that its players know, and the one that others become
+COPIED = {"mp4": ("aac", "mp3", "ac3", "eac3", "alac", "opus"), "webm": ("opus", "vorbis")}
+ENCODED = {"mp4": "aac", "webm": "libopus"}
 RATE, SLACK = 48_000, 960  # of sound that is encoded anew, and by how many samples its clock may be off
 Timed = tuple[float, int, Any]  # seconds, number of the stream, packet
 
@@ -29,13 +31,13 @@ def keep_audio(
 ) -> bool:
     """Write `output`: the picture of `video` and the sound of `original`, in step and whole.
 
-    The picture is copied without encoding it again; so is the sound if players know its codec in mp4, else it becomes
-    AAC. Of several sounds it is the one that a player would choose.
+    The picture is copied without encoding it again; so is the sound if players know its codec in that container, else
+    it becomes AAC in mp4, Opus in WebM. Of several sounds it is the one that a player would choose.
 
     Args:
         video: its first frame has time 0.
         original: has the sound.
-        output: mp4 file to write; may be `video` itself.
+        output: mp4 or WebM file to write, as `video` is; may be `video` itself.
         start: the time of that frame on the clock of `original`.
         end: seconds after the first frame at which the sound is cut; None = whole.
 
@@ -48,7 +50,10 @@ def keep_audio(
         try:
             if _joined(str(video), str(original), output, start, end, encode):
                 return True
-        except (av.error.FFmpegError, ValueError):  # a codec that mp4 or libavcodec does not know, or damaged data
+        except (
+            av.error.FFmpegError,
+            ValueError,
+        ):  # a codec that none of them knows, or damaged data
             continue
     return False
 
@@ -58,20 +63,23 @@ class _Nothing(Exception):
 
 
 def _joined(video: str, original: str, output: str | Path, start: Fraction, end: Fraction | None, encode: bool) -> bool:
+    form = "webm" if Path(output).suffix.lower() == ".webm" else "mp4"
     with av.open(video) as pictures, open_media(original) as sounds:
         sound: Any = sounds.streams.best("audio")
-        if sound is None or (not encode and sound.codec_context.name not in COPIED):
+        if sound is None or (not encode and sound.codec_context.name not in COPIED[form]):
             return False
         begin = start if sound.start_time is None else sound.start_time * sound.time_base
         first = min(start, begin)  # time 0 of the output: nothing lies before it
         until = None if end is None else start + end - first
         try:
-            with atomic_write(output) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+            with atomic_write(output) as temporary, av.open(str(temporary), "w", format=form) as container:
+                about = {key.lower(): value for key, value in pictures.metadata.items()}
+                container.metadata.update({key: about[key] for key in ("comment",) if key in about})
                 picture = pictures.streams.video[0]
                 targets: list[Any] = [container.add_stream_from_template(picture)]
                 if encode:
                     mono = sound.codec_context.layout.nb_channels == 1
-                    targets.append(container.add_stream("aac", rate=RATE, layout="mono" if mono else "stereo"))
+                    targets.append(container.add_stream(ENCODED[form], rate=RATE, layout="mono" if mono else "stereo"))
                     packets = _encoded(sounds, sound, targets[1], first)
                 else:
                     targets.append(container.add_stream_from_template(sound))

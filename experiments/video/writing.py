@@ -90,7 +90,14 @@ class Writer:
 
 
 @contextmanager
-def write_video(path: str | Path, frame_rate: Fraction | float) -> Iterator[Writer]:
+def write_video(
+    path: str | Path,
+    frame_rate: Fraction | float,
+    *,
+    key_frames: int | None = None,
+    threads: int = 0,
+    comment: str = "",
+) -> Iterator[Writer]:
     """Yield a function that appends one frame (H, W, 3) uint8 to a video; see `Writer`.
 
     Frames are encoded as they come. The file appears under its name when the block ends without an exception.
@@ -98,6 +105,9 @@ def write_video(path: str | Path, frame_rate: Fraction | float) -> Iterator[Writ
     Args:
         path: .webm becomes VP9 in WebM, anything else H.264 in mp4.
         frame_rate: frames per second, of frames that come without times; of others what is expected.
+        key_frames: from one frame that can be decoded alone to the next, at most; None = as the encoder chooses.
+        threads: of the encoder; 0 = as it chooses, by which its bytes differ.
+        comment: goes into the container's metadata.
 
     Raises:
         UserError: the file cannot be written.
@@ -105,9 +115,14 @@ def write_video(path: str | Path, frame_rate: Fraction | float) -> Iterator[Writ
     rate = Fraction(frame_rate).limit_denominator(60_000)
     form, codec, options = WEBM if Path(path).suffix == ".webm" else MP4
     with atomic_write(path) as temporary, av.open(str(temporary), "w", format=form) as container:
+        options = options | ({} if key_frames is None else {"g": str(key_frames)})
+        if comment:
+            container.metadata["comment"] = comment
         stream: Any = container.add_stream(codec, rate=rate, options=options)
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
+        if threads:
+            context.thread_count = threads
         context.time_base = Fraction(1, rate.numerator * -(-FINE // rate.numerator))  # every frame: whole ticks
         context.color_primaries = context.color_trc = context.colorspace = context.color_range = BT709  # range: limited
         writer = Writer(container, stream, rate)

@@ -81,7 +81,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(train, capsys, tmp
     with largest_file(60_000):  # the log fits, the first checkpoint does not
         assert train(run) == 2
     last = run / "checkpoints" / "last.safetensors"
-    assert f"{last}: {REASON}" in error(capsys)
+    assert f"{run}/checkpoints/best.safetensors: {REASON}" in error(capsys)  # weights alone, and written first
     assert not last.exists() and not left_over(run)
     assert train(run) == 0
     before = last.read_bytes()

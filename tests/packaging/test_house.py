@@ -11,13 +11,14 @@ FLOORS = [
     {"commands"},
     {"report"},
     {"benchmark", "demo", "studies", "speed"},
-    {"evaluation"},
+    {"evaluation", "prepare"},
+    {"animation"},
     {"backends"},
-    {"training", "inspection", "animation"},
+    {"training", "inspection"},
     {"data", "output"},
     {"checkpoints", "cost"},
     {"video"},
-    {"recipe", "processes", "files"},
+    {"recipe", "processes", "files", "interruption"},
     {"metrics", "errors"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

@@ -33,8 +33,8 @@ from memcomp.experiments.data.heads_set import HeadsSet
 from memcomp.experiments.data.pairs import seeded
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write, sha256, writable_folder
+from memcomp.experiments.interruption import interruption
 from memcomp.experiments.output.tables import write_json
-from memcomp.experiments.training.interruption import interruption
 
 COMMAND = "python -m memcomp.experiments.backends.heads.train"
 HALF = SIDE / 2  # pixels of half a picture

@@ -113,6 +113,7 @@ def test_a_missing_package_names_its_extra(monkeypatch):
     for module, kind, word, needs in (
         ("dlib", "landmarks", "landmarks=dlib", "memcomp[faces]"),
         ("dlib", "identity", "identity=dlib", "memcomp[faces]"),
+        ("dlib", "heads", "heads=dlib", "memcomp[faces]"),
         ("face_alignment", "landmarks", "landmarks=face-alignment", "memcomp[alignment]"),
         ("feat", "action_units", "action_units=py-feat", "memcomp[feat]"),
     ):

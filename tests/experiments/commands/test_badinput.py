@@ -56,7 +56,7 @@ CASES = {
         ANIMATE.replace("{clips}/test/a_1.mp4", "{tmp}/empty"),
         "empty: expected a folder of",
     ),
-    "output is not mp4": (ANIMATE.replace("out.mp4", "out.gif"), "out.gif: expected an output name that ends in .mp4"),
+    "output of no form": (ANIMATE.replace("out.mp4", "out.avi"), "out.avi: expected an output name that ends in .mp4"),
     "output below a file": (ANIMATE.replace("out.mp4", "file/out.mp4"), "file: expected a folder that can be written"),
     "a size that is lost": (
         "train demo/fomm --output {tmp}/out size=63",

@@ -129,7 +129,7 @@ def test_an_interrupted_training_says_how_to_go_on(monkeypatch, capsys, tmp_path
     from memcomp.experiments.training import loop as training
 
     stopped = training.TrainingResult(tmp_path, 7, False, 1.0, 0.5)
-    monkeypatch.setattr(training, "train", lambda recipe, folder, resume: stopped)
+    monkeypatch.setattr(training, "train", lambda recipe, folder, **_: stopped)
     assert cli.main(["train", "demo/fomm", "optim.lr=0.01", "loss={ssim: 1}", "--output", str(tmp_path)]) == 130
     said = capsys.readouterr().out
     assert said == (

@@ -13,7 +13,7 @@ from memcomp.experiments.data.augment import augment_pair
 from memcomp.experiments.data.batching import StepBatches, collate
 from memcomp.experiments.data.clips import Clips, fit, person
 from memcomp.experiments.data.pairs import DamagedClip, PairSet, seeded
-from memcomp.experiments.errors import UserError
+from memcomp.experiments.errors import UserError, warn
 from memcomp.experiments.recipe.sections import AugmentSection
 
 NONE = AugmentSection(time_flip=0, mirror=0)
@@ -79,6 +79,20 @@ def test_a_full_cache_changes_no_pixel(folder, tmp_path):
     for clip in range(4):
         assert torch.equal(small.read(clip, [3, 8]), Clips(folder, 16).read(clip, [3, 8]))
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_full_cache_is_said_once_with_the_size_it_would_need(folder, tmp_path, workers, capfd):
+    for _ in range(2):  # the second time, nothing was kept in it meanwhile
+        pairs = PairSet(Clips(folder, 16, cache=tmp_path / str(workers), cache_gb=1e-6), seed=0, augment=NONE)
+        sampler = StepBatches(0, 6, 4)
+        list(DataLoader(pairs, batch_sampler=sampler, num_workers=workers, collate_fn=collate))
+        said = [line for line in capfd.readouterr().err.splitlines() if "cache" in line]
+        assert len(said) == 1 and f"{workers}: the cache of decoded frames is full" in said[0]
+        assert "the 4 clips" in said[0] and "about 3.1e-05 GB (data.cache_gb is 1e-06)" in said[0]
+        warn.cache_clear()
+    Clips(folder, 16, cache=tmp_path / "none", cache_gb=0).read(0, [1])
+    assert "cache" not in capfd.readouterr().err  # meant so
 
 
 def test_frames_are_cut_to_their_middle_square_and_resized():
@@ -174,7 +188,7 @@ def drawn(pairs, count):
     """(clip, source frame, driving frame) of the first pairs."""
     found = []
     for index in range(count):
-        s, d = (round(pairs[index][key].mean().item() * 255) for key in ("source", "driving"))
+        s, d = (round(pairs[index][key].float().mean().item()) for key in ("source", "driving"))
         assert s // 16 == d // 16
         found.append((s // 16, s % 16, d % 16))
     return found

@@ -198,7 +198,8 @@ def commands_on(tmp_path, run, recipe):
     """Command → words, on the clips of `tmp_path`."""
     (tmp_path / "small.yaml").write_text(recipe.to_yaml())
     root, output = str(tmp_path / "clips"), ["--output", str(tmp_path / "out" / "run")]
-    few = f"optim.steps=2 optim.batch_size=2 log.held_out_pairs=2 data.cache={tmp_path}/cache".split()
+    few = ["optim.steps=2", "optim.batch_size=2", "log.held_out_pairs=2", "data.shared_people=true"]
+    few.append(f"data.cache={tmp_path}/cache")
     return {
         "train": ["train", str(tmp_path / "small.yaml"), "data.kind=clips", f"data.root={root}", *few, *output],
         "evaluate": ["evaluate", str(run), "--root", root, "--pairs", "2", *few[-1:], *output],

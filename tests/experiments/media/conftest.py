@@ -115,6 +115,14 @@ def copied(path, output, *, shift=Fraction(0), form=None, **options):
     return output
 
 
+def needs(codec):
+    """Skip the test where this build of FFmpeg cannot write a codec."""
+    try:
+        av.CodecContext.create(codec, "w")
+    except (av.error.FFmpegError, ValueError):
+        pytest.skip(f"no encoder {codec}")
+
+
 @pytest.fixture(scope="session")
 def media():
     """The functions of this file."""
@@ -125,4 +133,5 @@ def media():
         frame_times=frame_times,
         with_matrix=with_matrix,
         copied=copied,
+        needs=needs,
     )

@@ -41,7 +41,7 @@ def test_a_song_with_its_cover_is_no_video(suffix, tmp_path):
         cover = container.add_stream("mjpeg", rate=1)
         cover.width = cover.height = 64
         cover.pix_fmt = "yuvj420p"
-        cover.disposition = int(av.stream.Disposition.attached_pic)  # PyAV 17 takes no flag
+        cover.disposition = av.stream.Disposition.attached_pic.value  # PyAV 17 takes no flag
         frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 90, np.uint8), format="rgb24")
         container.mux([*cover.encode(frame), *cover.encode(None)])
         for start in range(0, 44100, 1024):

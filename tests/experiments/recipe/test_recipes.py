@@ -72,7 +72,7 @@ def test_losses_and_optimisers_are_upstream_s(name):
     assert (optim.lr, optim.memory_lr, optim.betas, optim.gamma, optim.warmup) == (2e-4, None, (0.5, 0.999), 0.1, 0)
     clipped = ("kp_detector", "dense_motion_network", "bg_predictor") if name == "tpsm" else None
     assert optim.clip_parts == clipped
-    assert (data.kind, data.repeats, recipe.precision) == ("clips", 75, "float32")
+    assert (data.kind, data.repeats, recipe.precision) == ("clips", 75, "tf32")
     jitter = ("brightness", "contrast", "saturation", "hue")
     assert all(getattr(data.augment, key) == 0.1 for key in jitter)
     assert (data.augment.time_flip, data.augment.mirror) == (0.5, 0.5)

@@ -6,10 +6,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from memcomp import CompensationConfig
 from memcomp.experiments.cli import main
-from memcomp.experiments.speed import hosts
+from memcomp.experiments.speed import hosts, loading
 from memcomp.experiments.speed.compensation import _in_own_process
 
 
@@ -50,6 +51,43 @@ def test_the_plain_matrix_shows_in_the_peak() -> None:
     assert ours < plain / 2
 
 
+def test_data_times_made_clips_and_those_of_a_folder(tmp_path, clips_root, capsys, monkeypatch) -> None:
+    threads = torch.get_num_threads()
+    monkeypatch.setattr("memcomp.experiments.speed.data.run_one", lambda job, code: loading.main(job))
+    few = ["--size", "32", "--pairs", "2", "--batch", "1", "--workers", "0", "1", "--rounds", "1", "--step", "0.01"]
+    made = ["--clips", "1", "--frames", "6", "--key-frames", "3", "--output", str(tmp_path / "made.json")]
+    assert main(["speed", "data", *few, *made]) == 0
+    told = json.loads((tmp_path / "made.json").read_text())
+    assert [row["case"] for row in told["rows"]] == ["cached", "a key frame every 3", "as prepare writes"]
+    for row in told["rows"]:
+        assert row["cpu_ms"] > 0 and row["batch_mb"] == 2 * 3 * 32**2 / 1e6  # bytes
+        assert set(row["by_workers"]) == {"0", "1"}
+        for found in row["by_workers"].values():
+            assert found["pairs_per_second"] > 0 and 0 <= found["waiting"] < 1
+    assert capsys.readouterr().out.count("ms CPU a pair") == 3
+    torch.set_num_threads(threads)
+
+    (tmp_path / "train").symlink_to(clips_root / "test")
+    root, installed = ["--root", str(tmp_path)], tmp_path / "site" / "memcomp" / "experiments"
+    assert main(["speed", "data", *root, "--against", str(tmp_path)]) == 2
+    assert "expected a folder that `pip install --target` installed memcomp into" in capsys.readouterr().err
+    installed.mkdir(parents=True)
+    monkeypatch.setattr(
+        "memcomp.experiments.speed.data.run_one", lambda job, code: ran.append((job, code)) or found_once
+    )
+    ran, found_once = [], {"cpu_ms": 5.0, "by_workers": {}, "batch_mb": 1.0}
+    site = tmp_path / "site"
+    assert main(["speed", "data", *root, "--rounds", "2", "--against", str(site), "--no-jitter"]) == 0
+    assert [code for _, code in ran] == [None, site] * 4  # in turn
+    assert all("data.augment.hue=0.0" in job["overrides"] for job, _ in ran)
+    assert "cached (other code)" in capsys.readouterr().out
+
+
+def test_data_names_the_folder_that_cannot_be_loaded(tmp_path, capsys) -> None:
+    assert main(["speed", "data", "--root", str(tmp_path), "--rounds", "1"]) == 2
+    assert f"{tmp_path}: loading its clips failed" in (said := capsys.readouterr().err) and "train" in said
+
+
 def test_hosts_reports_parity_and_steps_of_each_recipe(tmp_path, head_cache, narrow, monkeypatch) -> None:
     small = partial(CompensationConfig.paper, memory_channels=8, memory_size=(4, 4))  # 512 in bf16 take a CPU minutes
     monkeypatch.setattr(hosts, "CompensationConfig", SimpleNamespace(paper=small))
@@ -70,3 +108,26 @@ def test_hosts_names_the_recipe_that_fails_and_goes_on(tmp_path) -> None:
     assert main(["speed", "hosts", *words]) == 0
     (row,) = json.loads((tmp_path / "hosts.json").read_text())
     assert "lrr" in row["failed"]
+
+
+def test_animation_is_timed_both_ways_and_its_peaks_compared(small_recipe, monkeypatch, tmp_path, capsys):
+    from memcomp.adapters import FOMM
+    from memcomp.experiments.speed import animation
+
+    monkeypatch.setattr(FOMM, "published", small_recipe.host.model)
+    monkeypatch.setattr(animation, "SHORT", 1)
+    small = partial(CompensationConfig.paper, memory_channels=8, memory_size=(4, 4))
+    monkeypatch.setattr(animation, "CompensationConfig", SimpleNamespace(paper=small))
+    words = ["--hosts", "fomm", "--size", "32", "--frames", "4", "--batch", "2", "--device", "cpu"]
+    assert main(["speed", "animate", *words, "--minutes", "0.02", "--output", str(tmp_path / "rows.json")]) == 0
+    printed = capsys.readouterr().out
+    found = json.loads((tmp_path / "rows.json").read_text())
+    assert [row["host"] for row in found["rows"]] == ["fomm", "fomm + memory"]
+    assert all(row["batches"] == 2 and row["ratio"] > 0 and row["difference"] < 1e-3 for row in found["rows"])
+    assert "| fomm + memory |" in printed and printed.count("1 s at 64 px: peak ") == 2
+    assert 0.5 < found["peak_long_mb"] / found["peak_short_mb"] < 1.5 and found["peak_short_mb"] > 100
+    assert main(["speed", "animate", *words, "--size", "33"]) == 2
+    assert (
+        main(["speed", "animate", "--hosts", "fom"]) == 2
+        and "hosts: expected some of dagan, fomm" in capsys.readouterr().err
+    )

@@ -82,7 +82,8 @@ def test_resuming_after_a_kill_forgets_what_was_logged_behind_the_checkpoint(tin
 def test_a_run_leaves_its_files(tiny, straight):
     found = {str(path.relative_to(straight)) for path in straight.rglob("*") if path.is_file()}
     pictures, pretrained = {"losses.png", "samples/0000004.png"}, {"config.json", "model.safetensors"}
-    assert found == {"recipe.yaml", "log.csv", "checkpoints/last.safetensors"} | pictures | pretrained
+    checkpoints = {f"checkpoints/{name}.safetensors" for name in ("last", "0000002", "best")}
+    assert found == {"recipe.yaml", "log.csv"} | checkpoints | pictures | pretrained
     assert load_recipe(straight / "recipe.yaml") == tiny
     table = rows(straight)
     assert [row["step"] for row in table] == ["0", "1", "2", "3", "4"]
@@ -202,7 +203,7 @@ def test_a_damaged_clip_is_named_once_and_counted(tiny, tmp_path, capsys):
         for number in range(3):
             iio.imwrite(tmp_path / split / "anna_1" / f"{number}.png", np.full((32, 32, 3), 60 * number, np.uint8))
     (tmp_path / "train" / "text_1.mp4").write_text("not a video")
-    changes = ["data.kind=clips", f"data.root={tmp_path}", "data.repeats=4"]
+    changes = ["data.kind=clips", f"data.root={tmp_path}", "data.repeats=4", "data.shared_people=true"]
     recipe = with_overrides(tiny, changes, "test")
     train(recipe, tmp_path / "run", stop_after=2, progress=False)
     train(recipe, tmp_path / "run", resume=True, progress=False)
