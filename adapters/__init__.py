@@ -13,6 +13,7 @@ if __name__ != "memcomp.adapters":  # a top-level `adapters` would collide with 
 
 __all__ = [
     "FOMM",
+    "MRAA",
     "TPSM",
     "DaGAN",
     "Host",
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from memcomp.adapters.fomm import FOMM
     from memcomp.adapters.layout import Layout
     from memcomp.adapters.mcnet import MCNet
+    from memcomp.adapters.mraa import MRAA
     from memcomp.adapters.outputs import HostOutput, Keypoints
     from memcomp.adapters.pretrained import from_pretrained
     from memcomp.adapters.registry import create_host, list_hosts, register_host
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 else:  # hidden from type checkers, to whom a module with `__getattr__` has every name
     _HOMES = {
         "FOMM": "fomm",
+        "MRAA": "mraa",
         "TPSM": "tpsm",
         "DaGAN": "dagan",
         "Host": "base",

@@ -35,6 +35,7 @@ class Host(nn.Module, ABC):
     published: ClassVar[Mapping[str, Any]] = {}  # the `model` of the checkpoints that upstream published
     layouts: ClassVar[tuple[Layout, ...]] = ()  # its generators in upstream's code: for `attach`, and for `recognise`
     section_files: ClassVar[Mapping[str, re.Pattern[str]]] = {}  # sections in files of their own → what their keys are
+    epoch_entry: ClassVar[str] = "epoch"  # of upstream's checkpoints: where the training epoch stands
     not_weights: ClassVar[Mapping[str, str]] = {}  # other entries of upstream's sections → what they are
 
     def __init__(self, model: Mapping[str, Any]) -> None:

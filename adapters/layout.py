@@ -33,6 +33,8 @@ class Layout:
     """The motion network's attribute that K is read off, and by what it is multiplied."""
     warps_one: bool = False
     """It warps the encoder's feature of one size only: mode "skip" can add the others."""
+    keypoint_dims: int = 2
+    """Coordinates of its keypoints."""
     own_memory: str | None = None
     """Child that is a memory already if it has weights."""
 

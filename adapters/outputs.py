@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -14,8 +14,9 @@ class Keypoints:
     """Keypoints of an image, with the local affine motion around each if the host estimates one.
 
     Attributes:
-        value: (B, K, 2), (x, y) in [-1, 1]; ±1 are the centres of the border pixels.
-        jacobian: (B, K, 2, 2) or None; rows are the output's x and y.
+        value: (B, K, D), (x, y) or (x, y, z) in [-1, 1]; ±1 are the centres of the border pixels. K = 0: the host has
+            no keypoints, and moves by what a subclass carries.
+        jacobian: (B, K, D, D) or None; rows are the output's x and y.
 
     ``kp["value"]`` and ``"jacobian" in kp`` work as well, so modules written for dicts of keypoints accept these.
     """
@@ -32,16 +33,20 @@ class Keypoints:
 
     def detach(self) -> Keypoints:
         """Keypoints with the same numbers and no gradient history."""
-        return Keypoints(self.value.detach(), None if self.jacobian is None else self.jacobian.detach())
+        return self.each(Tensor.detach)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Keypoints:
+        """Keypoints of the same kind, `change` applied to every tensor: ``kp.each(lambda x: x[:1])``, for example."""
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: change(x) for name, x in tensors.items() if isinstance(x, Tensor)})
 
     def to(self, device: torch.device | str) -> Keypoints:
         """The same keypoints on a device."""
-        return Keypoints(self.value.to(device), None if self.jacobian is None else self.jacobian.to(device))
+        return self.each(lambda x: x.to(device))
 
     def expand(self, count: int) -> Keypoints:
-        """The keypoints of one image (1, K, 2) for each of `count` images; none is copied."""
-        jacobian = None if self.jacobian is None else self.jacobian.expand(count, -1, -1, -1)
-        return Keypoints(self.value.expand(count, -1, -1), jacobian)
+        """The keypoints of one image (1, K, D) for each of `count` images; none is copied."""
+        return self.each(lambda x: x.expand(count, *x.shape[1:]))
 
     def __getitem__(self, key: str) -> Tensor:
         if key not in self:
@@ -58,7 +63,7 @@ class EncodedSource:
 
     Attributes:
         image: (1, 3, H, W), or as many channels as the host's pictures have.
-        keypoints: of the image, (1, K, 2).
+        keypoints: of the image, (1, K, D).
         features: what the host's generator takes in place of encoding the image again; None = it encodes it each time.
     """
 
@@ -73,16 +78,18 @@ class HostOutput:
 
     Attributes:
         prediction: (B, 3, H, W) in [0, 1].
-        deformed: (B, 3, H, W), the source image warped by the flow alone.
-        deformation: (B, h, w, 2), for every output place the (x, y) in [-1, 1] of the source to look at.
+        deformed: (B, 3, H, W), the source image warped by the flow alone; None if the host warps no image.
+        deformation: (B, h, w, 2), for every output place the (x, y) in [-1, 1] of the source to look at; in a volume
+            (B, D, h, w, 3), the (x, y, z).
         occlusion_map: (B, 1, h, w) in [0, 1], 1 = visible in the source; None if the host estimates none.
-        mask: (B, K + 1, h, w), weights of the K local motions and of the still background (first); sums to 1.
+        mask: (B, K + 1, h, w), in a volume (B, K + 1, D, h, w), weights of the K local motions and of the still
+            background (first); sums to 1.
         sparse_deformed: (B, K + 1, 3, h, w), the source warped by each of these motions; None if it was not.
         kp_source, kp_driving: the keypoints the host was given.
     """
 
     prediction: Tensor
-    deformed: Tensor
+    deformed: Tensor | None
     deformation: Tensor
     occlusion_map: Tensor | None
     mask: Tensor

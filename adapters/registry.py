@@ -16,6 +16,7 @@ BUILT_IN = {  # as an entry point would
     "tpsm": "memcomp.adapters.tpsm:TPSM",
     "dagan": "memcomp.adapters.dagan:DaGAN",
     "mcnet": "memcomp.adapters.mcnet:MCNet",
+    "mraa": "memcomp.adapters.mraa:MRAA",
     "true_motion": "memcomp.adapters.true_motion:TrueMotion",  # a laboratory's, published nowhere
 }
 _HOSTS: dict[str, type[Host]] = {}  # registered, or loaded so far

@@ -19,6 +19,7 @@ from memcomp.formats import weights_format
 from memcomp.release import convert_release, release_levels
 
 FORMAT = "memcomp-compensation-1"
+SIZES = ("channels", "keypoints", "keypoint_dims")  # settings that are no fields of the config
 
 
 class HasCompensation(Protocol):
@@ -59,7 +60,7 @@ def load(target: MemoryCompensation | HasCompensation, path: str | os.PathLike[s
     compensation = _unwrap(target)
     settings, tensors = _read(path)
     ours = compensation.settings()
-    defaults = CompensationConfig().to_dict()  # of fields that an earlier version did not know
+    defaults = CompensationConfig().to_dict() | {"keypoint_dims": 2}  # of what an earlier version did not know
     settings = {name: defaults[name] for name in ours.keys() & defaults.keys()} | settings
     differing = [
         f"{name}: file {settings.get(name)!r}, here {ours.get(name)!r}"
@@ -77,10 +78,10 @@ def from_file(path: str | os.PathLike[str]) -> MemoryCompensation:
     if "mode" in settings:
         raise ValueError(f"{path} is of mode {settings['mode']!r}: attach a memory of that mode, then load the file")
     try:
-        config = CompensationConfig.from_dict(
-            {name: value for name, value in settings.items() if name not in ("channels", "keypoints")}
+        sizes = {name: settings.pop(name) for name in SIZES if name in settings}
+        compensation = MemoryCompensation(
+            sizes["channels"], sizes["keypoints"], CompensationConfig.from_dict(settings), sizes.get("keypoint_dims", 2)
         )
-        compensation = MemoryCompensation(settings["channels"], settings["keypoints"], config)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} has settings that no compensation can have: {error}") from error
     take_dtypes(compensation, tensors)

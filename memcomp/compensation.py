@@ -73,28 +73,40 @@ class MemoryCompensation(KeepsCallState, nn.Module):
         channels: C_i of each scale's feature; even unless `config.split == "none"`.
         keypoints: K, number of source keypoints.
         config: `CompensationConfig.paper()` by default.
+        keypoint_dims: D, coordinates of a keypoint.
 
     Raises:
-        ValueError: no scale, odd channels with a split, or no keypoint.
+        ValueError: no scale, odd channels with a split, no keypoint, or keypoints without coordinates.
     """
 
     _call_state, _earlier = _Call, ("_record",)
+    keypoint_dims: int = 2  # here, for pickles of version 0.1.0 lack it
 
-    def __init__(self, channels: Sequence[int], keypoints: int, config: CompensationConfig | None = None) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int],
+        keypoints: int,
+        config: CompensationConfig | None = None,
+        keypoint_dims: int = 2,
+    ) -> None:
         super().__init__()
         config = config or CompensationConfig.paper()
         self.channels, self.keypoints, self.config = tuple(channels), keypoints, config
+        self.keypoint_dims = keypoint_dims
         if not self.channels or min(self.channels) < 1 or keypoints < 1:
             raise ValueError(
                 f"expected channels >= 1 for at least one scale and keypoints >= 1, got {channels}, {keypoints}"
             )
+        if keypoint_dims < 1:
+            raise ValueError(f"expected keypoint_dims >= 1, got {keypoint_dims}")
         if config.split != "none" and any(c % 2 for c in self.channels):
             raise ValueError(f"split={config.split!r} needs an even number of channels at every scale, got {channels}")
         deviation = 1.0 if config.memory_init == "unit" else None
         self.memory = MetaMemory(config.memory_channels, config.memory_size, deviation)
         units = 1 if config.sharing == "networks" else len(self.channels)
         conditioned = config.identity_conditioning
-        self.iicm = nn.ModuleList(_make_iicm(config, keypoints) for _ in range(units if conditioned else 0))
+        count = units if conditioned else 0
+        self.iicm = nn.ModuleList(_make_iicm(config, keypoints, keypoint_dims) for _ in range(count))
         self.mcm = nn.ModuleList(_make_mcm(config, self.memory.deviation) for _ in range(units))
         self.scales = nn.ModuleList(Scale(c, config) for c in self.channels)
         self._call = _Call()
@@ -113,7 +125,7 @@ class MemoryCompensation(KeepsCallState, nn.Module):
 
         Args:
             feature: warped feature (B, C_i, H, W).
-            keypoints: source keypoints (B, K, 2) or (1, K, 2), (x, y) in [-1, 1].
+            keypoints: source keypoints (B, K, D) or (1, K, D), (x, y) or (x, y, z) in [-1, 1].
             scale: i, from 0.
             noise: (B or 1, 1, H_m, W_m), only for variant "release"; None = none.
             driving: driving keypoints, as the source's; where `config.driving`.
@@ -184,7 +196,8 @@ class MemoryCompensation(KeepsCallState, nn.Module):
     def settings(self) -> dict[str, Any]:
         """What makes two memories' weights interchangeable, as plain values; a file of weights carries it."""
         fields = {name: value for name, value in self.config.to_dict().items() if name not in RUNTIME}
-        return {"channels": list(self.channels), "keypoints": self.keypoints, **fields}
+        sizes = {"channels": list(self.channels), "keypoints": self.keypoints, "keypoint_dims": self.keypoint_dims}
+        return sizes | fields
 
     def condition(
         self,
@@ -205,8 +218,8 @@ class MemoryCompensation(KeepsCallState, nn.Module):
     def _condition(self, feature: Tensor, given: Given, scale: int) -> Conditioned:
         if not 0 <= scale < len(self.channels):
             raise ValueError(f"scale must be in 0..{len(self.channels) - 1}, not {scale}")
-        cast(Scale, self.scales[scale]).check(feature, given, scale, self.keypoints, self.config)
         layer, device = cast(Scale, self.scales[scale]), feature.device.type
+        layer.check(feature, given, scale, (self.keypoints, self.keypoint_dims), self.config)
         kept, replaced = split(feature, self.config.split)
         part = replaced
         if not (torch.is_autocast_enabled(device) and part.dtype == torch.get_autocast_dtype(device)):
@@ -247,10 +260,11 @@ class MemoryCompensation(KeepsCallState, nn.Module):
         return 0 if self.config.sharing == "networks" else scale
 
 
-def _make_iicm(config: CompensationConfig, keypoints: int) -> IICM:
+def _make_iicm(config: CompensationConfig, keypoints: int, dims: int) -> IICM:
+    channels, hidden = config.memory_channels, config.identity_hidden
     if config.variant == "paper":
-        return IICM(config.memory_channels, keypoints * (1 + config.driving), config.identity_hidden)
-    return ReleaseIICM(config.memory_channels, keypoints, config.identity_hidden, config.identity_code, config.noise)
+        return IICM(channels, keypoints * (1 + config.driving), hidden, dims)
+    return ReleaseIICM(channels, keypoints, hidden, config.identity_code, config.noise, dims)
 
 
 def _make_mcm(config: CompensationConfig, deviation: float) -> MCM | ReleaseMCM | PlacedMCM:

@@ -44,24 +44,25 @@ class ModulatedConv2d(nn.Module):
 class IICM(nn.Module):
     """Implicit identity representation conditioned memory module.
 
-    S_id = MLP([GAP(F_proj), x_1, y_1, ..., x_K, y_K]) scales the input channels of a 3x3 convolution over M_o. The
-    paper leaves the MLP's width open: one hidden layer of 128 as released.
+    S_id = MLP([GAP(F_proj), x_1, y_1, ..., x_K, y_K]) scales the input channels of a 3x3 convolution over M_o; with
+    three coordinates z_1 follows y_1. The paper leaves the MLP's width open: one hidden layer of 128 as released.
 
     Args:
         channels: C_m.
         keypoints: K, number of source keypoints.
         hidden: width of the MLP's hidden layer.
+        dims: D, coordinates of a keypoint.
     """
 
-    def __init__(self, channels: int, keypoints: int, hidden: int = 128) -> None:
+    def __init__(self, channels: int, keypoints: int, hidden: int = 128, dims: int = 2) -> None:
         super().__init__()
         last = nn.Linear(hidden, channels)
         nn.init.ones_(last.bias)  # S_id starts as a change around a plain convolution
-        self.mlp = nn.Sequential(nn.Linear(channels + 2 * keypoints, hidden), nn.ReLU(inplace=True), last)
+        self.mlp = nn.Sequential(nn.Linear(channels + dims * keypoints, hidden), nn.ReLU(inplace=True), last)
         self.conv = ModulatedConv2d(channels)
 
     def identity(self, descriptor: Tensor, keypoints: Tensor) -> Tensor:
-        """S_id (B, C_m) from descriptor GAP(F_proj) (B, C_m) and source keypoints (B, K, 2)."""
+        """S_id (B, C_m) from descriptor GAP(F_proj) (B, C_m) and source keypoints (B, K, D)."""
         return self.mlp(torch.cat([descriptor, keypoints.flatten(1).to(descriptor.dtype)], dim=1))
 
     def forward(self, memory: Tensor, descriptor: Tensor, keypoints: Tensor) -> Tensor:
@@ -70,7 +71,7 @@ class IICM(nn.Module):
         Args:
             memory: M_o, (1, C_m, H_m, W_m).
             descriptor: GAP(F_proj), (B, C_m).
-            keypoints: source keypoints (B, K, 2), (x, y) in [-1, 1].
+            keypoints: source keypoints (B, K, D), coordinates in [-1, 1].
 
         Returns:
             (B, C_m, H_m, W_m).

@@ -35,7 +35,7 @@ def identity(projected: Tensor, keypoints: Tensor, mlp: Callable[[Tensor], Tenso
 
     Args:
         projected: F_proj, (B, C_m, H, W).
-        keypoints: (B, K, 2).
+        keypoints: (B, K, D), D = 2 in the paper.
         mlp: F_mlp, (B, C_m + 2 K) -> (B, C_m).
     """
     pooled = projected.mean((2, 3))  # P_F: global average pooling

@@ -80,10 +80,11 @@ class ReleaseIICM(IICM):
         hidden: width of the MLP's hidden layer (128).
         code: width of S_id (512).
         noisy: draw the noise in training mode when none is supplied. Never in eval mode.
+        dims: D, coordinates of a keypoint.
     """
 
-    def __init__(self, channels: int, keypoints: int, hidden: int, code: int, noisy: bool) -> None:
-        super().__init__(channels, keypoints, hidden)
+    def __init__(self, channels: int, keypoints: int, hidden: int, code: int, noisy: bool, dims: int = 2) -> None:
+        super().__init__(channels, keypoints, hidden, dims)
         self.noisy = noisy
         self.mlp[2] = nn.Linear(hidden, code)
         self.modulation = EqualLinear(code, channels)

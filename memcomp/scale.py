@@ -106,8 +106,13 @@ class Scale(nn.Module):
         last = like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
         return merged.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
-    def check(self, feature: Tensor, given: Given, scale: int, keypoints: int, config: CompensationConfig) -> None:
-        """Raise ValueError, naming it, for a tensor of another shape than this scale, its number, takes."""
+    def check(
+        self, feature: Tensor, given: Given, scale: int, points: tuple[int, int], config: CompensationConfig
+    ) -> None:
+        """Raise ValueError, naming it, for a tensor of another shape than this scale, its number, takes.
+
+        `points` is (K, D), number of keypoints and of their coordinates.
+        """
         channels = self.channels
         if feature.ndim != 4 or feature.shape[1] != channels or 0 in feature.shape:
             expected = f"(B, {channels}, H, W)"
@@ -121,11 +126,11 @@ class Scale(nn.Module):
                     f"{name} is {'missing' if is_asked else 'not used'}: the config says {name}={is_asked}"
                 )
         batch, noise, visible = feature.shape[0], given.noise, given.visibility
-        for name, points in (("keypoints", given.keypoints), ("driving", given.driving)):
-            if points is None:
+        for name, pose in (("keypoints", given.keypoints), ("driving", given.driving)):
+            if pose is None:
                 continue
-            if points.ndim != 3 or points.shape[1:] != (keypoints, 2) or points.shape[0] not in (1, batch):
-                raise ValueError(f"{name} must be ({batch} or 1, {keypoints}, 2), not {tuple(points.shape)}")
+            if pose.ndim != 3 or pose.shape[1:] != points or pose.shape[0] not in (1, batch):
+                raise ValueError(f"{name} must be ({batch} or 1, {points[0]}, {points[1]}), not {tuple(pose.shape)}")
         if visible is not None and (visible.ndim != 4 or visible.shape[1] != 1 or visible.shape[0] not in (1, batch)):
             raise ValueError(f"visibility must be ({batch} or 1, 1, h, w), not {tuple(visible.shape)}")
         if noise is None:

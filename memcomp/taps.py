@@ -47,7 +47,7 @@ class Tap:
 
 @dataclass(frozen=True)
 class KeypointTap:
-    """A call at which the source keypoints (B, K, 2), in [-1, 1], can be read."""
+    """A call at which the source keypoints (B, K, D), in [-1, 1], can be read."""
 
     module: str
     """Dotted name of the module called with them, below the root or below one of `inject`'s `beside`; "" = the root."""

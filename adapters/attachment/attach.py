@@ -44,6 +44,10 @@ class _Site:
             )
         return self.root.get_submodule(name)
 
+    def dims(self) -> int:
+        """D, coordinates of a keypoint."""
+        return self.layout.keypoint_dims if self.layout else 2
+
     def count(self) -> int:
         """K, read off the motion network."""
         attribute, each = self.layout.count if self.layout else NUM_KP
@@ -94,9 +98,9 @@ def attach(
     encoder = _encoder(site, mode, chosen)
     compensation: nn.Module
     if mode == "inplace":
-        compensation = MemoryCompensation(channels, count, config)
+        compensation = MemoryCompensation(channels, count, config, site.dims())
     elif mode == "skip":
-        compensation = SkipCompensation(channels, encoder_channels(site.root, encoder), count, config)
+        compensation = SkipCompensation(channels, encoder_channels(site.root, encoder), count, config, site.dims())
     else:
         compensation = SkipControl(channels, encoder_channels(site.root, encoder))
     # the control is no memory, yet does all that a handle asks of one

@@ -144,7 +144,7 @@ class SkipCompensation(MemoryCompensation):
         channels: of the tensor at each tap, the decoder's.
         encoder: channels of the encoder's feature of each scale; None = compensated in place.
         keypoints: K.
-        config: as of `MemoryCompensation`, and its ValueErrors.
+        config, keypoint_dims: as of `MemoryCompensation`, and its ValueErrors.
     """
 
     def __init__(
@@ -153,9 +153,11 @@ class SkipCompensation(MemoryCompensation):
         encoder: Sequence[int | None],
         keypoints: int,
         config: CompensationConfig | None = None,
+        keypoint_dims: int = 2,
     ) -> None:
         pairs = list(zip(channels, encoder, strict=True))
-        super().__init__([decoded if coded is None else coded for decoded, coded in pairs], keypoints, config)
+        widths = [decoded if coded is None else coded for decoded, coded in pairs]
+        super().__init__(widths, keypoints, config, keypoint_dims)
         self.channels = tuple(channels)
         self.skips = EncoderSkips({i: (coded, decoded) for i, (decoded, coded) in enumerate(pairs) if coded})
         for index, scale in enumerate(self.scales):

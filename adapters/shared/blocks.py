@@ -72,6 +72,14 @@ def joint_conv(x: Tensor, *convs: nn.Conv2d) -> tuple[Tensor, ...]:
     return out.split([conv.out_channels for conv in convs], dim=1)
 
 
+def linear_layers(*widths: int) -> nn.Sequential:
+    """Linear layers with batch norm and ReLU between them."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU()]
+    return nn.Sequential(*layers[:-2])
+
+
 class ResBlock(nn.Module):
     """Pre-activation residual block; keeps channels and size."""
 

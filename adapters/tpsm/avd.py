@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from memcomp.adapters.outputs import Keypoints
+from memcomp.adapters.shared.blocks import linear_layers
 from memcomp.adapters.tpsm.keypoints import POINTS, points
-
-
-def _layers(*widths: int) -> nn.Sequential:
-    """Linear layers with batch norm and ReLU between them."""
-    layers: list[nn.Module] = []
-    for before, after in pairwise(widths):
-        layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU()]
-    return nn.Sequential(*layers[:-2])
 
 
 class AVDNetwork(nn.Module):
@@ -31,9 +23,9 @@ class AVDNetwork(nn.Module):
     def __init__(self, num_tps: int, id_bottle_size: int = 64, pose_bottle_size: int = 64) -> None:
         super().__init__()
         size = num_tps * POINTS * 2
-        self.id_encoder = _layers(size, 256, 512, 1024, id_bottle_size)
-        self.pose_encoder = _layers(size, 256, 512, 1024, pose_bottle_size)
-        self.decoder = _layers(pose_bottle_size + id_bottle_size, 1024, 512, 256, size)
+        self.id_encoder = linear_layers(size, 256, 512, 1024, id_bottle_size)
+        self.pose_encoder = linear_layers(size, 256, 512, 1024, pose_bottle_size)
+        self.decoder = linear_layers(pose_bottle_size + id_bottle_size, 1024, 512, 256, size)
 
     def forward(
         self, kp_source: Keypoints | Mapping[str, Tensor], kp_random: Keypoints | Mapping[str, Tensor]

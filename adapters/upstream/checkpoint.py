@@ -65,7 +65,7 @@ def read_checkpoint(*files: str | os.PathLike[str]) -> Checkpoint:
     for file in map(Path, files):
         entries = _entries(file)
         for name, entry in entries.items():
-            if name == "epoch" and isinstance(entry, int):
+            if name.startswith("epoch") and isinstance(entry, int):
                 epoch = entry
             if what := _no_weights(name, entry):
                 dropped[name] = what
@@ -161,7 +161,7 @@ def _entries(file: Path) -> dict[str, Any]:
 
 def _no_weights(name: str, entry: object) -> str:
     """What an entry is that is no section; nothing if it is one."""
-    if name == "epoch":
+    if name.startswith("epoch"):
         return f"of training, {entry}"
     if isinstance(entry, Tensor):
         return "a tensor of no section"

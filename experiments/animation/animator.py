@@ -167,7 +167,7 @@ def move(
     for group in batched(poses, batch):
         found = animators[0].detect(group) if track is None else track.keypoints(done, done + len(group))
         found = found if smoother is None else smoother(found)
-        first = first or Keypoints(found.value[:1], None if found.jacobian is None else found.jacobian[:1])
+        first = first or found.each(lambda x: x[:1])
         results = []
         for number, animator in enumerate(animators):
             reference, name = first, FIRST
@@ -185,8 +185,4 @@ def _padded(keypoints: Keypoints, count: int) -> Keypoints:
     missing = count - len(keypoints.value)
     if missing <= 0:
         return keypoints
-    value, jacobian = keypoints.value, keypoints.jacobian
-    value = torch.cat([value, value[-1:].expand(missing, -1, -1)])
-    return Keypoints(
-        value, None if jacobian is None else torch.cat([jacobian, jacobian[-1:].expand(missing, -1, -1, -1)])
-    )
+    return keypoints.each(lambda x: torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]))

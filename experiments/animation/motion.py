@@ -14,8 +14,8 @@ class Motion:
 
     mode: str = "relative"
     """One of the host's `motion_modes`. "relative": the motion since a reference frame, the first unless another is
-    chosen, is added to the source's keypoints. "absolute": the driving keypoints replace them. "avd" (TPSM): a network
-    keeps the source's shape."""
+    chosen, is added to the source's keypoints. "absolute": the driving keypoints replace them. "avd": a network of TPSM
+    or MRAA keeps the source's shape."""
     adapt_scale: bool = True
     """Scale the relative motion by the ratio of the heads' sizes."""
 

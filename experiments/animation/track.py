@@ -18,26 +18,26 @@ class Track:
     """Keypoints of all frames of a driving video, a few hundred bytes a frame, on the CPU.
 
     Args:
-        parts: keypoints of its frames in order, (B, K, 2) each.
+        parts: keypoints of its frames in order, (B, K, D) each.
         times: seconds of every frame.
 
     Attributes:
-        value: (T, K, 2).
-        jacobian: (T, K, 2, 2) or None.
+        value: (T, K, D).
+        jacobian: (T, K, D, D) or None.
         times: (T,) float64.
     """
 
     def __init__(self, parts: Iterable[Keypoints], times: Sequence[float] = ()) -> None:
         # in two long arrays: a small tensor kept from each batch would lie between what the host lets go of again, and
         # the process would grow by that much
-        values, jacobians, count = array("f"), array("f"), 2
+        values, jacobians, count, dims = array("f"), array("f"), 2, 2
         for part in parts:
-            count = part.value.shape[1]
+            count, dims = part.value.shape[1:]
             values.extend(part.value.flatten().tolist())
             if part.jacobian is not None:
                 jacobians.extend(part.jacobian.flatten().tolist())
-        self.value = torch.tensor(np.asarray(values)).view(-1, count, 2)
-        self.jacobian = torch.tensor(np.asarray(jacobians)).view(-1, count, 2, 2) if jacobians else None
+        self.value = torch.tensor(np.asarray(values)).view(-1, count, dims)
+        self.jacobian = torch.tensor(np.asarray(jacobians)).view(-1, count, dims, dims) if jacobians else None
         self.times = torch.tensor([float(time) for time in times], dtype=torch.float64)
 
     def __len__(self) -> int:
@@ -60,10 +60,11 @@ class Track:
     def best_frame(self, source: Keypoints) -> int:
         """The number of the frame whose head is most like the source's.
 
-        Compared are the host's own keypoints, each set moved to its centre and scaled to a hull of area 1.
+        Compared are the host's own keypoints as the picture shows them, (x, y), each set moved to its centre and scaled
+        to a hull of area 1.
         """
-        wanted = normalised(source.value[0].float().cpu())
-        distances = [float((normalised(points) - wanted).square().sum()) for points in self.value]
+        wanted = normalised(source.value[0, :, :2].float().cpu())
+        distances = [float((normalised(points[:, :2]) - wanted).square().sum()) for points in self.value]
         return min(range(len(distances)), key=distances.__getitem__)
 
 

@@ -124,7 +124,7 @@ def to_upstream(path: Path, output: Path, *, with_memory: bool = True) -> list[s
         if file.exists():
             raise UserError(f"{file}: is to hold the depth network; expected a new name, it exists already")
     epoch = (made.source or {}).get("epoch") or 0  # upstream's code wants one to go on from
-    for file, content in {output: states | {"epoch": epoch}, **apart}.items():
+    for file, content in {output: states | {host.epoch_entry: epoch}, **apart}.items():
         # through a handle: torch makes a path's stem a name inside the file, and refuses some
         with atomic_write(file) as temporary, temporary.open("wb") as opened:
             torch.save(content, opened)

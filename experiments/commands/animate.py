@@ -49,7 +49,7 @@ def _motion(group: argparse._ArgumentGroup) -> None:
         default="relative",
         metavar="MODE",
         help="relative: the driving face's motion (default); absolute: its position too; "
-        "avd: tpsm's network that keeps the source's shape",
+        "avd: the network of tpsm and mraa that keeps the source's shape",
     )
     group.add_argument(
         "--best-frame",

@@ -79,9 +79,10 @@ def _evaluating(host: Host) -> Iterator[None]:
 def sample_grid(source: Tensor, driving: Tensor, output: HostOutput) -> Frame:
     """Rows of source | driving | warped source | prediction, (B, C, H, W) each → uint8 (B·H, 4·W, 3).
 
-    A fourth channel, the disparity, is not drawn. Pictures below 128 px are doubled.
+    A host that warps no image has no third column. A fourth channel, the disparity, is not drawn. Pictures below 128 px
+    are doubled.
     """
-    columns = (source, driving, output.deformed, output.prediction)
+    columns = [column for column in (source, driving, output.deformed, output.prediction) if column is not None]
     images = torch.cat([column[:, :3].detach().float().cpu() for column in columns], dim=3)  # (B, 3, H, 4W)
     if images.shape[2] < 128:
         images = F.interpolate(images, scale_factor=2, mode="nearest")

@@ -76,6 +76,33 @@ def fill(section, network, seed):
     network.load_state_dict(state)
 
 
+def entry_by_rules(key, shape, u, rules):
+    """The weights of one state-dict entry by rules that a file of numbers brings along."""
+
+    def first(name, default):
+        return next((value for end, value in rules[name] if key.endswith(end)), default)
+
+    u = u.reshape(shape)
+    s, last = 2 * u - 1, key.rsplit(".", 1)[-1]
+    simple = {"num_batches_tracked": 100 + 0 * u, "running_mean": 0.2 * s, "running_var": 0.5 + u}
+    if last in simple:
+        return simple[last]
+    if last == "bias":
+        offset = first("bias_offset", [0])
+        return 0.1 * s + np.tile(offset, s.size // len(offset)).reshape(shape)
+    return 0.5 + u if len(shape) == 1 else s * first("gain", 1) * np.sqrt(6 / np.prod(shape[1:]))
+
+
+def fill_by_rules(section, network, seed, rules):
+    """As `fill`, by the file's own rules."""
+    state = network.state_dict()
+    for key, old in state.items():
+        if not key.endswith(tuple(rules["keep"])):
+            new = entry_by_rules(key, tuple(old.shape), uniform(seed, f"{section}/{key}", old.numel()), rules)
+            state[key] = torch.from_numpy(np.asarray(new)).to(old.dtype)
+    network.load_state_dict(state)
+
+
 def picture(seed, name, batch, height, width):
     """A smooth coloured picture in steps of 1/255, (batch, 3, height, width)."""
     y, x = np.mgrid[0:height, 0:width] / 64.0
@@ -151,6 +178,7 @@ GOLDEN = SimpleNamespace(
     **{"DATA": DATA, "uniform": uniform, "fill": fill, "picture": picture, "transform": transform, "sample": sample},
     **{"shapes": shapes, "norms": norms, "assert_close": assert_close, "assert_losses": assert_losses},
     upstream=upstream,
+    fill_by_rules=fill_by_rules,
 )
 
 

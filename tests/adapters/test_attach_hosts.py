@@ -5,6 +5,7 @@ import os
 import sys
 from dataclasses import fields, is_dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -29,6 +30,10 @@ FIRST_ORDER = {
 }
 SPADE = FIRST_ORDER | {"block_expansion": 64, "max_features": 512}  # its decoder's widths are fixed
 UNET = FIRST_ORDER | {"max_features": 64, "num_down_blocks": 3}
+REGIONS = {
+    **{"block_expansion": 8, "max_features": 32, "num_down_blocks": 2, "num_bottleneck_blocks": 1, "skips": True},
+    "pixelwise_flow_predictor_params": MOTION | {"use_covar_heatmap": True, "estimate_occlusion_map": True},
+}
 INPAINTING = {"block_expansion": 8, "max_features": 64, "num_down_blocks": 3}
 UNIT = {"mbunit": "ExpendMemoryUnit", "mb_spatial": 8, "mb_channel": 8}
 CASES = {  # (module, channels) of every tap; the size of the pictures
@@ -37,6 +42,7 @@ CASES = {  # (module, channels) of every tap; the size of the pictures
     "spade": ([("decoder", 256), ("decoder.up_0", 256), ("decoder.conv_img", 64)], 16),
     "tpsm": ([("resblock.0", 64), ("resblock.2", 32), ("resblock.4", 16), ("final", 8)], 64),
     "mcnet": ([("resblock.0", 64), ("resblock.2", 32), ("resblock.4", 16), ("final", 8)], 64),
+    "mraa": ([("bottleneck", 32), ("up_blocks.0", 32), ("up_blocks.1", 16), ("final", 8)], 32),
 }
 SKIPPED = ("fomm", "dagan", "spade")  # hosts of mode "skip"
 
@@ -55,6 +61,9 @@ def ours(name):
     if name == "tpsm":
         common = {"num_tps": K, "num_channels": 3, "bg": False, "multi_mask": True}
         model = {"common_params": common, "generator_params": INPAINTING, "dense_motion_params": TPSM_MOTION}
+    elif name == "mraa":
+        shared = {"num_regions": K, "region_predictor_params": DETECTOR | {"pca_based": True}}
+        model = shared | {"generator_params": REGIONS}
     else:
         model = {**first_order, "generator_params": params}
     if name in kinds:
@@ -69,10 +78,14 @@ def upstreams(name, golden):
             network = up.inpainting_network.InpaintingNetwork(num_channels=3, multi_mask=True, **INPAINTING)
             motion = up.dense_motion.DenseMotionNetwork(num_tps=K, num_channels=3, multi_mask=True, **TPSM_MOTION)
         return {"inpainting_network": network, "dense_motion_network": motion}
-    folder = {"fomm": "first-order-model", "spade": "dagan"}.get(name, name)
+    folder = {"fomm": "first-order-model", "spade": "dagan", "mraa": "articulated-animation"}.get(name, name)
+    if not (Path(os.environ["MEMCOMP_UPSTREAM"]) / folder).is_dir():
+        pytest.skip(f"MEMCOMP_UPSTREAM has no {folder}")
     with golden.upstream(folder, "modules.generator") as up:
         if name == "fomm":
             generator = up.generator.OcclusionAwareGenerator(**COMMON, **FIRST_ORDER)
+        elif name == "mraa":
+            generator = up.generator.Generator(num_regions=K, num_channels=3, revert_axis_swap=True, **REGIONS)
         elif name == "dagan":
             generator = up.generator.DepthAwareGenerator(**COMMON, **FIRST_ORDER)
         elif name == "spade":
@@ -123,6 +136,11 @@ class Subject:
             motion = sections["dense_motion_network"](source_image=image, kp_driving=driving, kp_source=source)
             return tensors(root(image, motion))
         driving, source = ({"value": p, "jacobian": j} for p, j in zip(points, jacobian, strict=True))
+        if self.name == "mraa":
+            driving, source = (
+                {"shift": p, "affine": j, "covar": j @ j.mT} for p, j in zip(points, jacobian, strict=True)
+            )
+            return tensors(root(image, driving_region_params=driving, source_region_params=source))
         further = {}
         if self.name in ("dagan", "spade"):
             further = {"source_depth": depth} | ({"driving_depth": depth} if self.source == "upstream" else {})
@@ -323,10 +341,10 @@ def test_a_skip_is_the_warped_occluded_compensated_feature_of_the_encoder(subjec
         assert (value - seen[name]).abs().max() > 1e-3
 
 
-@every(("tpsm", "mcnet"), ["inplace"])
+@every(("tpsm", "mcnet", "mraa"), ["inplace"])
 def test_hosts_that_warp_every_level_have_no_skip(subject, mode):
     for name in ("skip", "skip_control"):
-        found = {"tpsm": "TPSM", "mcnet": "MCNet"}[subject.name]
+        found = {"tpsm": "TPSM", "mcnet": "MCNet", "mraa": "MRAA"}[subject.name]
         with pytest.raises(ValueError, match=rf"mode '{name}' is for .*: DaGAN, .*FOMM; not for {found}"):
             attach(subject.fresh(), config(), mode=name)
 
@@ -403,7 +421,7 @@ def test_a_memory_read_by_place_on_every_generator(subject, mode):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["fomm", "tpsm"])
+@pytest.mark.parametrize("name", ["fomm", "tpsm", "mraa"])
 def test_a_memory_read_by_place_compiles_in_its_generator(name, golden):
     torch._dynamo.reset()
     subject = Subject(name, "ours", golden)

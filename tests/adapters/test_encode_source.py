@@ -25,6 +25,15 @@ MODELS = {
         "generator_params": {"block_expansion": 8, "max_features": 32, "num_down_blocks": 3},
         "dense_motion_params": MOTION | {"block_expansion": 8},
     },
+    "mraa": {
+        "num_regions": 5,
+        "region_predictor_params": DETECTOR | {"pca_based": True},
+        "generator_params": {
+            **{"block_expansion": 8, "max_features": 32, "num_down_blocks": 2, "num_bottleneck_blocks": 1},
+            "skips": True,
+            "pixelwise_flow_predictor_params": MOTION | {"use_covar_heatmap": True, "estimate_occlusion_map": True},
+        },
+    },
 }
 
 

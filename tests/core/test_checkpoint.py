@@ -134,7 +134,7 @@ def test_a_field_that_a_file_lacks_means_its_default(tmp_path):
         metadata = file.metadata()
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     settings = json.loads(metadata["settings"])
-    for name in ("noise", "place", "context"):
+    for name in ("noise", "place", "context", "keypoint_dims"):
         del settings[name]
     save_file(tensors, path, metadata | {"settings": json.dumps(settings), "sha256": digest(settings, tensors)})
     memcomp.load(unit, path)
@@ -142,3 +142,8 @@ def test_a_field_that_a_file_lacks_means_its_default(tmp_path):
     other = MemoryCompensation([8], 3, CompensationConfig.paper(memory_channels=6, memory_size=(3, 4), place=True))
     with pytest.raises(ValueError, match="place: file False, here True"):
         memcomp.load(other, path)
+    solid = MemoryCompensation([8], 3, unit.config, keypoint_dims=3)
+    with pytest.raises(ValueError, match="keypoint_dims: file 2, here 3"):
+        memcomp.load(solid, path)
+    memcomp.save(solid, path)
+    assert from_file(path).settings() == solid.settings() and solid.settings()["keypoint_dims"] == 3

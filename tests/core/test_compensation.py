@@ -4,6 +4,7 @@ import copy
 import gc
 import math
 import pickle
+import re
 import weakref
 
 import pytest
@@ -361,3 +362,32 @@ def test_wrong_noise_is_named() -> None:
 def test_wrong_sizes_are_named(channels: list[int], keypoints: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MemoryCompensation(channels, keypoints, CompensationConfig.paper(**SMALL))
+
+
+@pytest.mark.parametrize("dims", [1, 3])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_keypoints_may_have_any_number_of_coordinates(preset: str, dims: int) -> None:
+    torch.manual_seed(0)
+    config = PRESETS[preset](**SMALL)
+    unit = MemoryCompensation([8, 4], 3, config, keypoint_dims=dims)
+    feature, _ = inputs()
+    points = (torch.rand(2, 3, dims) * 2 - 1).requires_grad_()
+    out = unit(feature, points, scale=0)
+    assert out.shape == feature.shape
+    out.square().mean().backward()
+    assert points.grad is not None and (points.grad.abs().sum((0, 1)) > 0).all()  # every coordinate counts
+    wrong = re.escape(f"keypoints must be (2 or 1, 3, {dims}), not (2, 3, 2)")
+    with pytest.raises(ValueError, match=wrong):
+        unit(feature, torch.zeros(2, 3, 2), scale=0)
+    with pytest.raises(ValueError, match="keypoint_dims >= 1, got 0"):
+        MemoryCompensation([8], 3, config, keypoint_dims=0)
+
+
+def test_driving_keypoints_have_as_many_coordinates() -> None:
+    unit = MemoryCompensation([8], 3, CompensationConfig.paper(**SMALL, driving=True), keypoint_dims=3)
+    feature, pose = inputs()[0], torch.rand(2, 3, 3)
+    assert not torch.equal(
+        unit(feature, pose, scale=0, driving=pose), unit(feature, pose, scale=0, driving=pose.flip(2))
+    )
+    with pytest.raises(ValueError, match=r"driving must be \(2 or 1, 3, 3\), not \(2, 3, 2\)"):
+        unit(feature, pose, scale=0, driving=pose[:, :, :2])

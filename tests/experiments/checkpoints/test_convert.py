@@ -84,6 +84,53 @@ def test_there_and_back(place, host, capsys):
     assert all(torch.equal(again[name][key], value) for name, state in expected.items() for key, value in state.items())
 
 
+@pytest.mark.parametrize("background", ["affine", "zero"])
+def test_mraa_there_and_back(place, capsys, background):
+    """Its epochs stand elsewhere; a background that stands still is a section without weights."""
+    model = {
+        **{"num_regions": 3, "num_channels": 3, "estimate_affine": True, "revert_axis_swap": True},
+        "bg_predictor_params": {**NARROW, "bg_type": background},
+        "region_predictor_params": {**NARROW, "temperature": 0.1, "scale_factor": 0.5, "pca_based": True},
+        "generator_params": {
+            **{
+                "block_expansion": 4,
+                "max_features": 8,
+                "num_down_blocks": 2,
+                "num_bottleneck_blocks": 1,
+                "skips": True,
+            },
+            "pixelwise_flow_predictor_params": {
+                **NARROW,
+                **{"scale_factor": 0.5, "use_covar_heatmap": True, "estimate_occlusion_map": True},
+            },
+        },
+        "avd_network_params": {"id_bottle_size": 4, "pose_bottle_size": 5},
+    }
+    host = create_host("mraa", model).eval()
+    adam = torch.optim.Adam(host.parameters()).state_dict()
+    sections = host.upstream_sections()
+    assert sections.keys() == {"region_predictor", "bg_predictor", "generator", "avd_network"}
+    torch.save(sections | {"optimizer_reconstruction": adam, "epoch_reconstruction": 99}, "mraa.pth")
+    assert command("convert mraa.pth --output mraa --size 32") == 0
+    said = capsys.readouterr().out
+    for line in (
+        r"host +mraa",
+        r"dropped +optimizer_reconstruction: state of an optimiser",
+        r"dropped +epoch_reconstruction: of training, 99",
+        r"parameter +region_predictor_params\.temperature: as published; no weight tells it",
+    ):
+        assert re.search(f"^{line}", said, re.MULTILINE), (line, said)
+    again = from_pretrained("mraa")
+    same(again, host)
+    pictures = torch.rand(2, 1, 3, 32, 32).unbind()
+    with torch.no_grad():
+        assert torch.equal(again(*pictures).prediction, host(*pictures).prediction)
+    assert command("convert mraa --to upstream --output again") == 0
+    written = torch.load("again", weights_only=True)
+    assert written.pop("epoch_reconstruction") == 99
+    assert {name: list(state) for name, state in written.items()} == {name: list(s) for name, s in sections.items()}
+
+
 def test_a_dtype_is_kept(place, host):
     half = copy.deepcopy(host).bfloat16()
     half.save_pretrained("half")

@@ -15,7 +15,14 @@ from memcomp.experiments.recipe.packaged import recipe_names, recipe_text
 from memcomp.experiments.training.loss import HOST_TERMS
 
 NAMES = recipe_names()
-PUBLISHED = {"fomm": "fomm", "fomm_adv": "fomm", "tpsm": "tpsm", "dagan": "dagan", "mcnet_baseline": "mcnet"}
+PUBLISHED = {
+    "fomm": "fomm",
+    "fomm_adv": "fomm",
+    "tpsm": "tpsm",
+    "dagan": "dagan",
+    "mcnet_baseline": "mcnet",
+    "mraa": "mraa",
+}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -38,6 +45,7 @@ TERMS = {
     "tpsm": {"equivariance_value": 10, "warp": 10, "background": 10},
     "dagan": {**EQUIVARIANCE, "generator_gan": 1, "feature_matching": 10, "keypoint_distance": 10},
     "mcnet_baseline": {**EQUIVARIANCE, "keypoint_distance": 10},
+    "mraa": EQUIVARIANCE,
 }
 TRAINING = {  # epochs, pairs, milestones, weight decay, clip, its norm
     "fomm": (100, 40, (60, 90), 0.0, None, 2),
@@ -45,6 +53,7 @@ TRAINING = {  # epochs, pairs, milestones, weight decay, clip, its norm
     "tpsm": (100, 28, (70, 90), 1e-4, 10.0, "inf"),
     "dagan": (150, 48, (), 0.0, None, 2),
     "mcnet_baseline": (100, 64, (80,), 0.0, 10.0, 2),
+    "mraa": (100, 14, (60, 90), 0.0, None, 2),
 }
 
 
@@ -77,11 +86,19 @@ def test_tpsm_s_second_stage_is_upstream_s():
     assert found == (200, 256, 1e-3, (140, 180), 0, None)
 
 
+def test_mraa_s_second_stage_is_upstream_s():
+    recipe = load_recipe("mraa_avd")
+    optim = recipe.optim
+    assert recipe.stage == "avd" and recipe.data.repeats == 2000 and recipe.host == load_recipe("mraa").host
+    found = (optim.epochs, optim.batch_size, optim.lr, optim.milestones, optim.gamma, optim.weight_decay, optim.clip)
+    assert found == (30, 256, 1e-3, (20, 25), 0.1, 0, None)
+
+
 BASES = {
     "fomm_mcnet": "fomm", "tpsm_mcnet": "tpsm", "dagan_mcnet": "dagan", "mcnet_mcm": "mcnet_baseline",
     "mcnet_mcm_nosplit": "mcnet_baseline", "mcnet": "mcnet_baseline", "mcnet_release": "mcnet_baseline",
     "fomm_mcnet_skip": "fomm", "fomm_skip_control": "fomm", "demo/clips_fomm_mcnet": "demo/clips_fomm",
-    "demo/clips_tpsm_mcnet": "demo/clips_tpsm", "demo/clips_dagan_mcnet": "demo/clips_dagan",
+    "mraa_mcnet": "mraa", "demo/clips_tpsm_mcnet": "demo/clips_tpsm", "demo/clips_dagan_mcnet": "demo/clips_dagan",
 }  # fmt: skip
 
 
@@ -110,6 +127,7 @@ def test_the_memories_are_those_of_table_2():
         "fomm_mcnet_skip": ("skip", "all", paper()),
         "fomm_skip_control": ("skip_control", "all", paper()),
         "tpsm_mcnet": ("inplace", "all", paper()),
+        "mraa_mcnet": ("inplace", "all", paper()),
         "dagan_mcnet": ("inplace", "all", paper()),
         "mcnet_mcm_nosplit": ("inplace", "all", paper(split="none", identity_conditioning=False)),
         "mcnet_mcm": ("inplace", "all", paper(identity_conditioning=False)),
@@ -119,7 +137,7 @@ def test_the_memories_are_those_of_table_2():
     for name, what in expected.items():
         memory = load_recipe(name).memory
         assert (memory.mode, memory.scales, memory.config) == what, name
-    for name in ("fomm_finetune", "tpsm_finetune", "dagan_finetune"):
+    for name in ("fomm_finetune", "tpsm_finetune", "dagan_finetune", "mraa_finetune"):
         assert load_recipe(name).memory.config == paper(start="identity")
 
 
@@ -152,7 +170,7 @@ def test_recipes_are_listed_by_host_with_their_row_and_printed_with_every_key(ca
     assert main(["recipes"]) == 0
     said = capsys.readouterr().out
     headings = [line for line in said.splitlines() if line and line[0] != " "]
-    assert headings[:5] == ["dagan", "fomm", "mcnet", "tpsm", "small, for a CPU"]
+    assert headings[:6] == ["dagan", "fomm", "mcnet", "mraa", "tpsm", "small, for a CPU"]
     listed = {line.split()[0]: line for line in said.splitlines() if line.startswith("  ")}
     assert list(listed) == [*(n for n in NAMES if "/" not in n), *(n for n in NAMES if "/" in n)]
     for name, row in {
@@ -160,7 +178,7 @@ def test_recipes_are_listed_by_host_with_their_row_and_printed_with_every_key(ca
         "mcnet_baseline": "Table 2, Baseline ", "mcnet_mcm": "Table 2, Baseline + MCM ",
         "mcnet_mcm_nosplit": "Table 2, Baseline + MCM w/o Eq. 3 ", "mcnet": "Table 2, Baseline + IICM + MCM (MCNet) ",
         "fomm_mcnet": "Table 2, FOMM + IICM + MCM ", "dagan": " ours ", "dagan_mcnet": " ours ",
-        "demo/fomm": " ours ", "fomm_finetune": " ours ",
+        "demo/fomm": " ours ", "fomm_finetune": " ours ", "mraa": "Table 1, MRAA ", "mraa_mcnet": " ours ",
     }.items():  # fmt: skip
         assert row in listed[name], name
     assert main(["recipes", "tpsm_mcnet", "--resolved"]) == 0

@@ -41,6 +41,16 @@ NARROW = {  # host → its model, key by key, as narrow as it goes
         "generator_params.max_features": 32,
     },
 }
+NARROW["mraa"] = {
+    "num_regions": 3,
+    **{f"{part}_predictor_params.{key}": value for part in ("region", "bg") for key, value in HOURGLASS.items()},
+    **{f"generator_params.pixelwise_flow_predictor_params.{key}": value for key, value in HOURGLASS.items()},
+    **{
+        key: value
+        for key, value in NARROW["fomm"].items()
+        if key.startswith("generator_params.") and "dense" not in key
+    },
+}
 NARROW["dagan"] = {**NARROW["fomm"], "depth": "zeros"}
 NARROW["mcnet"] = {**NARROW["fomm"], "generator_params.block_expansion": 4, "generator_params.max_features": 32}
 MEMORY = {"memory_channels": 8, "memory_size": "[4, 4]", "identity_hidden": 8}
@@ -197,7 +207,7 @@ def test_a_depth_network_with_random_weights_is_not_trained_with(clips, light, t
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", ["fomm_adv", "tpsm_mcnet", "dagan", "mcnet"])
+@pytest.mark.parametrize("name", ["fomm_adv", "tpsm_mcnet", "dagan", "mcnet", "mraa_mcnet"])
 def test_the_loss_is_the_host_s_terms_with_the_recipe_s_weights(name, clips, light):
     recipe = narrow(name, clips)
     host, (source, driving) = build_host(recipe).eval(), torch.rand(2, 2, 3, 64, 64)
