@@ -327,11 +327,13 @@ class _Decoding:
 
 def _decoder(stream: Any) -> Any:
     """The decoder of a stream; VP8 and VP9 keep transparency beside the picture, where only libvpx looks for it."""
-    name = stream.codec_context.name
+    decoder, name = stream.codec_context, stream.codec_context.name
     if stream.metadata.get("alpha_mode") == "1" and name in ("vp8", "vp9"):
-        return av.CodecContext.create("libvpx" if name == "vp8" else "libvpx-vp9", "r")
-    stream.thread_type = "SLICE"  # with threads by frame the decoder keeps its errors to itself
-    return stream.codec_context
+        decoder = av.CodecContext.create("libvpx" if name == "vp8" else "libvpx-vp9", "r")
+    # with threads by frame a decoder keeps its errors to itself; a forked process that lets go of one with any threads,
+    # left over from the process before, waits for them for ever
+    decoder.thread_count = 1
+    return decoder
 
 
 def _is_hidden(packet: Any, codec: str) -> bool:

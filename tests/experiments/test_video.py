@@ -1,5 +1,9 @@
 """Reading and writing videos: frame rate, order, orientation, sound, damage."""
 
+import gc
+import os
+import signal
+import time
 from fractions import Fraction
 
 import av
@@ -162,3 +166,27 @@ def test_fit_takes_the_centred_square():
     assert fit(frame, 4).shape == (3, 4, 4)
     assert fit(frame, 4).mean().item() == pytest.approx(frame[:, 6:14].mean() / 255, abs=0.01)
     assert np.array_equal(to_frame(fit(frame, 8)), frame[:, 6:14])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system knows no fork")
+def test_a_forked_process_lets_go_of_a_decoder_that_was_in_use(tmp_path):
+    with write_video(tmp_path / "clip.mp4", 25) as append:
+        for _ in range(4):
+            append(np.zeros((64, 64, 3), np.uint8))
+    frames = Frames(tmp_path / "clip.mp4").timed()
+    next(frames)
+    child = os.fork()
+    if child == 0:
+        del frames
+        gc.collect()
+        os._exit(0)
+    for _ in range(200):
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        pytest.fail("it waits for threads that are not there")
+    assert status == 0
