@@ -238,6 +238,7 @@ class _Writer:
 def _beside(columns: Sequence[Sequence[Frame]], titles: Sequence[str]) -> list[Frame]:
     """Videos beside each other, as large as the largest, or as their titles need."""
     side = max([max(len(column[0]) for column in columns), *(TITLE_WIDTH * len(title) for title in titles)])
+    side += side % 2
     head = torch.from_numpy(caption(titles, side).copy())
     frames = []
     for row in zip(*columns, strict=True):

@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 
 from memcomp.adapters import Host
+from memcomp.experiments.animation import Animator, Motion
 from memcomp.experiments.checkpoints.trained import read_trained
+from memcomp.experiments.errors import UserError
 from memcomp.handle import Handle
 
 
@@ -29,12 +31,16 @@ class Model:
         size: height and width of its pictures.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: it cannot be read, or takes no plain pictures.
     """
 
     def __init__(self, name: str, path: str, device: torch.device) -> None:
         trained = read_trained(path)
         self.name, self.size, self.host = name, trained.size, trained.host(device)
+        try:
+            Animator(self.host, torch.zeros(3, self.size, self.size), Motion())
+        except UserError as error:
+            raise UserError(f"{path}: expected a host that moves plain pictures; {error}") from None
         self._copy: Host | None = None
         self._alone = threading.Lock()
 

@@ -29,6 +29,8 @@ CSS = """
 #tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); }
 #tiles > * { min-width: 0 !important; }
 #tiles video, #tiles img { width: 100%; aspect-ratio: 1; object-fit: contain; }
+#driving video { max-height: 215px; }
+#status { min-height: 3.2em; }
 #frame img { cursor: crosshair; }
 """
 PENDING = 16  # jobs that wait at most
@@ -179,7 +181,7 @@ def _animating(studio: Studio, parts: Parts, jobs: int) -> None:
         [parts.source, parts.driving, *parts.options],
         [parts.status, *parts.tiles, parts.play, parts.files, parts.look, parts.number, parts.frame, *parts.maps],
         preprocess=False,
-        show_progress_on=[parts.status, *parts.tiles],
+        show_progress_on=[parts.status],
         api_visibility="private",
         concurrency_limit=jobs,
     )
