@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "checkpoints", nargs="*", default=["demo"], help="runs, pretrained folders, or demo (default: demo)"
     )
     parser.add_argument("--address", default=OWN[0], help="where to listen (default: %(default)s, this machine alone)")
-    parser.add_argument("--port", type=at_least(0), help="default: the first free one from 7860 on")
+    parser.add_argument("--port", type=at_least(1), help="default: the first free one from 7860 on")
     limits = parser.add_argument_group("what it takes")
     limits.add_argument(
         "--seconds", type=number(0.1, 600), default=20, help="of a driving clip, at most (default: %(default)s)"
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
 
     if args.address not in OWN:
         warn(f"--address {args.address}: whoever can reach this machine can use the page, no password is asked")
-    with interruption() as stop, serving(options_of(UiOptions, args)) as served:
+    with serving(options_of(UiOptions, args)) as served, interruption() as stop:
         print(f"the page is at {served.url}; Ctrl-C ends it, and deletes what was brought", flush=True)
         while not stop:
             time.sleep(0.2)

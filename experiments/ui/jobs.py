@@ -23,6 +23,7 @@ from memcomp.experiments.ui.models import Choice
 from memcomp.experiments.video import Frame, Timetable, keep_audio, rate_of, to_frame, write_frames
 
 BATCH = 8  # frames generated at once
+SOURCE = 480  # pixels, at least, of the source as it is shown: browsers leave pictures small, and enlarge videos
 TITLE_WIDTH = 9  # pixels of a column for each letter of its title
 SYNTHETIC = "synthetic: made by memcomp ui"
 Report = Callable[[int, int, str], None]
@@ -162,7 +163,7 @@ def run_job(
         made.append(Moved(choice, picture, order.motion, track, reference, video, download))
         columns.append(results)
     shown = folder / "source.png"
-    Image.fromarray(to_frame(square.cut(frame, sizes[-1]))).save(shown)
+    Image.fromarray(to_frame(square.cut(frame, max(SOURCE, sizes[-1])))).save(shown)
     driving = writer.write("driving.webm", clip.pictures[sizes[-1]], sound=False)
     titles = ["source", "driving", *(choice.name for choice in order.choices)]
     still = [to_frame(square.cut(frame, sizes[-1]))] * len(clip.times)

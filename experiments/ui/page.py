@@ -19,7 +19,8 @@ Move the face of a picture as a clip moves. Use your own face, people who agreed
 you publish as synthetic. What you bring stays on the machine that runs this page, and is deleted when you close it."""
 LIMITS = "Clips of up to {seconds:g} s, files of up to {megabytes} MB."
 LOOK = """### What does a pixel read?
-Click on a pixel of the frame. The memory is bright where that pixel reads it; below, so is all that reads the same."""
+Click on a pixel of the frame. Above, the memory is bright where that pixel reads it; below, the frame is bright where
+the place that it reads most is read."""
 # all at once, from the first frame on
 PLAY = """() => {
   for (const video of document.querySelectorAll("#tiles video")) { video.currentTime = 0; video.play(); }
@@ -107,7 +108,7 @@ def _parts(studio: Studio) -> Parts:
             )
             best = gr.Checkbox(True, label="count from the driving frame most like the source")
             smooth = gr.Slider(0, SMOOTHEST, 0, step=0.05, label="smooth over seconds")
-            crop = gr.Checkbox(False, label="find the face in both (extra `faces`)")
+            crop = gr.Checkbox(False, label="find the face in both")
     with gr.Row():
         heads = gr.Button("Take rendered heads", elem_id="heads")
         animate = gr.Button("Animate", variant="primary", elem_id="animate")
@@ -120,7 +121,7 @@ def _parts(studio: Studio) -> Parts:
         ]
     with gr.Row():
         play = gr.Button("Play together", elem_id="play", visible=False)
-        files = gr.File(label="download", file_count="multiple", visible=False, elem_id="files")
+        files = gr.File(label="download", file_count="multiple", interactive=False, visible=False, elem_id="files")
     with gr.Column(visible=False, elem_id="look") as look:
         gr.Markdown(LOOK)
         with gr.Row():
@@ -129,8 +130,8 @@ def _parts(studio: Studio) -> Parts:
                 number = gr.Slider(0, 1, 0, step=1, label="frame", elem_id="number")
             with gr.Column(scale=3):
                 maps = [
-                    gr.Image(label="the memory", interactive=False, buttons=[], elem_id="memory"),
-                    gr.Image(label="what reads it alike", interactive=False, buttons=[], elem_id="readers"),
+                    gr.Image(show_label=False, interactive=False, buttons=[], elem_id="memory"),
+                    gr.Image(show_label=False, interactive=False, buttons=[], elem_id="readers"),
                     gr.Markdown(elem_id="table"),
                 ]
     options = [*hosts, mode, best, smooth, crop]
@@ -203,7 +204,7 @@ def _result(studio: Studio, key: str, result: Result) -> list[Any]:
         html.escape(result.words),
         *tiles,
         gr.Button(visible=True),
-        gr.File(value=files, visible=True),
+        gr.File(value=files, interactive=False, visible=True),
         gr.Column(visible=moved is not None),
         gr.Slider(maximum=max(1, len(moved.track) - 1), value=number) if moved else gr.Slider(),
         gr.Image(value=frame, label=f"frame {number} of {moved.choice.name}" if moved else "frame"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
@@ -53,6 +54,7 @@ def serving(options: UiOptions) -> Iterator[Served]:
         UserError: a host that cannot be read; an address or a port that cannot be had.
         ModuleNotFoundError: gradio is missing.
     """
+    _check_free(options.address, options.port)
     with tempfile.TemporaryDirectory(prefix="memcomp-ui-") as name:
         root = Path(name).resolve()
         uploads, results = root / "uploads", root / "results"
@@ -67,29 +69,25 @@ def serving(options: UiOptions) -> Iterator[Served]:
         gr.set_static_paths([results])  # served from where they are, not copied
         page = build(studio, options.jobs, age=AGE)
         system = ["system-ui", "sans-serif"]
-        try:
-            _, url, _ = page.launch(
-                server_name=options.address,
-                server_port=options.port,
-                share=False,
-                inbrowser=False,
-                prevent_thread_lock=True,
-                quiet=True,
-                show_error=True,
-                footer_links=[],
-                run_history=False,
-                enable_monitoring=False,
-                ssr_mode=False,
-                pwa=False,
-                mcp_server=False,
-                max_file_size=options.megabytes * 1_000_000,
-                app_kwargs={"middleware": [Middleware(OwnOnly)]},
-                theme=gr.themes.Default(font=system, font_mono=["ui-monospace", "monospace"]),
-                css=CSS,
-            )
-        except OSError as error:
-            where = options.address if options.port is None else f"{options.address}:{options.port}"
-            raise UserError(f"{where}: cannot be listened at ({error.strerror or error})") from None
+        _, url, _ = page.launch(
+            server_name=options.address,
+            server_port=options.port,
+            share=False,
+            inbrowser=False,
+            prevent_thread_lock=True,
+            quiet=True,
+            show_error=True,
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            max_file_size=options.megabytes * 1_000_000,
+            app_kwargs={"middleware": [Middleware(OwnOnly)]},
+            theme=gr.themes.Default(font=system, font_mono=["ui-monospace", "monospace"]),
+            css=CSS,
+        )
         try:
             yield Served(url, uploads, results)
         finally:
@@ -115,6 +113,19 @@ class OwnOnly:
             await send(message)
 
         await self.app(scope, receive, with_policy)
+
+
+def _check_free(address: str, port: int | None) -> None:
+    """Raise UserError unless a server can listen there; gradio would wait for ever."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind((address, port or 0))
+    except (OSError, OverflowError) as error:
+        where = address if port is None else f"{address}:{port}"
+        why = error.strerror if isinstance(error, OSError) else "a port is at most 65535"
+        raise UserError(f"{where}: expected an address and a port to listen at ({why})") from None
 
 
 def _settle_gradio(uploads: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from memcomp.experiments.animation import Animator, Motion
+from memcomp.experiments.checkpoints.shipped import weights_folder
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.ui.attention import look, read_pixel
 from memcomp.experiments.ui.jobs import Order, Stopped, run_job
@@ -266,3 +267,9 @@ def test_rendered_heads_to_try_it_with(studio):
     assert read_picture(picture).shape == (128, 128, 3) and len(list(Frames(clip))) == 50
     result = studio.animate("a", Asked(str(picture), str(clip), "demo"))
     assert len(list(Frames(result.driving))) == 50
+
+
+def test_a_host_that_takes_no_plain_pictures_is_refused_at_once():
+    weights = str(weights_folder() / "true_motion_paper.safetensors")
+    with pytest.raises(UserError, match=r"true_motion_paper.safetensors: expected a host that moves plain pictures; "):
+        read_models([weights], torch.device("cpu"))
