@@ -28,8 +28,8 @@ class Session(Generic[T]):
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.uploads, self.result = folder, set[Path](), None
-        self.result: T | None
+        self.folder, self.uploads = folder, set[Path]()
+        self.result: T | None = None
         self.gone = threading.Event()
         self._jobs, self._made, self._lock = 0, 0, threading.Lock()
 
