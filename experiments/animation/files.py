@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,15 +180,18 @@ def _layout(sources: Sequence[Source], animators: Sequence[Animator], size: int,
 
 def _look(animator: Animator, scene: Scene, size: int, options: AnimationOptions, stop: Sequence[int]) -> Track:
     """Find the keypoints of a whole video: those that the motion is made of."""
-    found, times, table = list[Keypoints](), list[float](), Timetable()
-    with tqdm(total=scene.frames.length, unit=" frames", desc="look") as bar:
-        for group in batched(scene.poses(table, size, options.batch), options.batch):
-            found.append(animator.detect(group).to("cpu"))
-            times += [float(table.next()[0]) for _ in group]
-            bar.update(len(group))
-            if stop:
-                raise KeyboardInterrupt
-    track = Track(found, times)
+    times, table = array("d"), Timetable()
+
+    def found() -> Iterator[Keypoints]:
+        with tqdm(total=scene.frames.length, unit=" frames", desc="look") as bar:
+            for group in batched(scene.poses(table, size, options.batch), options.batch):
+                yield animator.detect(group)
+                times.extend(float(table.next()[0]) for _ in group)
+                bar.update(len(group))
+                if stop:
+                    raise KeyboardInterrupt
+
+    track = Track(found(), times)
     if options.smooth:
         track.smooth(options.smooth)
     return track

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,13 +28,16 @@ class Track:
     """
 
     def __init__(self, parts: Iterable[Keypoints], times: Sequence[float] = ()) -> None:
-        values, jacobians = list[Tensor](), list[Tensor]()
+        # in two long arrays: a small tensor kept from each batch would lie between what the host lets go of again, and
+        # the process would grow by that much
+        values, jacobians, count = array("f"), array("f"), 2
         for part in parts:
-            values.append(part.value.float().cpu())
+            count = part.value.shape[1]
+            values.extend(part.value.flatten().tolist())
             if part.jacobian is not None:
-                jacobians.append(part.jacobian.float().cpu())
-        self.value = torch.cat(values) if values else torch.empty(0, 0, 2)
-        self.jacobian = torch.cat(jacobians) if jacobians else None
+                jacobians.extend(part.jacobian.flatten().tolist())
+        self.value = torch.tensor(np.asarray(values)).view(-1, count, 2)
+        self.jacobian = torch.tensor(np.asarray(jacobians)).view(-1, count, 2, 2) if jacobians else None
         self.times = torch.tensor([float(time) for time in times], dtype=torch.float64)
 
     def __len__(self) -> int:
