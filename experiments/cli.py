@@ -23,6 +23,7 @@ COMMANDS = {
     "report": "make the page of a benchmark anew from the files in its folder",
     "inspect": "look into the memory of a checkpoint: M_o, M_s, attention, gates",
     "animate": "move the face of a picture as a video moves",
+    "ui": "a page in the browser: animate, and see what a pixel reads from the memory",
     "convert": "make a checkpoint of upstream ours, or one of ours upstream's",
     "heads": "draw procedural heads: a contact sheet, or clips to train on",
     "recipes": "list the recipes, or print one",
@@ -32,6 +33,7 @@ COMMANDS = {
 EXTRAS = {
     "train": ("numpy", "yaml", "timm", "torchvision", "imageio", "av", "skimage", "scipy", "tqdm", "matplotlib", "PIL"),
     "report": ("jinja2",),
+    "ui": ("gradio", "starlette"),
     "faces": ("dlib", "_dlib_pybind11", "face_recognition_models"),
 }
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -58,6 +60,16 @@ class ScaleView:
         logits = self.query.logits(self.keys, sample, slice(row * width + column, row * width + column + 1))  # (1, M)
         return torch.softmax(logits, dim=1)[0].unflatten(0, self.memory.shape[2:])
 
+    def readers_of(self, row: int, column: int, sample: int = 0) -> Tensor:
+        """How much each place of the feature looks at one place of the memory: shares in [0, 1], (H, W)."""
+        height, width = self.query.feature.shape[2:]
+        place, shares = row * self.memory.shape[3] + column, []
+        step = max(1, ENTRIES // self.keys.shape[2])
+        for first in range(0, height * width, step):
+            logits = self.query.logits(self.keys, sample, slice(first, first + step))  # (n, M)
+            shares.append(torch.softmax(logits, dim=1)[:, place])
+        return torch.cat(shares).view(height, width)
+
     def attention(self) -> Attention:
         """How all places look into the memory, computed a chunk of them at a time."""
         height, width = self.query.feature.shape[2:]
@@ -90,6 +102,20 @@ def observe(host: Host, source: Tensor, driving: Tensor) -> tuple[HostOutput, li
     Raises:
         ValueError: the host has no memory.
     """
+    with watching(host) as views:
+        output = host(source, driving)
+    return output, [views[scale] for scale in sorted(views)]
+
+
+@contextmanager
+def watching(host: Host) -> Iterator[dict[int, ScaleView]]:
+    """Look at every scale of a host's memory in the calls inside of the block; yields scale → the last call's view.
+
+    The calls of all threads are seen: let no other use the host meanwhile.
+
+    Raises:
+        ValueError: the host has no memory.
+    """
     memory = host.memory
     if memory is None:
         raise ValueError(f"the host {host.name!r} has no memory to look at")
@@ -106,10 +132,9 @@ def observe(host: Host, source: Tensor, driving: Tensor) -> tuple[HostOutput, li
 
     hook = memory.register_forward_pre_hook(note, with_kwargs=True)
     try:
-        output = host(source, driving)
+        yield views
     finally:
         hook.remove()
-    return output, [views[scale] for scale in sorted(views)]
 
 
 @torch.no_grad()

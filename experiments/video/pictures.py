@@ -47,6 +47,16 @@ def read_picture(path: str | Path, say: Callable[[str], None] | None = None) -> 
     return frame
 
 
+def picture_size(path: str | Path) -> tuple[int, int]:
+    """Width and height of a picture as it is stored, in pixels, without decoding it.
+
+    Raises:
+        UserError: as `read_picture`, as far as the file's head tells.
+    """
+    with _opened(path) as image:
+        return image.size
+
+
 def moving_pictures(path: str | Path) -> Iterator[tuple[Frame, Fraction]]:
     """Read the pictures of an animated WebP, which no video decoder knows: each, and how many seconds it is shown."""
     with _opened(path) as image:

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 FLOORS = [
     {"cli"},
     {"commands"},
-    {"report"},
+    {"report", "ui"},
     {"benchmark", "demo", "studies", "speed"},
     {"evaluation", "prepare"},
     {"animation"},
