@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 
 import av
@@ -101,7 +102,8 @@ class Raw:
 @pytest.fixture(scope="session")
 def actors() -> dict[str, Actor]:
     pytest.importorskip("dlib")
-    pytest.importorskip("face_recognition_models")
+    if find_spec("face_recognition_models") is None:  # not imported: it needs pkg_resources for that
+        pytest.skip("face_recognition_models is missing: pip install 'memcomp[faces]'")
     return {name: Actor.of(seed) for name, seed in PEOPLE.items()}
 
 

@@ -1,9 +1,12 @@
 """An ordinary face detector takes the heads for faces."""
 
+from importlib.util import find_spec
+
 import pytest
 
 pytest.importorskip("dlib")
-pytest.importorskip("face_recognition_models")
+if find_spec("face_recognition_models") is None:  # not imported: it needs pkg_resources for that
+    pytest.skip("face_recognition_models is missing: pip install 'memcomp[faces]'", allow_module_level=True)
 
 
 def test_dlib_finds_most_faces_where_we_say_they_are():

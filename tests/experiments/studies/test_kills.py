@@ -29,7 +29,8 @@ def test_nothing_is_lost(laboratory, case):
         assert set(seen.status) == {-9} and seen.last == (case.point, case.step)
         before = {"loading": (None, 2), "checkpoint: half written": (2,), "drawing": (6,)}  # readers are ahead
         assert seen.checkpoint in before[case.point]
-        assert seen.left[0] == (case.point == "checkpoint: half written")
+        half = case.point == "checkpoint: half written"
+        assert seen.left[0] == half or case.point == "loading"  # readers are ahead: a checkpoint may be under way
     assert "in 0 of 1 anything was lost" in page([(case, seen)])
 
 
