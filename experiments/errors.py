@@ -36,3 +36,8 @@ def warn(text: str) -> None:
 def few(words: Sequence[str], between: str = ", ") -> str:
     """The first three of some words, and whether there are more."""
     return between.join([*words[:3], *["…"] * (len(words) > 3)])
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number with its noun: "1 frame", "2 frames"."""
+    return f"{number} {one if number == 1 else many or one + 's'}"

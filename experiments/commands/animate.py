@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from memcomp.experiments.commands._shared import at_least, number
-from memcomp.experiments.errors import Incomplete, UserError, warn
+from memcomp.experiments.errors import Incomplete, UserError, counted, warn
 
 FORMS = ("mp4", "webm", "gif", "png")
 
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
     for made in animate_files(options, warn):
         sound = {True: ", with its sound", False: ", without sound", None: ": the form has no sound"}[made.sound]
         height, width = made.size
-        print(f"{made.path}: {made.frames} frames of {width}×{height} {made.pace}{sound}")
+        print(f"{made.path}: {counted(made.frames, 'frame')} of {width}×{height} {made.pace}{sound}")
         for source, reference in zip(args.source, made.references, strict=False):
             of = f" for {source}" * (len(made.references) > 1)
             print(f"motion counts from {reference} of the driving video, the one most like the source{of}")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from memcomp.experiments.commands._shared import at_least, number, options_of, words_of
-from memcomp.experiments.errors import Incomplete, UserError, few
+from memcomp.experiments.errors import Incomplete, UserError, counted, few
 from memcomp.experiments.prepare.options import PrepareOptions
 
 
@@ -69,9 +69,10 @@ def run(args: argparse.Namespace) -> None:
     if options.min_frames > options.max_frames:
         raise UserError(f"--min-frames {options.min_frames}: expected at most --max-frames {options.max_frames}")
     made = prepare(args.input, args.output, options)
+    people = counted(made.train, "person", "people")
     print(
-        f"{args.output}: {made.clips} clips of {made.train} people in train/ and {made.test} in test/; "
-        f"{made.without} of {made.inputs} inputs gave none; manifest.csv says what became of each"
+        f"{args.output}: {counted(made.clips, 'clip')} of {people} in train/ and {made.test} in test/; "
+        f"{made.without} of {counted(made.inputs, 'input')} gave none; manifest.csv says what became of each"
     )
     if not made.clips:
         print(f"heads of less than {options.least} pixels are not looked for (--least-head)")

@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run `memcomp train`."""
+    from memcomp.experiments.errors import counted
     from memcomp.experiments.recipe.load import load_recipe
     from memcomp.experiments.training.loop import LAST, train
 
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
         raise KeyboardInterrupt
     if not math.isnan(result.held_out_start):
         print(
-            f"{folder}: {result.step} steps; loss on held-out pairs {result.held_out_start:.4g} before the first, "
-            f"{result.held_out_end:.4g} over the last {min(LAST, result.step)}"
+            f"{folder}: {counted(result.step, 'step')}; loss on held-out pairs {result.held_out_start:.4g} before the "
+            f"first, {result.held_out_end:.4g} over the last {min(LAST, result.step)}"
         )
         print(f"measure it with: {shlex.join(['memcomp', 'evaluate', str(folder)])}")

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from memcomp.experiments.data.heads import Poses, landmarks, render
 from memcomp.experiments.data.heads_set import HeadsSet
-from memcomp.experiments.errors import UserError
+from memcomp.experiments.errors import UserError, counted
 from memcomp.experiments.files import atomic_write, writable_folder
 
 
@@ -77,10 +77,10 @@ def write_heads(output: Path, heads: HeadsSet) -> str:
     if output.suffix.lower() == ".png":
         with atomic_write(output) as temporary:
             imageio.imwrite(temporary, (contact_sheet(heads) * 255).round().byte().permute(1, 2, 0).numpy())
-        return f"{len(heads)} people in 8 poses"
+        return f"{counted(len(heads), 'person', 'people')} in 8 poses"
     if output.suffix:
         raise UserError(f"--output {output}: expected a .png file for a contact sheet or a folder for clips")
     with tempfile.TemporaryDirectory() as scratch:  # clips are written once: no need to keep their frames in the cache
         heads.folder = Path(scratch)
         videos = write_clips(output, heads)
-    return f"{len(videos)} clips of {heads.length} frames"
+    return f"{counted(len(videos), 'clip')} of {counted(heads.length, 'frame')}"
