@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 from pathlib import Path
 
 from memcomp.experiments.commands._shared import at_least, number, options_of, words_of
@@ -68,13 +69,17 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--size {options.size}: expected an even number of pixels")
     if options.min_frames > options.max_frames:
         raise UserError(f"--min-frames {options.min_frames}: expected at most --max-frames {options.max_frames}")
-    made = prepare(args.input, args.output, options)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does
+    try:
+        made = prepare(args.input, args.output, options)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     people = counted(made.train, "person", "people")
     print(
         f"{args.output}: {counted(made.clips, 'clip')} of {people} in train/ and {made.test} in test/; "
         f"{made.without} of {counted(made.inputs, 'input')} gave none; manifest.csv says what became of each"
     )
-    if not made.clips:
+    if not made.clips and not made.troubled:
         print(f"heads of less than {options.least} pixels are not looked for (--least-head)")
     if made.troubled:
         raise Incomplete(

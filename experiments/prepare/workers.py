@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -81,6 +81,7 @@ def _start(task: Task) -> None:
     """Begin a process of the pool, which ends with the one that started it, even if that is killed."""
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # interrupted, it ends without a word
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     torch.set_num_threads(1)
     parent = parent_process()
     if parent is not None:
@@ -121,13 +122,22 @@ def _done(task: Task, todo: Sequence[Input]) -> Iterator[tuple[Input, str]]:
         yield from ((one, worker(one)) for one in todo if worker is not None)
         return
     with ProcessPoolExecutor(workers, get_context("spawn"), _start, (task,)) as pool:
-        waiting = {pool.submit(_do, one): one for one in todo}
+        # held back while processes start: Python would tell of an interruption in each of them with a traceback
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            waiting = {pool.submit(_do, one): one for one in todo}
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         try:
             for future in as_completed(waiting):
                 yield waiting[future], future.result()
         except BrokenProcessPool:
             reason = "a process ended on its own, perhaps for want of memory"
             raise Incomplete(f"{task.output}: {reason}; the same command goes on") from None
+        except KeyboardInterrupt:  # what they are at is begun anew the next time
+            for child in active_children():
+                child.terminate()
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
