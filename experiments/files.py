@@ -92,7 +92,7 @@ def disk_refusal(error: BaseException) -> str | None:
     """The system's word if the disk is why something could not be written, whatever a library made of it; else None."""
     cause: BaseException | None = error
     while cause is not None:
-        number = re.search(r"(?:os error|code:) (\d+)", str(cause))  # as safetensors, written in Rust, says it
+        number = re.search(r"(?:os error|Os \{ code:) (\d+)", str(cause))  # as safetensors, in Rust, says it
         code = int(number.group(1)) if number else getattr(cause, "errno", None)
         if code in REFUSALS:
             return os.strerror(code)

@@ -14,8 +14,8 @@ from memcomp.experiments.files import sha256
 from memcomp.experiments.recipe.sections import Recipe
 
 # keys of a recipe that do not decide what is trained
-LOCAL = ("seed", "device", "threads", "log")
-LOCAL_DATA = ("data.workers", "data.cache", "data.cache_gb", "data.root", "data.shared_people")
+LOCAL = ("seed", "device", "threads", "log", "data.workers", "data.cache", "data.cache_gb", "data.root")
+LOCAL += ("data.shared_people",)
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def _flat(run: Run) -> dict[str, Any]:
     def walk(values: Mapping[str, Any], prefix: str) -> None:
         for key, value in values.items():
             dotted = f"{prefix}{key}"
-            if dotted in LOCAL + LOCAL_DATA:
+            if dotted in LOCAL:
                 continue
             if isinstance(value, dict) and value:
                 walk(value, f"{dotted}.")

@@ -8,8 +8,8 @@ of a folder are taken, and in which order: `folders`.
 from memcomp.experiments.video.folders import PICTURES, VIDEOS, ClipFolder, is_clip, pictures_in
 from memcomp.experiments.video.forms import SOUNDING, FrameWriter, form_of, write_frames
 from memcomp.experiments.video.pictures import Frame, fit, picture_size, read_picture, to_frame
-from memcomp.experiments.video.reading import DECODER_VERSION, BrokenOff, Frames, Shown, Timetable, sought
-from memcomp.experiments.video.seeking import FrameList
+from memcomp.experiments.video.reading import DECODER_VERSION, BrokenOff, Frames, Shown, Timetable
+from memcomp.experiments.video.seeking import FrameList, sought
 from memcomp.experiments.video.sound import keep_audio
 from memcomp.experiments.video.timing import FOLDER_RATE, rate_of
 from memcomp.experiments.video.writing import write_video

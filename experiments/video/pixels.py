@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from av.video.reformatter import VideoReformatter
 
 from memcomp.experiments.video.colours import name_of, to_srgb
 
 WIDEST = 8  # a pixel's shape that is further from a square is a mistake of the header
-# the scaler's threads are not there in a forked process, which would wait for them for ever; older PyAV has none
-THREADS = {"threads": 1} if "threads" in (VideoReformatter.reformat.__doc__ or "") else {}
+THREADS = 1  # of the scaler: others are not there in a forked process, which would wait for them for ever
 
 Frame = npt.NDArray[np.uint8]
 
@@ -53,7 +51,7 @@ class Look:
                 height = round(height / self.pixel)
         colours = name_of(self.transfer, self.primaries)
         form = "rgb48le" if colours else "rgba" if has_alpha(frame) else "rgb24"
-        picture = frame.reformat(width, height, form, **THREADS).to_ndarray()
+        picture = frame.reformat(width, height, form, threads=THREADS).to_ndarray()
         if frame.interlaced_frame:
             picture = one_field(picture)
         if colours:
@@ -66,7 +64,7 @@ class Look:
         """Say in words what `picture` changes in a frame beyond its orientation."""
         colours = name_of(self.transfer, self.primaries)
         notes = [f"{colours}, brought to sRGB"] if colours else []
-        if has_alpha(frame) and (frame.reformat(format="rgba", **THREADS).to_ndarray()[..., 3] < 255).any():
+        if has_alpha(frame) and (frame.reformat(format="rgba", threads=THREADS).to_ndarray()[..., 3] < 255).any():
             notes.append("transparency, laid over white")
         notes += ["interlaced, shown by every second line"] if frame.interlaced_frame else []
         shape = self.pixel

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import av
 import numpy as np
 
 from memcomp.experiments.errors import UserError, few
-from memcomp.experiments.files import kind_of
-from memcomp.experiments.video.ending import BrokenOff, breaks_off, lacks_index, promised_frames
+from memcomp.experiments.video.decoding import Decoding, opened, other_streams
+from memcomp.experiments.video.ending import BrokenOff, breaks_off, promised_frames
 from memcomp.experiments.video.folders import PICTURES, pictures_in, unused_beside_pictures
-from memcomp.experiments.video.opening import open_media
 from memcomp.experiments.video.pictures import moving_pictures, read_picture
 from memcomp.experiments.video.pixels import Frame, Look
-from memcomp.experiments.video.seeking import FrameList, decoded_group
+from memcomp.experiments.video.seeking import FrameList
 from memcomp.experiments.video.timing import FOLDER_RATE, Clock, seconds
 
 DECODER_VERSION = 3  # counted up when frames come out otherwise than before: what is cached knows by which it was made
@@ -112,7 +107,7 @@ class Frames:
         if self._webp:
             self.length = None
             return
-        with _opened(self.path) as (container, stream):
+        with opened(self.path) as (container, stream):
             rate = stream.average_rate or stream.base_rate
             self.frame_rate = Fraction(rate) if rate and rate <= FASTEST else FOLDER_RATE
             self.length = promised_frames(container, stream)
@@ -124,13 +119,14 @@ class Frames:
     def timed(self) -> Iterator[Shown]:
         """Iterate over the frames with their times, which always increase."""
         first: tuple[int, ...] = ()
+        told = False
         for draw, time, lasts in self._undrawn():
             picture = draw()
             first = first or picture.shape
-            if picture.shape != first and self.say is not None:
+            if picture.shape != first and not told:
                 sizes = " and ".join(f"{width}×{height}" for height, width, _ in (first, picture.shape))
                 self._say([f"frames of several sizes ({sizes} among them), each is used as it is"])
-                self.say = None
+                told = True
             yield Shown(picture, time, lasts)
 
     def undrawn(self) -> Iterator[Callable[[], Frame]]:
@@ -159,10 +155,10 @@ class Frames:
             UserError: as iterating does.
         """
         if self._list is None and not self._pictures and not self._webp:
-            with _opened(self.path) as (container, stream):
+            with opened(self.path) as (container, stream):
                 if container.format.name in PACKED and stream.codec_context.name.split("-")[0] in WHOLE:
-                    listing, codec = _Decoding(container, stream), stream.codec_context
-                    found = FrameList.of(listing.packets(), codec, lambda packet: _is_hidden(packet, codec.name))
+                    listing = Decoding(container, stream)
+                    found = FrameList.of(listing.packets(), stream.codec_context)
                     if found is not None:
                         self._check_end(container, stream, len(found.stamps), listing)
                     self._list, self._tick = found, stream.time_base
@@ -184,8 +180,8 @@ class Frames:
 
     def _decoded(self) -> Iterator[tuple[Callable[[], Frame], Fraction, Fraction]]:
         """Decode a video; each frame waits until the next one tells how long it is shown."""
-        with _opened(self.path) as (container, stream):
-            decoding = _Decoding(container, stream)
+        with opened(self.path) as (container, stream):
+            decoding = Decoding(container, stream)
             clock, look = Clock(1 / self.frame_rate), Look()
             shown, waiting, time = 0, None, Fraction(0)
             for frame in decoding:
@@ -194,7 +190,7 @@ class Frames:
                     yield partial(look.picture, waiting), time, next_time - time
                 else:
                     look = Look.of(stream, decoding.decoder, frame)
-                    self._say([*_other_streams(container), *look.notes(frame)])
+                    self._say([*other_streams(container), *look.notes(frame)])
                 waiting, time, shown = frame, next_time, shown + 1
             if waiting is not None:
                 lasts = clock.last_step(seconds(waiting.duration, stream.time_base))
@@ -206,7 +202,7 @@ class Frames:
             for note in notes:
                 self.say(f"{self.path}: {note}")
 
-    def _check_end(self, container: Any, stream: Any, shown: int, decoding: _Decoding) -> None:
+    def _check_end(self, container: Any, stream: Any, shown: int, decoding: Decoding) -> None:
         if shown == 0:
             why = f"damaged from its first frame on ({decoding.reason})" if decoding.reason else "it holds no frame"
             raise UserError(f"{self.path}: expected a video, {why}")
@@ -214,137 +210,6 @@ class Frames:
         exact = container.format.name == PACKED[0] and promised is not None
         if decoding.broken or (breaks_off(self.path, container.format.name) and (not exact or shown < (promised or 0))):
             raise BrokenOff(self.path, shown, promised, decoding.reason)
-
-
-def sought(path: Path, numbers: Collection[int], found: FrameList) -> dict[int, Frame] | None:
-    """Frames of a video by number, decoded from the key frame before each; None where reading in order has to tell.
-
-    Args:
-        path: video file.
-        numbers: of frames that `found` has.
-        found: what `Frames.listed` gave for this file.
-
-    Raises:
-        UserError: it cannot be opened.
-    """
-    if not found.keys:
-        return None
-    pictures: dict[int, Frame] = {}
-    look = None
-    with _opened(path) as (container, stream):
-        decoder = _decoder(stream)
-        for keys, wanted in found.groups(numbers):
-            try:
-                for frame in decoded_group(container, stream, decoder, keys, wanted):
-                    look = look or Look.of(stream, decoder, frame)
-                    if frame.is_corrupt or frame.interlaced_frame:  # of which two packets may make one
-                        return None
-                    if frame.pts in wanted:
-                        pictures[frame.pts] = look.picture(frame)
-            except av.error.FFmpegError:
-                return None
-    by_number = {number: pictures.get(found.stamps[number]) for number in numbers}
-    complete = {number: picture for number, picture in by_number.items() if picture is not None}
-    return complete if len(complete) == len(by_number) else None
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    """The container of a video file and its video stream."""
-    if not path.is_file():
-        raise UserError(f"{path}: expected a video or a folder of pictures, found {kind_of(path)}")
-    try:
-        container = open_media(path)
-    except av.error.FFmpegError as error:
-        why = "it breaks off before its index" if lacks_index(path) else error.strerror
-        raise UserError(f"{path}: expected a video, it cannot be read as one ({why})") from None
-    with container:
-        stream = container.streams.best("video")  # not a cover picture
-        cover = stream is not None and bool(stream.disposition & av.stream.Disposition.attached_pic)  # of a song
-        if stream is None or cover or container.format.name == "tty":  # a text file is none
-            raise UserError(f"{path}: expected a video, it has no video stream")
-        yield container, stream
-
-
-class _Decoding:
-    """The frames of a stream as the decoder gives them, up to the first that it cannot read.
-
-    Attributes:
-        broken: whether there was one.
-        reason: what the decoder said of it.
-    """
-
-    def __init__(self, container: Any, stream: Any) -> None:
-        self.container, self.stream, self.decoder = container, stream, _decoder(stream)
-        self.broken, self.reason = False, ""
-        # AVI stamps frames in the order in which they are stored; where some refer to later ones, another is shown
-        self._stored: list[int] | None = [] if container.format.name == "avi" else None
-
-    def stamp(self, frame: Any) -> int | None:
-        """The timestamp of the frame that was given last."""
-        return heapq.heappop(self._stored) if self._stored else frame.pts
-
-    def packets(self) -> Iterator[Any]:
-        """The packets that hold something."""
-        skip_damage = self.container.format.name == "mpegts"  # marks every packet after a disturbance
-        try:
-            for packet in self.container.demux(self.stream):
-                if self.broken:
-                    return
-                if packet.is_corrupt and not skip_damage:
-                    self.broken, self.reason = True, "its data end"
-                    return
-                if packet.size and self._stored is not None and packet.dts is not None:
-                    heapq.heappush(self._stored, packet.dts)
-                if packet.size:  # an empty one repeats the frame before, and the last one ends the stream
-                    yield packet
-        except av.error.FFmpegError as error:
-            self.broken, self.reason = True, str(error.strerror)
-
-    def __iter__(self) -> Iterator[Any]:
-        """Decode up to the first frame that the decoder marks as damaged, or the first packet that it refuses.
-
-        Those before the first whole frame are passed over: a recording may begin between two key frames. Of damage
-        that it could hide the decoder says nothing, and such frames are given as they are.
-        """
-        some = False
-        for packet in itertools.chain(self.packets(), [None]):  # None: what the decoder still holds back
-            frames: list[Any] = []
-            try:
-                frames = self.decoder.decode(packet)
-            except av.error.FFmpegError as error:
-                self.broken, self.reason = self.broken or some, str(error.strerror)
-            for frame in frames:
-                if not frame.is_corrupt:
-                    some, self.reason = True, self.reason if self.broken else ""
-                    yield frame
-                    continue
-                self.reason = self.reason or "its data end or are damaged there"
-                if some:
-                    self.broken = True
-                    return
-
-
-def _decoder(stream: Any) -> Any:
-    """The decoder of a stream; VP8 and VP9 keep transparency beside the picture, where only libvpx looks for it."""
-    decoder, name = stream.codec_context, stream.codec_context.name
-    if stream.metadata.get("alpha_mode") == "1" and name in ("vp8", "vp9"):
-        decoder = av.CodecContext.create("libvpx" if name == "vp8" else "libvpx-vp9", "r")
-    # with threads by frame a decoder keeps its errors to itself; a forked process that lets go of one with any threads,
-    # left over from the process before, waits for them for ever
-    decoder.thread_count = 1
-    return decoder
-
-
-def _is_hidden(packet: Any, codec: str) -> bool:
-    """Whether it is a frame of VP8 that is only there to be referred to."""
-    return codec == "vp8" and not memoryview(packet)[0] & 16
-
-
-def _other_streams(container: Any) -> list[str]:
-    covers = av.stream.Disposition.attached_pic
-    many = sum(not stream.disposition & covers for stream in container.streams.video)
-    return [f"{many} video streams, of which one is used"] if many > 1 else []
 
 
 def _is_webp(path: Path) -> bool:

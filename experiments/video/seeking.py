@@ -9,10 +9,16 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any
+
+import av
+
+from memcomp.experiments.video.decoding import decoder_of, opened
+from memcomp.experiments.video.pixels import Frame, Look
 
 IDR = {"h264": (5,), "hevc": (19, 20)}  # NAL units of pictures that nothing after refers back beyond
 SEEKABLE = ("h264", "hevc", "vp8", "vp9", "mjpeg", "prores")
@@ -28,13 +34,12 @@ class FrameList:
     """Timestamps of the frames from which decoding can begin, in order; empty where none can be trusted."""
 
     @classmethod
-    def of(cls, packets: Iterable[Any], codec: Any, is_hidden: Callable[[Any], bool]) -> FrameList | None:
+    def of(cls, packets: Iterable[Any], codec: Any) -> FrameList | None:
         """List the frames of a stream; None if a packet has no timestamp.
 
         Args:
             packets: all of the stream, as they are stored.
             codec: the stream's codec context.
-            is_hidden: whether a packet is never shown.
         """
         stamps, keys, last, sure = array("q"), array("q"), None, codec.name in SEEKABLE
         for packet in packets:
@@ -45,7 +50,7 @@ class FrameList:
                 keys.append(packet.pts)
             sure = sure and bool(keys) and packet.pts >= keys[-1]  # a group is stored as a whole
             last = packet.pts if last is None else max(last, packet.pts)
-            if not packet.is_discard and not is_hidden(packet):
+            if not packet.is_discard and not _is_hidden(packet, codec.name):
                 stamps.append(packet.pts)
         ordered = array("q", sorted(stamps))
         sure = sure and len(set(ordered)) == len(ordered)
@@ -56,6 +61,38 @@ class FrameList:
         wanted = sorted(self.stamps[number] for number in numbers)
         for count, stamps in groupby(wanted, lambda stamp: bisect_right(self.keys, stamp)):
             yield self.keys[:count], set(stamps)
+
+
+def sought(path: Path, numbers: Collection[int], found: FrameList) -> dict[int, Frame] | None:
+    """Frames of a video by number, decoded from the key frame before each; None where reading in order has to tell.
+
+    Args:
+        path: video file.
+        numbers: of frames that `found` has.
+        found: what `Frames.listed` gave for this file.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    if not found.keys:
+        return None
+    pictures: dict[int, Frame] = {}
+    look = None
+    with opened(path) as (container, stream):
+        decoder = decoder_of(stream)
+        for keys, wanted in found.groups(numbers):
+            try:
+                for frame in decoded_group(container, stream, decoder, keys, wanted):
+                    look = look or Look.of(stream, decoder, frame)
+                    if frame.is_corrupt or frame.interlaced_frame:  # of which two packets may make one
+                        return None
+                    if frame.pts in wanted:
+                        pictures[frame.pts] = look.picture(frame)
+            except av.error.FFmpegError:
+                return None
+    by_number = {number: pictures.get(found.stamps[number]) for number in numbers}
+    complete = {number: picture for number, picture in by_number.items() if picture is not None}
+    return complete if len(complete) == len(by_number) else None
 
 
 def decoded_group(container: Any, stream: Any, decoder: Any, keys: Sequence[int], wanted: set[int]) -> Iterator[Any]:
@@ -99,3 +136,8 @@ def _stands_alone(packet: Any, codec: Any) -> bool:
             return kind in IDR[codec.name]
         place += width + int.from_bytes(data[place : place + width], "big")
     return False
+
+
+def _is_hidden(packet: Any, codec: str) -> bool:
+    """Whether it is a frame of VP8 that is only there to be referred to."""
+    return codec == "vp8" and not memoryview(packet)[0] & 16

@@ -50,10 +50,7 @@ def keep_audio(
         try:
             if _joined(str(video), str(original), output, start, end, encode):
                 return True
-        except (
-            av.error.FFmpegError,
-            ValueError,
-        ):  # a codec that none of them knows, or damaged data
+        except (av.error.FFmpegError, ValueError):  # a codec that the container does not know, or damaged data
             continue
     return False
 

@@ -75,7 +75,7 @@ class Writer:
     def _encode(self, until: int) -> None:
         frame, tick = self._waiting or (None, 0)
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709", **THREADS)
+        picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709", threads=THREADS)
         picture.pts, picture.time_base = tick, self._tick
         self._lengths.append((tick, until - tick))
         self._mux(picture)

@@ -11,7 +11,7 @@ import torch
 from memcomp.experiments.data import clips as clips_module
 from memcomp.experiments.data.clips import Clips
 from memcomp.experiments.errors import UserError
-from memcomp.experiments.video import Frames, reading, sought
+from memcomp.experiments.video import Frames, seeking, sought
 
 COUNT = 36
 UNEVEN = [Fraction(int(t), 1000) for t in np.cumsum(np.r_[0, np.random.default_rng(0).integers(20, 90, COUNT - 1)])]
@@ -120,14 +120,14 @@ def late(folder, media):
 
 def count_decoded(monkeypatch, path, numbers):
     """How many pictures are made, and how many frames decoded, to find some by number."""
-    plain, decoded = reading.decoded_group, []
+    plain, decoded = seeking.decoded_group, []
 
     def watched(*args):
         for frame in plain(*args):
             decoded.append(frame.pts)
             yield frame
 
-    monkeypatch.setattr(reading, "decoded_group", watched)
+    monkeypatch.setattr(seeking, "decoded_group", watched)
     found = Frames(path).listed()
     assert set(sought(path, numbers, found)) == set(numbers)
     return len(decoded)

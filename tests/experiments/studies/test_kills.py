@@ -2,7 +2,8 @@
 
 import pytest
 
-from memcomp.experiments.studies.kills import MODES, POINTS, Case, Laboratory, cases, page
+from memcomp.experiments.studies.killed_training import Case, Laboratory
+from memcomp.experiments.studies.kills import MODES, POINTS, cases, page
 
 
 @pytest.fixture(scope="module")
