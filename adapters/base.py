@@ -1,51 +1,40 @@
-"""What a host generator is to the rest of the project: its sections, motion, training and weights."""
+"""What a host generator is to the rest of the project: keypoints, motion and pictures, losses, taps, folders."""
 
 from __future__ import annotations
 
 import os
 import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from memcomp import KeypointTap, MemoryCompensation, Tap
 from memcomp.adapters.folder import Pretrained, write_pretrained
-from memcomp.adapters.layout import Layout, Sections, bare_key, layout_of
+from memcomp.adapters.layout import Layout, Sections, layout_of
 from memcomp.adapters.outputs import EncodedSource, HostOutput, Keypoints
+from memcomp.adapters.sections import Sectioned
 from memcomp.adapters.shared.draws import draw_each
-from memcomp.handle import CHILD, Handle
+from memcomp.handle import Handle
 
 
-class Host(nn.Module, ABC):
+class Host(Sectioned):
     """A talking-head generator with its keypoint detector: the contract that training and evaluation rely on.
 
     Images are (B, 3, H, W), RGB, in [0, 1]. Fresh weights come from torch's global generator (`torch.manual_seed`).
     """
 
-    name: ClassVar[str]
     loss_names: ClassVar[tuple[str, ...]] = ()  # what `loss_terms` can be asked for
-    generator_section: ClassVar[str] = "generator"  # the section that generates: `taps` are in it, it owns the memory
-    optional_sections: ClassVar[frozenset[str]] = frozenset({"discriminator"})  # `load_upstream` does without them
-    stages: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # further training stage → the sections it trains
     motion_modes: tuple[str, ...] = ("relative", "absolute")  # others: `mode=` of the host's `transfer_motion`
     published: ClassVar[Mapping[str, Any]] = {}  # the `model` of the checkpoints that upstream published
     layouts: ClassVar[tuple[Layout, ...]] = ()  # its generators in upstream's code: for `attach`, and for `recognise`
     section_files: ClassVar[Mapping[str, re.Pattern[str]]] = {}  # sections in files of their own → what their keys are
+    encoder: ClassVar[tuple[str, ...]] = ()  # modules of the generator that its `encode` runs; for `encode_source`
     epoch_entry: ClassVar[str] = "epoch"  # of upstream's checkpoints: where the training epoch stands
     not_weights: ClassVar[Mapping[str, str]] = {}  # other entries of upstream's sections → what they are
-
-    def __init__(self, model: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.model: dict[str, Any] = dict(model)
-        self._trained: frozenset[str] | None = None  # sections that train; None = all
-
-    @abstractmethod
-    def sections(self) -> dict[str, nn.Module]:
-        """Upstream's checkpoint section names → our submodules with the same state-dict keys."""
 
     @abstractmethod
     def keypoints(self, image: Tensor) -> Keypoints:
@@ -62,15 +51,20 @@ class Host(nn.Module, ABC):
     def encode_source(self, source: Tensor) -> EncodedSource:
         """Compute once what does not depend on the driving frame, of one source image (1, 3, H, W).
 
-        Optional: a host that keeps more than keypoints overrides it and `generate_from`. Weights, mode and hooks must
-        stay as they are between the two.
+        Keypoints, and if the host names its `encoder` what the generator's `encode` makes, which `generate` takes as
+        `encoded` then. Weights, mode and hooks must stay as they are between this and `generate_from`.
         """
-        return EncodedSource(source, self.keypoints(source))
+        generator: Any = self.sections()[self.generator_section]
+        once = bool(self.encoder) and not watched(generator, *self.encoder)
+        return EncodedSource(source, self.keypoints(source), tuple(generator.encode(source)) if once else None)
 
     def generate_from(self, encoded: EncodedSource, kp_driving: Keypoints) -> HostOutput:
-        """The encoded source in each of the driving poses, (B, K, 2); as `generate` with the source B times."""
-        count = len(kp_driving.value)
-        return self.generate(encoded.image.expand(count, -1, -1, -1), encoded.keypoints.expand(count), kp_driving)
+        """The encoded source in each of the driving poses, (B, K, D); as `generate` with the source B times."""
+        count, generate = len(kp_driving.value), cast(Any, self.generate)
+        kp_source = encoded.keypoints.expand(count)
+        if encoded.features is None:
+            return generate(encoded.image.expand(count, -1, -1, -1), kp_source, kp_driving)
+        return generate(encoded.image, kp_source, kp_driving, encoded=encoded.features)
 
     def reconstruct(self, source: Tensor, driving: Tensor) -> HostOutput:
         """Reconstruct frames of one video; unlike `forward`, with the background's motion if the host models it."""
@@ -139,11 +133,17 @@ class Host(nn.Module, ABC):
         All random draws come from `generator`, a CPU generator. `transform_params` describes the random warp
         of the equivariance terms (see `memcomp.adapters.shared.losses.RandomTransform.draw`).
         """
-        for name in names:
-            raise ValueError(
-                f"the host {self.name!r} has no loss {name!r}; it has {', '.join(self.loss_names) or 'none'}"
-            )
+        self.known_losses(names)
         return {}
+
+    def known_losses(self, names: Iterable[str]) -> list[str]:
+        """The names as a list; raise ValueError unless all are in `loss_names`."""
+        names = list(names)
+        for name in names:
+            if name not in self.loss_names:
+                known = ", ".join(self.loss_names) or "none"
+                raise ValueError(f"the host {self.name!r} has no loss {name!r}; it has {known}")
+        return names
 
     def stage_loss(self, stage: str, source: Tensor, driving: Tensor, *, generator: torch.Generator) -> Tensor:
         """What the training stage `stage`, one of `stages`, minimises; a scalar. See `enter_stage`."""
@@ -152,72 +152,6 @@ class Host(nn.Module, ABC):
     def discriminator_loss(self, output: HostOutput, driving: Tensor) -> Tensor:
         """What the discriminator minimises, on the detached prediction; a scalar."""
         raise ValueError(f"the host {self.name!r} has no discriminator")
-
-    @property
-    def memory(self) -> MemoryCompensation | None:
-        """The memory attached to this host, if any."""
-        for module in self.modules():
-            memory = module._modules.get(CHILD)
-            if isinstance(memory, MemoryCompensation):
-                return memory
-        return None
-
-    def host_modules(self) -> list[nn.Module]:
-        """All modules except those of an attached memory."""
-        return [module for name, module in self.named_modules() if CHILD not in name.split(".")]
-
-    def freeze(self) -> None:
-        """No gradients for the host and eval mode that survives `.train()`; an attached memory still trains.
-
-        Parameters and buffers of the host (batch-norm statistics too) then stay bit-identical. It may be called
-        before or after a memory is attached. Switch modes by `host.train()`, not on a part of the host.
-        """
-        self._train_only(frozenset())
-
-    def enter_stage(self, stage: str) -> None:
-        """Freeze all but the sections that the training stage `stage` trains (see `stages`), a memory included.
-
-        Raises:
-            ValueError: the host has no such stage.
-        """
-        if stage not in self.stages:
-            known = ", ".join(self.stages) or "none"
-            raise ValueError(f"the host {self.name!r} has no training stage {stage!r}; it has {known}")
-        self._train_only(frozenset(self.stages[stage]))
-        if self.memory is not None:
-            self.memory.requires_grad_(False)
-
-    def _train_only(self, sections: frozenset[str]) -> None:
-        self._trained = sections
-        kept = {id(parameter) for name in sections for parameter in self.sections()[name].parameters()}
-        for name, parameter in self.named_parameters():
-            if CHILD not in name.split(".") and id(parameter) not in kept:
-                parameter.requires_grad_(False)
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> Host:
-        """Set the mode of the host and its memory; what is frozen stays in eval mode."""
-        super().train(mode)
-        if self._trained is not None:
-            kept = {id(module) for name in self._trained for module in self.sections()[name].modules()}
-            for module in self.host_modules():
-                if id(module) not in kept:
-                    module.training = False
-        return self
-
-    def optimizer_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Section name → its parameters that need gradients (an attached memory's are the generator's).
-
-        Sections without such parameters are left out, so that each value makes a valid optimiser, and so are those
-        of the further training stages until `enter_stage`.
-        """
-        later = {name for names in self.stages.values() for name in names} if self._trained is None else set()
-        groups = {
-            name: [parameter for parameter in module.parameters() if parameter.requires_grad]
-            for name, module in self.sections().items()
-            if name not in later
-        }
-        return {name: parameters for name, parameters in groups.items() if parameters}
 
     @classmethod
     def recognise(cls, sections: Sections) -> int:
@@ -240,41 +174,6 @@ class Host(nn.Module, ABC):
             the weights (temperature, variances, paddings) is not among them.
         """
         return {}
-
-    def load_upstream(self, sections: Sections) -> None:
-        """Load the sections of an upstream checkpoint. Nothing is changed unless everything fits.
-
-        ``module.`` and ``_orig_mod.`` are stripped (DDP, `torch.compile`); sections that are not ours (optimisers,
-        epoch) are ignored, and so are the keys of a memory while one is attached.
-
-        Raises:
-            ValueError: a section is missing, or keys are missing, unexpected, of another shape or hold values that
-                are not finite; all are named.
-        """
-        ours = self.sections()
-        absent = [name for name in ours if name not in sections and name not in self.optional_sections]
-        if absent:
-            raise ValueError(f"upstream checkpoint has no section {', '.join(absent)}; it has {', '.join(sections)}")
-        problems: list[str] = []
-        states: dict[str, dict[str, Tensor]] = {}
-        for name, module in ours.items():
-            if name in sections:
-                states[name], found = _match_state(name, module, sections[name])
-                problems += found
-        if problems:
-            raise ValueError(f"upstream checkpoint does not fit the host {self.name!r}:\n  " + "\n  ".join(problems))
-        for name, state in states.items():
-            ours[name].load_state_dict(state, strict=False)
-
-    def upstream_sections(self) -> dict[str, dict[str, Tensor]]:
-        """The sections of an upstream checkpoint with this host's weights: the inverse of `load_upstream`.
-
-        The tensors are the host's own, not copies. A memory of which upstream's code has no form is left out.
-        """
-        return {
-            name: {key: value for key, value in module.state_dict().items() if CHILD not in key.split(".")}
-            for name, module in self.sections().items()
-        }
 
     def save_pretrained(
         self,
@@ -332,25 +231,3 @@ def watched(generator: nn.Module, *names: str) -> bool:
     """
     parts = (part for name in names for part in generator.get_submodule(name).modules())
     return any(part._forward_hooks or part._forward_pre_hooks for part in parts)
-
-
-def _match_state(section: str, module: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """The entries of `state` to load into `module`, and one line for each that does not fit."""
-    attached = any(CHILD in child._modules for child in module.modules())
-    expected = {key: value for key, value in module.state_dict().items() if CHILD not in key.split(".")}
-    given = {bare_key(key): value for key, value in state.items()}
-    if attached:
-        given = {key: value for key, value in given.items() if CHILD not in key.split(".")}
-    problems = [f"missing key {section}.{key}" for key in expected if key not in given]
-    problems += [f"unexpected key {section}.{key}" for key in given if key not in expected]
-    problems += [
-        f"{section}.{key} has shape {tuple(given[key].shape)}, expected {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in given and given[key].shape != value.shape
-    ]
-    problems += [
-        f"{section}.{key} holds values that are not finite"
-        for key, value in given.items()
-        if not value.isfinite().all()
-    ]
-    return given, problems

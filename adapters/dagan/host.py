@@ -167,9 +167,16 @@ class DaGAN(FOMM):
         """Keypoints, with Jacobians if estimated, of pictures (B, 3 or 4, H, W)."""
         return self.kp_detector(self.with_disparity(image))
 
-    def generate(self, source: Tensor, kp_source: Keypoints, kp_driving: Keypoints) -> HostOutput:
-        """The source pictures (B, 3 or 4, H, W) in the driving pose."""
-        return self._generate(self.with_disparity(source), kp_source, kp_driving)
+    def generate(
+        self,
+        source: Tensor,
+        kp_source: Keypoints,
+        kp_driving: Keypoints,
+        *,
+        encoded: tuple[Tensor, ...] | None = None,
+    ) -> HostOutput:
+        """The source pictures (B, 3 or 4, H, W) in the driving pose; `encoded` as `encode_source` keeps it."""
+        return self._generate(self.with_disparity(source), kp_source, kp_driving, encoded)
 
     def encode_source(self, source: Tensor) -> EncodedSource:
         """Keep disparity, keypoints and both encoders' features of one source picture (1, 3 or 4, H, W)."""

@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from memcomp.adapters.base import Host, watched
+from memcomp.adapters.base import Host
 from memcomp.adapters.fomm import upstream
 from memcomp.adapters.fomm.discriminator import Judgement, MultiScaleDiscriminator
 from memcomp.adapters.fomm.generator import OcclusionAwareGenerator
 from memcomp.adapters.fomm.keypoints import KeypointDetector
 from memcomp.adapters.fomm.motion import DenseMotionNetwork
 from memcomp.adapters.layout import Layout
-from memcomp.adapters.outputs import EncodedSource, HostOutput, Keypoints
+from memcomp.adapters.outputs import HostOutput, Keypoints
 from memcomp.adapters.shared import losses
 from memcomp.adapters.shared.params import checked_params
 from memcomp.adapters.shared.transfer import transfer_motion
@@ -54,6 +54,7 @@ class FOMM(Host):
     """
 
     name: ClassVar[str] = "fomm"
+    encoder = ("first", "down_blocks")
     loss_names: ClassVar[tuple[str, ...]] = (
         "equivariance_value",
         "equivariance_jacobian",
@@ -131,22 +132,16 @@ class FOMM(Host):
         """Keypoints, with Jacobians if estimated, of images (B, 3, H, W)."""
         return self.kp_detector(image)
 
-    def generate(self, source: Tensor, kp_source: Keypoints, kp_driving: Keypoints) -> HostOutput:
-        """The source images (B, 3, H, W) in the driving pose."""
-        return self.generator(source, kp_source=kp_source, kp_driving=kp_driving)
-
-    def encode_source(self, source: Tensor) -> EncodedSource:
-        """Keep keypoints and the encoder's features of one source image (1, 3, H, W); see `Host.encode_source`."""
-        generator: Any = self.generator
-        features = None if watched(generator, "first", "down_blocks") else tuple(generator.encode(source))
-        return EncodedSource(source, self.keypoints(source), features)
-
-    def generate_from(self, encoded: EncodedSource, kp_driving: Keypoints) -> HostOutput:
-        """The encoded source in each of the driving poses, (B, K, 2)."""
-        if encoded.features is None:
-            return super().generate_from(encoded, kp_driving)
-        kp_source = encoded.keypoints.expand(len(kp_driving.value))
-        return self.generator(encoded.image, kp_source=kp_source, kp_driving=kp_driving, encoded=encoded.features)
+    def generate(
+        self,
+        source: Tensor,
+        kp_source: Keypoints,
+        kp_driving: Keypoints,
+        *,
+        encoded: tuple[Tensor, ...] | None = None,
+    ) -> HostOutput:
+        """The source images (B, 3, H, W) in the driving pose; `encoded`: what the generator's `encode` made of one."""
+        return self.generator(source, kp_source=kp_source, kp_driving=kp_driving, encoded=encoded)
 
     def transfer_motion(
         self,
@@ -180,10 +175,7 @@ class FOMM(Host):
         Raises:
             ValueError: an unknown name, a host without discriminator or without Jacobians for a term that needs them.
         """
-        names = list(names)
-        for name in names:
-            if name not in self.loss_names:
-                raise ValueError(f"the host {self.name!r} has no loss {name!r}; it has {', '.join(self.loss_names)}")
+        names = self.known_losses(names)
         terms: dict[str, Tensor] = {}
         if any(name.startswith("equivariance") for name in names):
             transform = losses.RandomTransform.draw(driving, generator, **transform_params)

@@ -56,11 +56,18 @@ class MCNet(FOMM):
         return self.generate(source, self.keypoints(source), self.keypoints(driving), noise)
 
     def generate(
-        self, source: Tensor, kp_source: Keypoints, kp_driving: Keypoints, noise: Sequence[Tensor] | None = None
+        self,
+        source: Tensor,
+        kp_source: Keypoints,
+        kp_driving: Keypoints,
+        noise: Sequence[Tensor] | None = None,
+        *,
+        encoded: tuple[Tensor, ...] | None = None,
     ) -> HostOutput:
         """The source images (B, 3, H, W) in the driving pose.
 
         Args:
+            source, kp_source, kp_driving, encoded: see `FOMM.generate`.
             noise: for each scale of an attached memory of variant "release" a (B or 1, 1, H_m, W_m), standard normal.
                 None = none, unless the memory's config asks for noise in training mode. Upstream draws it at
                 every call.
@@ -69,11 +76,11 @@ class MCNet(FOMM):
             ValueError: noise for a host without memory, or of another number or shape.
         """
         if noise is None:
-            return super().generate(source, kp_source, kp_driving)
+            return super().generate(source, kp_source, kp_driving, encoded=encoded)
         if self.memory is None:
             raise ValueError("noise was given, but the host has no memory to add it to")
         with self.memory.supplying(noise):
-            return super().generate(source, kp_source, kp_driving)
+            return super().generate(source, kp_source, kp_driving, encoded=encoded)
 
     def load_upstream(self, sections: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Load upstream's sections; a generator with the published memory (``mbUnit.*``) gets it attached.

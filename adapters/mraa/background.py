@@ -48,7 +48,9 @@ class BackgroundPredictor(nn.Module):
             still = torch.eye(3, dtype=source_image.dtype, device=source_image.device)
             return still.expand(len(source_image), 3, 3)
         feature = self.encoder(torch.cat([source_image, driving_image], dim=1))[-1]
-        numbers = self.fc(feature.mean((2, 3))).to(self.fc.weight.dtype)
+        weight = self.fc.weight
+        with torch.autocast(weight.device.type, enabled=False):  # half precision is too coarse for coordinates
+            numbers = self.fc(feature.mean((2, 3), dtype=weight.dtype))
         if self.bg_type == "shift":
             left = torch.eye(3, 2, dtype=numbers.dtype, device=numbers.device).expand(len(numbers), 3, 2)
             return torch.cat([left, F.pad(numbers, (0, 1), value=1.0).unsqueeze(2)], dim=2)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from memcomp.adapters.base import Host, watched
+from memcomp.adapters.base import Host
 from memcomp.adapters.layout import Layout
 from memcomp.adapters.mraa import losses, upstream
 from memcomp.adapters.mraa.avd import AVDNetwork
@@ -16,7 +16,7 @@ from memcomp.adapters.mraa.background import BackgroundPredictor
 from memcomp.adapters.mraa.flow import PixelwiseFlowPredictor
 from memcomp.adapters.mraa.generator import Generator
 from memcomp.adapters.mraa.regions import RegionPredictor, Regions
-from memcomp.adapters.outputs import EncodedSource, HostOutput, Keypoints
+from memcomp.adapters.outputs import HostOutput, Keypoints
 from memcomp.adapters.shared.losses import RandomTransform, equivariance_value
 from memcomp.adapters.shared.params import checked_params
 from memcomp.adapters.shared.transfer import transfer_motion
@@ -49,6 +49,7 @@ class MRAA(Host):
     """
 
     name: ClassVar[str] = "mraa"
+    encoder = ("first", "down_blocks")
     loss_names: ClassVar[tuple[str, ...]] = ("equivariance_value", "equivariance_jacobian")
     optional_sections: ClassVar[frozenset[str]] = frozenset({"bg_predictor", "avd_network"})
     stages: ClassVar[Mapping[str, tuple[str, ...]]] = {"avd": ("avd_network",)}
@@ -109,6 +110,8 @@ class MRAA(Host):
         checked_params(where, flow, PixelwiseFlowPredictor, supplied=(*sizes, "revert_axis_swap"))
         if flow.get("use_covar_heatmap") and not self.region_predictor.framed:
             raise ValueError(f"{where}.use_covar_heatmap: expected false without pca_based or estimate_affine")
+        if generator.get("skips") and not flow.get("estimate_occlusion_map"):
+            raise ValueError(f"{where}.estimate_occlusion_map: expected true with skips, or nothing decoded is seen")
         self.generator = Generator(**generator)
         self.bg_predictor: BackgroundPredictor | None = None
         if given.get("bg_predictor_params") is not None:
@@ -131,28 +134,25 @@ class MRAA(Host):
         return self.region_predictor(image)
 
     def generate(
-        self, source: Tensor, kp_source: Keypoints, kp_driving: Keypoints, *, background: Tensor | None = None
+        self,
+        source: Tensor,
+        kp_source: Keypoints,
+        kp_driving: Keypoints,
+        *,
+        background: Tensor | None = None,
+        encoded: tuple[Tensor, ...] | None = None,
     ) -> HostOutput:
-        """The source images (B, 3, H, W) in the driving pose; `background` is its motion (B, 3, 3), None = still."""
-        return self.generator(
-            source, driving_region_params=kp_driving, source_region_params=kp_source, bg_params=background
-        )
+        """The source images (B, 3, H, W) in the driving pose.
 
-    def encode_source(self, source: Tensor) -> EncodedSource:
-        """Keep regions and the encoder's features of one source image (1, 3, H, W); see `Host.encode_source`."""
-        features = None if watched(self.generator, "first", "down_blocks") else tuple(self.generator.encode(source))
-        return EncodedSource(source, self.keypoints(source), features)
-
-    def generate_from(self, encoded: EncodedSource, kp_driving: Keypoints) -> HostOutput:
-        """The encoded source in each of the driving poses, K regions."""
-        if encoded.features is None:
-            return super().generate_from(encoded, kp_driving)
-        kp_source = encoded.keypoints.expand(len(kp_driving.value))
+        `background` is its motion (B, 3, 3), None = still; `encoded` what the generator's `encode` made of one source
+        image for all poses.
+        """
         return self.generator(
-            encoded.image,
+            source,
             driving_region_params=kp_driving,
             source_region_params=kp_source,
-            encoded=encoded.features,
+            bg_params=background,
+            encoded=encoded,
         )
 
     def forward(self, source: Tensor, driving: Tensor, *, background: bool = False) -> HostOutput:
@@ -163,9 +163,11 @@ class MRAA(Host):
         Raises:
             ValueError: `background` in a host without background predictor.
         """
-        if background and self.bg_predictor is None:
-            raise ValueError("the host has no background predictor: its model lacks bg_predictor_params")
-        moved = self.bg_predictor(source, driving) if background and self.bg_predictor is not None else None
+        moved = None
+        if background:
+            if self.bg_predictor is None:
+                raise ValueError("the host has no background predictor: its model lacks bg_predictor_params")
+            moved = self.bg_predictor(source, driving)
         return self.generate(source, self.keypoints(source), self.keypoints(driving), background=moved)
 
     def reconstruct(self, source: Tensor, driving: Tensor) -> HostOutput:
@@ -233,10 +235,7 @@ class MRAA(Host):
         Raises:
             ValueError: an unknown name, or regions without frames for a term that needs them.
         """
-        names = list(names)
-        for name in names:
-            if name not in self.loss_names:
-                raise ValueError(f"the host {self.name!r} has no loss {name!r}; it has {', '.join(self.loss_names)}")
+        names = self.known_losses(names)
         if not names:
             return {}
         transform = RandomTransform.draw(driving, generator, **transform_params)

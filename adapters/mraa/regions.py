@@ -52,12 +52,12 @@ def principal_frame(covar: Tensor) -> Tensor:
     """Frames U √S of covariances (..., 2, 2) with U S Uᵀ = C, the larger axis first, in closed form.
 
     U is [[a, b], [b, -a]], of determinant -1, with the signs that LAPACK's decomposition gives: a < 0, unless
-    C₀₀² + C₀₁² < det C and C₀₁ > 0. Variances below `LEAST` count as that; a circle's axes are those of the picture and
-    have no gradient.
+    C₀₀² + C₀₁² < det C and C₀₁ > 0. Variances below `LEAST` count as that; where they differ by no more than it, the
+    region is a circle, whose axes are those of the picture and have no gradient.
     """
     xx, xy, yy = covar[..., 0, 0], covar[..., 0, 1], covar[..., 1, 1]
     half, determinant = (xx - yy) / 2, xx * yy - xy * xy
-    circle = (half == 0) & (xy == 0)
+    circle = torch.maximum(half.abs(), xy.abs()) <= LEAST  # smaller squares vanish, and leave a gradient of 0 / 0
     across = torch.where(circle, torch.ones_like(half), half)
     angle = torch.atan2(xy, across) / 2  # of the larger axis, in (-π/2, π/2]
     apart = torch.where(circle, torch.zeros_like(half), torch.hypot(across, xy))

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from memcomp import KeypointTap, Tap
-from memcomp.adapters.base import Host, watched
+from memcomp.adapters.base import Host
 from memcomp.adapters.layout import Layout
-from memcomp.adapters.outputs import EncodedSource, HostOutput, Keypoints
+from memcomp.adapters.outputs import HostOutput, Keypoints
 from memcomp.adapters.shared.losses import equivariance_value
 from memcomp.adapters.shared.params import checked_params
 from memcomp.adapters.shared.transfer import transfer_motion
@@ -52,6 +52,7 @@ class TPSM(Host):
     """
 
     name: ClassVar[str] = "tpsm"
+    encoder = ("first", "down_blocks")
     loss_names: ClassVar[tuple[str, ...]] = ("equivariance_value", "warp", "background")
     generator_section: ClassVar[str] = "inpainting_network"
     optional_sections: ClassVar[frozenset[str]] = frozenset({"bg_predictor", "avd_network"})
@@ -133,19 +134,6 @@ class TPSM(Host):
             encoded=made.encoded,
             background=background,
         )
-
-    def encode_source(self, source: Tensor) -> EncodedSource:
-        """Keep keypoints and the encoder's features of one source image (1, 3, H, W); see `Host.encode_source`."""
-        network = self.inpainting_network
-        features = None if watched(network, "first", "down_blocks") else tuple(network.encode(source))
-        return EncodedSource(source, self.keypoints(source), features)
-
-    def generate_from(self, encoded: EncodedSource, kp_driving: Keypoints) -> HostOutput:
-        """The encoded source in each of the driving poses, (B, 5 K, 2)."""
-        if encoded.features is None:
-            return super().generate_from(encoded, kp_driving)
-        kp_source = encoded.keypoints.expand(len(kp_driving.value))
-        return self.generate(encoded.image, kp_source, kp_driving, encoded=encoded.features)
 
     def forward(self, source: Tensor, driving: Tensor, *, background: bool = False) -> TPSMOutput:
         """The source images in the pose of the driving images, both (B, 3, H, W).

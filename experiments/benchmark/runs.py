@@ -14,8 +14,10 @@ from memcomp.experiments.files import sha256
 from memcomp.experiments.recipe.sections import Recipe
 
 # keys of a recipe that do not decide what is trained
-LOCAL = ("seed", "device", "threads", "log", "data.workers", "data.cache", "data.cache_gb", "data.root")
-LOCAL += ("data.shared_people",)
+LOCAL = (
+    *("seed", "device", "threads", "log"),
+    *("data.workers", "data.cache", "data.cache_gb", "data.root", "data.shared_people"),
+)
 
 
 @dataclass(frozen=True)

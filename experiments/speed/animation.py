@@ -7,8 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,7 +18,6 @@ from PIL import Image
 
 from memcomp import CompensationConfig
 from memcomp.adapters import Host, attach, create_host
-from memcomp.adapters.outputs import EncodedSource, HostOutput, Keypoints
 from memcomp.adapters.registry import host_class, list_hosts
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.output.tables import versions, write_json
@@ -93,14 +91,13 @@ def _compared(name: str, host: Host, options: AnimationSpeedOptions) -> dict[str
     with torch.inference_mode():
         moved = host.keypoints(torch.stack(poses))
         encoded = host.encode_source(source[None])
-        ways: dict[str, Callable[[EncodedSource, Keypoints], HostOutput]]
-        ways = {"each": partial(Host.generate_from, host), "once": host.generate_from}
+        ways = {"each": replace(encoded, features=None), "once": encoded}
         for turn in range(1 + -(-options.frames // options.batch)):
             made = {}
             for way in sorted(ways, reverse=bool(turn % 2)):
                 start, before = time.perf_counter(), time.process_time()
                 host.keypoints(torch.stack(poses))  # of the driving frames, which both ways need
-                made[way] = ways[way](encoded, moved).prediction.cpu()
+                made[way] = host.generate_from(ways[way], moved).prediction.cpu()
                 if turn:  # the first warms up
                     times[way].append((time.perf_counter() - start) * 1000 / options.batch)
                     worked[way].append(time.process_time() - before)

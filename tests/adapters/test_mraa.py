@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+from torch import nn
 
 from memcomp import CompensationConfig
 from memcomp.adapters import MRAA, Keypoints, attach, create_host
@@ -88,6 +89,13 @@ def test_a_frame_has_a_gradient_and_a_degenerate_one_does_no_harm():
         ellipses(torch.zeros(1, 1, 2), covar.expand(1, 1, 2, 2), 5, 5).sum().backward(retain_graph=True)
         frame.sum().backward()
         assert covar.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-19, 1e-20, 1e-21, 1e-23, 1e-30])
+def test_the_frame_of_a_peaked_region_has_a_finite_gradient(scale):
+    covar = (covariances(200).float() * scale).requires_grad_()
+    principal_frame(covar).sum().backward()
+    assert covar.grad.isfinite().all()
 
 
 def test_an_ellipse_is_the_gaussian_of_its_covariance():
@@ -295,6 +303,7 @@ WRONG = {
         changed(**{f"{FLOW}num_block": 3}),
         "flow_predictor_params.num_block: unknown key, did you mean",
     ),
+    "unseen": (changed(**{f"{FLOW}estimate_occlusion_map": False}), "estimate_occlusion_map: expected true with skips"),
     "heatmaps": (PLAIN | {"generator_params": MODEL["generator_params"]}, "use_covar_heatmap: expected false without"),
 }
 
@@ -314,6 +323,16 @@ def test_autocast_keeps_coordinates_precise(dtype):
         output = host.reconstruct(source, driving)
     assert output.kp_source.value.dtype == output.kp_source.covar.dtype == output.deformation.dtype == torch.float32
     assert output.prediction.isfinite().all()
+
+
+@pytest.mark.parametrize("bg_type", ["shift", "affine", "perspective"])
+def test_autocast_leaves_the_background_s_numbers_whole(bg_type):
+    host = make(changed(bg_predictor_params__bg_type=bg_type)).eval()
+    number = 1.013  # bfloat16 knows 1.0156 and 1.0078
+    nn.init.constant_(host.bg_predictor.fc.bias, number)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = host.bg_predictor(*pictures())
+    assert ((found == number) | (found == 0) | (found == 1)).all() and (found == number).any()
 
 
 def test_a_copy_and_a_pickle_are_the_host():
