@@ -88,4 +88,6 @@ def _generator(state: shapes.State, num_regions: int, published: Mapping[str, An
     flow["estimate_occlusion_map"] = f"{prefix}occlusion.weight" in state
     seen = state[f"{prefix}hourglass.encoder.down_blocks.0.conv.weight"].shape[1]
     flow["use_deformed_source"] = seen > num_regions + 1
+    if not flow["estimate_occlusion_map"]:  # what skips blend with
+        params["skips"] = False
     return params | {"pixelwise_flow_predictor_params": flow}

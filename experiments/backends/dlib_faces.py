@@ -30,8 +30,8 @@ class DlibFaces:
 
     def __init__(self) -> None:
         self.dlib: Any = load_package("dlib", "faces")
-        self._detector = self.dlib.get_frontal_face_detector()
-        self._predictor = self.dlib.shape_predictor(str(model_file(LANDMARKS_FILE)))
+        self.detector = self.dlib.get_frontal_face_detector()
+        self.predictor = self.dlib.shape_predictor(str(model_file(LANDMARKS_FILE)))
 
     def find(self, picture: Frame) -> tuple[Frame, int, Any] | NotFound:
         """Find the face; returns the picture, enlarged by a whole factor if small, the factor, and dlib's landmarks."""
@@ -42,7 +42,7 @@ class DlibFaces:
         """Find every face; returns the picture, enlarged by a whole factor if small, the factor, dlib's landmarks."""
         factor = -(-LEAST // min(picture.shape[:2]))
         large = np.ascontiguousarray(picture if factor == 1 else _enlarge(picture, factor))
-        return large, factor, [self._predictor(large, face) for face in self._detector(large, 0)]
+        return large, factor, [self.predictor(large, face) for face in self.detector(large, 0)]
 
 
 class DlibLandmarks(OneByOne):

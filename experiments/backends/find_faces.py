@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from memcomp.experiments.backends.base import load_package
-from memcomp.experiments.backends.dlib_faces import LANDMARKS_FILE, model_file
+from memcomp.experiments.backends.dlib_faces import DlibFaces
 from memcomp.experiments.video import Frame
 
 WIDEST = 1600  # pixels of the longer side that are looked at
@@ -34,7 +32,7 @@ def find_faces(picture: Frame) -> list[Points]:
     Raises:
         Unavailable: dlib or face_recognition_models is not installed.
     """
-    detector, predictor = _networks()
+    faces = _dlib()
     sides = picture.shape[:2]
     factor = min(WIDEST / max(sides), max(1.0, LEAST / min(sides)))
     image = Image.fromarray(picture)
@@ -44,10 +42,10 @@ def find_faces(picture: Frame) -> list[Points]:
     for turn in TURNS:
         turned = image.rotate(turn, Image.Resampling.BILINEAR, expand=True) if turn else image
         seen = np.ascontiguousarray(np.asarray(turned))
-        boxes, scores, _ = detector.run(seen, 0)
+        boxes, scores, _ = faces.detector.run(seen, 0)
         if len(scores) and max(scores) > best[0]:
             kept = [box for box, score in zip(boxes, scores, strict=True) if score >= DOUBT * max(scores)]
-            points = [np.array([(part.x, part.y) for part in predictor(seen, box).parts()]) + 0.5 for box in kept]
+            points = [np.array([(part.x, part.y) for part in faces.predictor(seen, box).parts()]) + 0.5 for box in kept]
             best = max(scores), [_turned_back(each, turn, turned, image) for each in points]
         if best[0] >= SURE:
             break
@@ -55,11 +53,7 @@ def find_faces(picture: Frame) -> list[Points]:
     return sorted((face * scale for face in best[1]), key=lambda face: float(face[:, 0].mean()))
 
 
-@cache
-def _networks() -> tuple[Any, Any]:
-    """The detector and the predictor of landmarks, whose file has 100 MB."""
-    dlib: Any = load_package("dlib", "faces")
-    return dlib.get_frontal_face_detector(), dlib.shape_predictor(str(model_file(LANDMARKS_FILE)))
+_dlib = cache(DlibFaces)  # the file of landmarks has 100 MB
 
 
 def _turned_back(points: Points, turn: float, turned: Image.Image, image: Image.Image) -> Points:

@@ -79,10 +79,20 @@ def run(args: argparse.Namespace) -> None:
         f"{args.output}: {counted(made.clips, 'clip')} of {people} in train/ and {made.test} in test/; "
         f"{made.without} of {counted(made.inputs, 'input')} gave none; manifest.csv says what became of each"
     )
-    if not made.clips and not made.troubled:
+    if not made.clips and not made.troubled and args.input.suffix.lower() != ".csv":
         print(f"heads of less than {options.least} pixels are not looked for (--least-head)")
+    if made.clips and not (made.train and made.test):
+        print("training needs people in train/ and in test/: give it videos of more of them, or another --test-share")
+    why = []
     if made.troubled:
-        raise Incomplete(
-            f"{args.output}: {len(made.troubled)} of {made.inputs} inputs are missing or could not be read to their "
-            f"end: {few(made.troubled)}; manifest.csv says why"
+        why.append(
+            f"{len(made.troubled)} of {made.inputs} inputs are missing or could not be read to their end: "
+            f"{few(made.troubled)}; manifest.csv says why"
         )
+    if made.both:
+        why.append(
+            f"{len(made.both)} of {made.people} people would be in train/ and in test/ and were left out: "
+            f"{few(made.both)}; --shared-people takes them"
+        )
+    if why:
+        raise Incomplete(f"{args.output}: {'; '.join(why)}")

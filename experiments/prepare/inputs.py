@@ -58,6 +58,7 @@ def find_inputs(path: Path, options: PrepareOptions) -> tuple[list[Input], str]:
         videos = read_metadata(path, options.shared_people)
         known = {} if not folder.is_dir() else {one.stem: one for one in sorted(folder.iterdir()) if is_clip(one)}
         inputs = [Input(name, known.get(name), None, tuple(parts), folder) for name, parts in videos.items()]
+        _different_names(inputs)
         return inputs, "metadata"
     if options.videos is not None:
         raise UserError(f"--videos {options.videos}: expected with a metadata CSV as INPUT, got {path}")
@@ -76,7 +77,7 @@ def find_inputs(path: Path, options: PrepareOptions) -> tuple[list[Input], str]:
     inputs = [
         Input(str(clip.relative_to(path)), clip, clip.parent.name if found.by_person else None) for clip in found.clips
     ]
-    _same_names(inputs)
+    _different_names(inputs)
     return inputs, "folders" if found.by_person else ""
 
 
@@ -86,10 +87,19 @@ def fit_for_names(text: str) -> str:
     return kept.lstrip(".") or "_"
 
 
-def _same_names(inputs: Sequence[Input]) -> None:
-    """Refuse two videos that differ only by suffix: their clips would have one name."""
-    seen: dict[tuple[str | None, str], str] = {}
+def _different_names(inputs: Sequence[Input]) -> None:
+    """Refuse people, or videos of one person, whose names are the same once they fit into names of files.
+
+    Raises:
+        UserError: names both.
+    """
+    people: dict[str, str] = {}
+    for name in (person for one in inputs for person in (one.person, *(part.person for part in one.parts)) if person):
+        if (other := people.setdefault(fit_for_names(name), name)) != name:
+            raise UserError(f"{name!r} and {other!r}: expected people whose names differ in letters or digits")
+    videos: dict[tuple[str | None, str], str] = {}
     for one in inputs:
-        other = seen.setdefault((one.person, one.video), one.name)
-        if other != one.name:
-            raise UserError(f"{one.path}: expected another name than {other}'s, whose clips would be called the same")
+        if (other := videos.setdefault((one.person, one.video), one.name)) != one.name:
+            raise UserError(
+                f"{one.path or one.name}: expected another name than {other}'s, whose clips would be called the same"
+            )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from memcomp.experiments.errors import UserError, few
+from memcomp.experiments.errors import UserError, counted
 from memcomp.experiments.prepare.inputs import find_inputs, fit_for_names
 from memcomp.experiments.prepare.manifest import Line, write_manifest, write_sheet
 from memcomp.experiments.prepare.options import PrepareOptions
@@ -17,6 +18,7 @@ from memcomp.experiments.prepare.work import Piece, clip_file, look_file
 from memcomp.experiments.prepare.workers import Task, work_through
 
 NO_CODE = "no face to tell the person by"
+ON_BOTH = "the person would be in train/ and in test/"
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,13 @@ class Prepared:
     """Inputs that gave no clip."""
     troubled: Sequence[str]
     """Names of inputs that could not be had, or not be read to their end."""
+    both: Sequence[str]
+    """People who would be in train/ and in test/; their clips are left out."""
+
+    @property
+    def people(self) -> int:
+        """How many there are, those of both sides among them."""
+        return self.train + self.test + len(self.both)
 
 
 def prepare(source: Path, output: Path, options: PrepareOptions) -> Prepared:
@@ -58,8 +67,8 @@ def prepare(source: Path, output: Path, options: PrepareOptions) -> Prepared:
         task.tools()  # what is missing is said before anything is written
     with records.held({"input": str(outside), **options.of_clips()}):
         todo = [one for one in inputs if not records.finished(one)]
-        for one in todo:
-            records.forget(one)
+        undone = {one.name for one in todo}
+        records.forget_but(one for one in inputs if one.name not in undone)
         missing = work_through(task, todo, len(inputs))
         return _arrange(records, missing, told_by, options)
 
@@ -73,11 +82,14 @@ class _Clip:
     person: str
     told_by: str
     side: str = ""
+    copy: int = 1
+    """Which one of several clips that would have one name."""
 
     @property
     def name(self) -> str:
         """Of the clip's file in its place."""
-        return f"{self.person}#{self.record.video}#{self.piece.first:06d}#{self.piece.end - 1:06d}.mp4"
+        span = f"{self.piece.first:06d}#{self.piece.end - 1:06d}"
+        return f"{self.person}#{self.record.video}#{span}{f'#{self.copy}' * (self.copy > 1)}.mp4"
 
     @property
     def place(self) -> str:
@@ -93,10 +105,15 @@ def _arrange(records: Records, missing: Mapping[str, str], told_by: str, options
     for clip in clips:
         clip.side = clip.piece.partition or sides[clip.person]
     people = {side: {clip.person for clip in clips if clip.side == side} for side in ("train", "test")}
-    if not options.shared_people and (both := sorted(people["train"] & people["test"])):
-        raise UserError(f"{records.output}: expected no person in train/ and in test/, {few(both)} would be in both")
+    both = [] if options.shared_people else sorted(people["train"] & people["test"])
+    on_both = {id(clip.piece) for clip in clips if clip.person in both}
+    clips = [clip for clip in clips if clip.person not in both]
+    named = Counter[str]()
+    for clip in clips:
+        named[clip.place] += 1
+        clip.copy = named[clip.place]
     records.move({f"{clip.record.key}/{clip_file(Path(), clip.piece).name}": clip.place for clip in clips})
-    lines = _lines(done, clips)
+    lines = _lines(done, clips, on_both)
     lines += [Line(name, None, None, 0, "missing", why) for name, why in missing.items()]
     lines.sort(key=lambda line: (line.input, -1 if line.first is None else line.first, line.last or 0))
     write_manifest(records.output, lines)
@@ -110,7 +127,8 @@ def _arrange(records: Records, missing: Mapping[str, str], told_by: str, options
     given = {clip.record.name for clip in clips}
     troubled = [line.input for line in lines if line.first is None and line.outcome != "done"]
     every = {line.input for line in lines}
-    return Prepared(len(clips), len(people["train"]), len(people["test"]), len(every), len(every - given), troubled)
+    sizes = (len(names.difference(both)) for names in (people["train"], people["test"]))
+    return Prepared(len(clips), *sizes, len(every), len(every - given), troubled, both)
 
 
 def _clips(done: Sequence[Record], told_by: str, options: PrepareOptions) -> list[_Clip]:
@@ -135,8 +153,8 @@ def _sides(clips: Sequence[_Clip], options: PrepareOptions) -> dict[str, str]:
     return split([clip.person for clip in clips], said, options.test_share, options.seed)
 
 
-def _lines(done: Sequence[Record], clips: Sequence[_Clip]) -> list[Line]:
-    """The manifest's lines of what was worked through."""
+def _lines(done: Sequence[Record], clips: Sequence[_Clip], on_both: Container[int]) -> list[Line]:
+    """The manifest's lines of what was worked through; `on_both`: pieces whose person is in train/ and in test/."""
     placed = {id(clip.piece): clip for clip in clips}
     lines = []
     for record in done:
@@ -145,7 +163,7 @@ def _lines(done: Sequence[Record], clips: Sequence[_Clip]) -> list[Line]:
         outcome = "done" if not result.failed else "incomplete" if result.frames else "failed"
         if result.failed and not result.pieces:
             outcome = "failed"
-        reason = result.failed or f"{written} clips"
+        reason = result.failed or counted(written, "clip")
         lines.append(Line(record.name, None, None, result.frames, outcome, reason))
         for piece in result.pieces:
             clip = placed.get(id(piece))
@@ -154,5 +172,6 @@ def _lines(done: Sequence[Record], clips: Sequence[_Clip]) -> list[Line]:
                 who = clip.person, clip.told_by, clip.side, clip.place
                 lines.append(Line(*span, "written", piece.why, *who, *piece.square))
             else:
-                lines.append(Line(*span, "left out", NO_CODE if piece.square else piece.why))
+                unplaced = ON_BOTH if id(piece) in on_both else NO_CODE
+                lines.append(Line(*span, "left out", unplaced if piece.square else piece.why))
     return lines

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,18 +87,22 @@ class Records:
         stamp = stamp_of(one)
         return content["stamp"] == stamp or (one.path is None and content["stamp"][0] == stamp[0])
 
-    def forget(self, one: Input) -> None:
-        """Remove what is known of an input, and its clips."""
-        key = key_of(one.name)
+    def forget_but(self, kept: Iterable[Input]) -> None:
+        """Remove what is known of all other inputs, and their clips: some have changed, some are there no more."""
+        keys = {key_of(one.name) for one in kept}
         places = self.places()
-        for name in [name for name in places if name.startswith(f"{key}/")]:
+        gone = [name for name in places if name.split("/")[0] not in keys]
+        for name in gone:
             for place in places.pop(name):
                 (self.output / place).unlink(missing_ok=True)
                 self._tidy((self.output / place).parent)
-        if (self.folder / PLACES).exists():
+        if gone:
             write_json(self.folder / PLACES, places)
-        (self.folder / f"{key}.json").unlink(missing_ok=True)
-        shutil.rmtree(self.folder / key, ignore_errors=True)
+        for entry in list(self.folder.iterdir()):
+            if entry.is_dir() and entry.name not in keys:
+                shutil.rmtree(entry, ignore_errors=True)
+            elif entry.suffix == ".json" and entry.name not in (SETTINGS, PLACES) and entry.stem not in keys:
+                entry.unlink(missing_ok=True)
 
     def all(self) -> list[Record]:
         """All records, by the names of the inputs."""
@@ -121,6 +125,12 @@ class Records:
         Stopped anywhere, it can be done again: a clip is at one of its known places or still waits.
         """
         places = self.places()
+        for name in places.keys() - wanted.keys():  # wanted nowhere any more: back to where it waited
+            for place in places[name]:
+                if (self.output / place).is_file():
+                    (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(self.output / place, self.folder / name)
+                    self._tidy((self.output / place).parent)
         known = {name: [*dict.fromkeys([*places.get(name, []), place])] for name, place in wanted.items()}
         if known != places:
             write_json(self.folder / PLACES, known)

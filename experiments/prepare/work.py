@@ -45,6 +45,8 @@ class Piece:
     partition: str | None = None
     code: list[float] | None = None
     """Identity code, where the input does not say who it is."""
+    number: int = 0
+    """Among the input's pieces: rows of metadata may show two people at the same time."""
 
 
 @dataclass
@@ -81,7 +83,7 @@ class Tools:
 
 def clip_file(folder: Path, piece: Piece) -> Path:
     """Where the clip of a piece waits for its person."""
-    return folder / f"{piece.first:06d}#{piece.end - 1:06d}.mp4"
+    return folder / f"{piece.number:04d}#{piece.first:06d}#{piece.end - 1:06d}.mp4"
 
 
 def look_file(folder: Path, piece: Piece) -> Path:
@@ -112,6 +114,8 @@ def prepare_input(one: Input, path: Path, folder: Path, options: PrepareOptions,
             _take_parts(one, path, options, result)
         else:
             _find_segments(path, options, tools, result)
+        for number, piece in enumerate(result.pieces):
+            piece.number = number
         if any(piece.square for piece in result.pieces):
             _write(path, folder, options, tools, result)
     except CannotWrite:
@@ -156,7 +160,7 @@ def _piece(stretch: Stretch, options: PrepareOptions, size: tuple[int, int]) -> 
 def _take_parts(one: Input, path: Path, options: PrepareOptions, result: Result) -> None:
     """The parts that metadata name, their boxes as they are."""
     rate = Fraction(options.rate)
-    for _ in _read(path, rate, result):  # to know how many there are
+    for _ in _read(path, rate, result):  # to know how many there are, and where they break off
         pass
     width, height = result.size
     for part in sorted(one.parts, key=lambda part: (part.start, part.line)):

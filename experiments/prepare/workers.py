@@ -21,7 +21,7 @@ from memcomp.experiments.errors import CannotWrite, Incomplete, UserError
 from memcomp.experiments.prepare.inputs import Input
 from memcomp.experiments.prepare.options import PrepareOptions
 from memcomp.experiments.prepare.records import Records
-from memcomp.experiments.prepare.work import Result, Tools, fetched, prepare_input
+from memcomp.experiments.prepare.work import Tools, fetched, prepare_input
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Worker:
         self._records, self._options, self._tools = Records(task.output), task.options, task.tools()
 
     def __call__(self, one: Input) -> str:
-        """Make an input's clips and write its record; returns why it cannot be had, if so."""
+        """Make an input's clips and write its record; returns why there is none, if so: it is tried again then."""
         folder = self._records.staging(one.name)
         try:
             path = fetched(one, folder)
@@ -67,8 +67,8 @@ class Worker:
             result = prepare_input(one, path, folder, self._options, self._tools)
         except CannotWrite:
             raise
-        except Exception as error:  # of a decoder or a detector: the other inputs are not to suffer
-            result = Result(failed=f"{type(error).__name__}: {error}")
+        except Exception as error:  # the other inputs are not to suffer, and perhaps it goes well another time
+            return f"{type(error).__name__}: {error}"
         coder = self._tools.identity.about if self._tools.identity else ""
         self._records.write(replace(one, path=path), result, coder)
         return ""

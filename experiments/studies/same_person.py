@@ -2,7 +2,8 @@
 
 `python -m memcomp.experiments.studies.same_person FOLDER… [--backend KEY=VALUE …] [--json FILE]`
 
-A code of each clip is the mean of those of five frames, as `memcomp prepare` makes it.
+A code of each clip is the mean of those of five frames. `memcomp prepare` takes them of the raw picture, with more of
+what is around the head.
 """
 
 from __future__ import annotations

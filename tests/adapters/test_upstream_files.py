@@ -114,6 +114,7 @@ MODELS = {
             MRAA,
             bg_predictor_params={"bg_type": "zero", "block_expansion": 32, "max_features": 1024, "num_blocks": 5},
             region_predictor_params__pca_based=False,
+            generator_params__skips=False,
             **{f"{FLOW}__use_deformed_source": False, f"{FLOW}__estimate_occlusion_map": False},
         ),
     ),

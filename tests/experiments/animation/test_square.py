@@ -120,7 +120,7 @@ def test_pasted_back_nothing_changes_outside_and_no_seam_shows(said, pictures, t
     words = ["--source", tmp_path / "face.png", "--driving", tmp_path / "driving", "--output", tmp_path / "out"]
     words += ["--checkpoint", "demo", "--crop", said, "--crop-driving", said, "--paste"]
     assert main(["animate", *map(str, words)]) == 0
-    assert "1 frames of 1280×720 at 25 per second: the form has no sound" in capsys.readouterr().out
+    assert "1 frame of 1280×720 at 25 per second: the form has no sound" in capsys.readouterr().out
     pasted = np.asarray(Image.open(tmp_path / "out" / "frame_000000.png"))
     square = find_square(tmp_path, frame, said)
     mask = Paste(frame, square).mask

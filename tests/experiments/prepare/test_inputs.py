@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from memcomp.experiments import cli
+from memcomp.experiments.prepare import workers
 from memcomp.experiments.prepare.inputs import fit_for_names
 from memcomp.experiments.video import Frames, write_video
 
@@ -129,3 +130,34 @@ def test_names_keep_to_what_files_may_be_called():
 def _made(folder: Path) -> Path:
     folder.mkdir()
     return folder
+
+
+def test_people_whose_names_fit_to_one_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for person in ("a_b", "a:b"):
+        video(tmp_path / "raw" / person / "1.mp4")
+    assert cli.main(["prepare", str(tmp_path / "raw"), "--output", str(tmp_path / "out"), *OPTIONS]) == 2
+    assert "expected people whose names differ" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_what_is_an_input_no_more_leaves_the_output(tmp_path: Path, bright: None):
+    for person in ("anna", "bert", "cleo"):
+        video(tmp_path / "raw" / person / "1.mp4")
+    assert len(prepared(tmp_path / "raw", "--test-share", "0.3")) == 3
+    (tmp_path / "raw" / "anna").rename(tmp_path / "raw" / "dora")
+    clips = {clip for clip, _ in prepared(tmp_path / "raw", "--test-share", "0.3")}
+    output = tmp_path / "prepared"
+    assert {str(file.relative_to(output)) for file in output.glob("t*/*/*.mp4")} == clips
+    assert sorted(clip.split("/")[1] for clip in clips) == ["bert", "cleo", "dora"]
+
+
+def test_a_failure_that_passes_is_tried_again(tmp_path: Path, bright: None, monkeypatch: pytest.MonkeyPatch):
+    source, plain = video(tmp_path / "raw.mp4"), workers.prepare_input
+
+    def failing(*args: object) -> None:
+        raise MemoryError("just now")
+
+    monkeypatch.setattr(workers, "prepare_input", failing)
+    words = ["prepare", str(source), "--output", str(tmp_path / "prepared"), *OPTIONS]
+    assert cli.main(words) == 3 and "MemoryError: just now" in (tmp_path / "prepared" / "manifest.csv").read_text()
+    monkeypatch.setattr(workers, "prepare_input", plain)
+    assert len(prepared(source)) == 1

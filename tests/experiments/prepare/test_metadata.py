@@ -80,6 +80,45 @@ def test_rows_become_clips(folder: Path, capsys: pytest.CaptureFixture[str], mon
     assert third[2] == "missing" and "yt-dlp on the path" in third[3]
 
 
+@pytest.mark.parametrize("second", ["test,id2", "train,id2", "train,id1"])
+def test_people_at_the_same_time_keep_a_clip_each(folder: Path, second: str):
+    rows = ["first,0,10,20-10-60-50,25,120,80,train,id1", f"first,0,10,70-10-110-50,25,120,80,{second}"]
+    (folder / "two.csv").write_text(HEAD + "\n".join(rows) + "\n")
+    assert cli.main(["prepare", str(folder / "two.csv"), "--output", str(folder / "clips"), *OPTIONS]) == 0
+    with (folder / "clips" / "manifest.csv").open(newline="") as file:
+        places = [line["clip"] for line in csv.DictReader(file) if line["outcome"] == "written"]
+    assert len(set(places)) == 2
+    colours = [next(iter(Frames(folder / "clips" / place))).mean((0, 1)).argmax() for place in places]
+    assert colours == [0, 1]  # what each row shows is in its own clip
+
+
+def test_a_person_of_both_sides_is_left_out_and_said(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
+    """Codes take both videos for one person, whose parts the metadata put into train and test."""
+    monkeypatch.setattr("memcomp.experiments.prepare.prepare.clusters", lambda codes, distance: [1] * len(codes))
+    monkeypatch.setattr("memcomp.experiments.prepare.workers.create_backend", lambda *_: Constant())
+    rows = ["first,0,10,20-10-60-50,25,120,80,train,", "second,0,20,40-20-120-100,50,240,160,test,"]
+    (folder / "who.csv").write_text(HEAD + "\n".join(rows) + "\n")
+    call = ["prepare", str(folder / "who.csv"), "--output", str(folder / "clips"), *OPTIONS]
+    assert cli.main(call) == 3
+    assert "1 of 1 people would be in train/ and in test/" in (said := capsys.readouterr().err)
+    assert "--shared-people takes them" in said and not list((folder / "clips").glob("t*/*/*.mp4"))
+    assert [line[2:] for line in manifest(folder / "clips") if line[1]] == [
+        ("left out", "the person would be in train/ and in test/")
+    ] * 2
+    assert cli.main([*call, "--shared-people"]) == 0
+    assert len(list((folder / "clips").glob("t*/*/*.mp4"))) == 2
+    assert cli.main(call) == 3 and not list((folder / "clips").glob("t*/*/*.mp4"))  # and back
+
+
+class Constant:
+    """An identity backend to whom all are one."""
+
+    about = "constant"
+
+    def __call__(self, pictures):
+        return [np.zeros(2) for _ in pictures]
+
+
 def test_yt_dlp_fetches_what_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch):
     tools = folder / "tools"
     tools.mkdir()

@@ -178,7 +178,7 @@ def test_recipes_are_listed_by_host_with_their_row_and_printed_with_every_key(ca
         "mcnet_baseline": "Table 2, Baseline ", "mcnet_mcm": "Table 2, Baseline + MCM ",
         "mcnet_mcm_nosplit": "Table 2, Baseline + MCM w/o Eq. 3 ", "mcnet": "Table 2, Baseline + IICM + MCM (MCNet) ",
         "fomm_mcnet": "Table 2, FOMM + IICM + MCM ", "dagan": " ours ", "dagan_mcnet": " ours ",
-        "demo/fomm": " ours ", "fomm_finetune": " ours ", "mraa": "Table 1, MRAA ", "mraa_mcnet": " ours ",
+        "demo/fomm": " ours ", "fomm_finetune": " ours ", "mraa": "Table 1, MRAA, ", "mraa_mcnet": " ours ",
     }.items():  # fmt: skip
         assert row in listed[name], name
     assert main(["recipes", "tpsm_mcnet", "--resolved"]) == 0
