@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from memcomp.experiments.checkpoints import kept, run_file
 from memcomp.experiments.checkpoints.find import CHECKPOINT, metadata
 from memcomp.experiments.data.pairs import PairSet
-from memcomp.experiments.training import held_out, log, loop, optimizers
+from memcomp.experiments.training import held_out, log, loop, optimizers, setup
 
 SMALL = (
     "device=cpu",
@@ -155,7 +155,7 @@ def _watched(send: Callable[[Mark], None], stop_at: Mark | None) -> None:
     before(log.RunLog, "add", "log row", lambda _, values: int(values["step"]))
     before(kept, "save_run", "checkpoint: begun", lambda *_, **__: now[0])
     before(held_out.HeldOut, "draw", "drawing", lambda *_: now[0])
-    before(loop, "ignore_interrupts", "worker", lambda _: os.getpid())
+    before(setup, "ignore_interrupts", "worker", lambda _: os.getpid())
 
 
 def _run(words: Sequence[str], out: Path, environment: dict[str, str], send: Connection, stop_at: Mark | None) -> None:

@@ -10,49 +10,28 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from memcomp.adapters import Host, HostOutput
-from memcomp.adapters.folder import WEIGHTS
-from memcomp.adapters.shared.draws import ShareGenerator
-from memcomp.experiments.checkpoints.build import build_host, initialise, load_weights
-from memcomp.experiments.checkpoints.find import CHECKPOINT
 from memcomp.experiments.checkpoints.kept import (
     BEST,
-    earlier,
     has_run,
-    load_newest,
-    make_newest,
     save_checkpoint,
-    sweep,
 )
-from memcomp.experiments.checkpoints.run_file import RunState, save_run
-from memcomp.experiments.checkpoints.trained import RECIPE, save_trained
-from memcomp.experiments.data.batching import StepBatches, collate, loading, on_device
+from memcomp.experiments.checkpoints.run_file import save_run
+from memcomp.experiments.checkpoints.trained import save_trained
 from memcomp.experiments.data.clips import warn_of_conversions
-from memcomp.experiments.data.pairs import seeded
-from memcomp.experiments.data.sources import held_out_pairs, training_pairs
-from memcomp.experiments.errors import UserError, warn
-from memcomp.experiments.files import atomic_write, writable_folder
-from memcomp.experiments.interruption import ignore_interrupts, interruption, no_worker_left
+from memcomp.experiments.errors import UserError
+from memcomp.experiments.interruption import interruption, no_worker_left
 from memcomp.experiments.processes import Processes
 from memcomp.experiments.recipe.sections import Recipe
-from memcomp.experiments.training.average import Average
-from memcomp.experiments.training.capacity import initialise_widened, resolved
-from memcomp.experiments.training.held_out import HeldOut
-from memcomp.experiments.training.log import Clock, RunLog
-from memcomp.experiments.training.loss import Objective
-from memcomp.experiments.training.optimizers import DISCRIMINATOR, Optimisers, rate_factor
+from memcomp.experiments.training.log import Clock
 from memcomp.experiments.training.precision import autocast, products_of
-from memcomp.experiments.training.resume import RULES, allowed_changes
+from memcomp.experiments.training.setup import Training
+from memcomp.experiments.training.step import Outcome, step
 
 LAST = 20  # the held-out loss is measured after each of this many last steps
 
@@ -122,145 +101,6 @@ def train(
     measured = (run.log.column("held_out") if run.log is not None else []) or [math.nan]
     tail = measured[-LAST:]
     return TrainingResult(folder, done, done == run.total, measured[0], sum(tail) / len(tail))
-
-
-# ---- set up ----------------------------------------------------------------------------------------------------------
-
-
-class Training:
-    """Everything that the loop works with; it is made before anything is written into `folder`.
-
-    Attributes:
-        recipe: resolved: the capacity control widened, files that the host's model named read.
-        batches: the pairs of the steps that are left, in this process.
-        info: what the checkpoints tell of the run; the loop keeps it up to date.
-        converted: what is told of clips that reading converted; the loop adds to it.
-        held_out, log: None but in the first process, which writes.
-    """
-
-    def __init__(
-        self, recipe: Recipe, folder: Path, processes: Processes, resume: bool, allow: Sequence[str] = ()
-    ) -> None:
-        # the run: a new one, or one to go on with
-        optim, device, last = recipe.optim, processes.device, folder / CHECKPOINT
-        if resume and not has_run(folder):
-            raise UserError(f"{last}: nothing to resume; expected the checkpoint of an earlier run")
-        for file in () if resume else (last, *earlier(folder), folder / WEIGHTS):
-            if file.is_file():
-                raise UserError(f"{file}: there already, of an earlier run; resume it or choose another folder")
-        if optim.batch_size % (processes.world * optim.accumulate):
-            shared = f"{optim.batch_size} pairs cannot be shared by {processes.world} processes"
-            parts = f" in {optim.accumulate} parts each" if optim.accumulate > 1 else ""
-            raise UserError(f"optim.batch_size: {shared}{parts}")
-        self.folder, self.processes = writable_folder(folder), processes
-        last, saved = load_newest(folder) if resume else (last, None)
-        self.start = 0 if saved is None else saved.step
-        if recipe.threads:
-            torch.set_num_threads(recipe.threads)
-
-        # what learns: the host with its memory, the loss, the optimisers
-        recipe = resolved(recipe)
-        self.host = build_host(recipe, sync_batchnorm=processes.world > 1 and device.type == "cuda")
-        self.recipe = recipe = replace(recipe, host=replace(recipe.host, model=self.host.model))
-        changed = _load(self.host, recipe, saved, last, allow)
-        self.rules = RULES if saved is None else saved.info.get("rules", 1)
-        self.precision = recipe.precision
-        if self.rules < RULES and self.precision == "float32" and device.type == "cuda":
-            warn(f"{last}: of an earlier version, whose float32 meant TF32 for convolutions: goes on with tf32")
-            self.precision = "tf32"
-        if self.rules < RULES and processes.world > 1:
-            warn(f"{last}: of an earlier version: each process goes on with random draws of its own")
-        self.memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        self.host.to(device).to(memory_format=self.memory_format).train()
-        self.objective = Objective(recipe.loss, recipe.stage).to(device)
-        self.optimisers = Optimisers(self.host, optim)
-        self.average = None if optim.ema is None else Average(self.host, optim.ema)
-        if saved is not None:
-            self.optimisers.load_state(saved.optimizer(), str(last))
-        if self.average is not None and saved is not None and (averaged := saved.average()):
-            self.average.load(averaged)
-
-        # what it learns from: pairs of frames, the same for any number of processes and workers
-        pairs = training_pairs(recipe)  # after the host, for heads may take minutes to render
-        self.steps_per_epoch = pairs.epoch_length / optim.batch_size
-        self.total = math.ceil((optim.epochs or 0) * self.steps_per_epoch) if optim.steps is None else optim.steps
-        self.batches = DataLoader(
-            pairs,
-            batch_sampler=StepBatches(self.start, self.total, optim.batch_size, processes.rank, processes.world),
-            **loading(recipe.data.workers, _batch_bytes(recipe, processes.world), processes.on_this_machine),
-            collate_fn=collate,
-            pin_memory=device.type == "cuda",
-            worker_init_fn=ignore_interrupts,
-        )
-        torch.backends.cudnn.benchmark = True  # every step has the same sizes
-
-        # what is told of it: numbers for the checkpoints, held-out pairs, the log
-        self.info: dict[str, Any] = {"backbone": self.objective.backbone, "torch": torch.__version__}
-        self.info |= {"skipped_steps": 0, "damaged_clips": []} | ({"rules": RULES} if saved is None else saved.info)
-        if changed:
-            self.info["changed"] = [*self.info.get("changed", []), f"from step {self.start} on: {'; '.join(changed)}"]
-        first = processes.first
-        if first and saved is not None and last != folder / CHECKPOINT:
-            make_newest(folder, last)
-        self.held_out = HeldOut(recipe, self.objective, held_out_pairs(recipe), device) if first else None
-        self.converted = set() if self.held_out is None else self.held_out.converted
-        self.log = None if self.held_out is None else _open_log(self, self.held_out)
-        self.saved = time.monotonic()  # when the newest checkpoint was written
-
-    def averaged(self) -> AbstractContextManager[None]:
-        """Inside of the context the host has the weights that are measured and kept: the average, if there is one."""
-        return nullcontext() if self.average is None else self.average.in_place(self.host)
-
-
-def _batch_bytes(recipe: Recipe, world: int) -> int:
-    """Bytes of one process's share of a batch as it leaves the loader; pictures with motion are float."""
-    pictures = 2 * recipe.optim.batch_size // world
-    return pictures * recipe.data.channels * recipe.size**2 * (4 if recipe.data.motion else 1)
-
-
-def _open_log(run: Training, held_out: HeldOut) -> RunLog:
-    """Write recipe.yaml, and log.csv up to the step at which the run starts."""
-    # measured before anything is written: it finds what a recipe asks of a host that cannot do it
-    before = []
-    if run.start == 0:
-        with products_of(run.precision), autocast(run.precision, run.processes.device):
-            before = [{"step": 0, "held_out": held_out.loss(run.host)}]
-    sweep(run.folder)
-    with atomic_write(run.folder / RECIPE) as temporary:
-        temporary.write_text(run.recipe.to_yaml(), encoding="utf-8")
-    log = RunLog(run.folder / "log.csv", run.start)
-    for row in before:
-        log.add(row)
-    return log
-
-
-def _load(host: Host, recipe: Recipe, saved: RunState | None, origin: Path, allow: Sequence[str]) -> list[str]:
-    """Give the host the weights that it starts with, and prepare it for its stage; returns what changed in the recipe.
-
-    Raises:
-        UserError: the weights do not fit, or a resumed run has another recipe.
-    """
-    changed: list[str] = []
-    if saved is not None:
-        changed = allowed_changes(recipe, saved.recipe, allow, origin, rules=saved.info.get("rules", 1))
-        load_weights(host, saved.model(), str(origin))
-    elif recipe.init is not None and recipe.host.widened != 1:
-        initialise_widened(host, recipe)
-    elif recipe.init is not None:
-        initialise(host, recipe.init)
-    try:
-        host.check_trainable()
-    except ValueError as error:
-        raise UserError(f"host {host.name!r} of the recipe: {error}") from None
-    if recipe.stage is not None:
-        try:
-            host.enter_stage(recipe.stage)
-        except ValueError as error:
-            raise UserError(f"stage: {error}") from None
-    return changed
-
-
-# ---- loop ------------------------------------------------------------------------------------------------------------
 
 
 def loop(run: Training, stop_after: int | None, progress: bool) -> int:
@@ -365,81 +205,3 @@ def _draw(run: Training, done: int) -> None:
     with run.averaged(), autocast(run.precision, run.processes.device):
         run.held_out.draw(_sample(run, done), run.host)
     run.log.draw(run.folder / "losses.png")
-
-
-# ---- step ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The numbers of one step. `loss` and `terms` are still on the device: to read them is to wait for it."""
-
-    loss: Tensor
-    terms: dict[str, Tensor]
-    norm: float  # of all gradients before clipping; not finite: the step was undone
-    rate: float
-
-
-def step(run: Training, batch: dict[str, Any], number: int) -> Outcome:
-    """Take one optimiser step, `number` from 0; a gradient that is not finite undoes it."""
-    # what this step works with: its pictures, draws, learning rate, and the batch statistics to go back to
-    recipe, host, optimisers, device = run.recipe, run.host, run.optimisers, run.processes.device
-    source, driving = (one.contiguous(memory_format=run.memory_format) for one in on_device(batch, device))
-    epoch = number / run.steps_per_epoch
-    rate = optimisers.set_rate(rate_factor(number, run.total, run.steps_per_epoch, recipe.optim))
-    statistics = [buffer for buffer in host.buffers() if buffer.is_floating_point()]
-    before = [buffer.clone() for buffer in statistics]
-
-    # the host with its memory, part by part of the batch: forward, backward; what is kept are means over the parts
-    optimisers.zero_grad()
-    count, size = recipe.optim.accumulate, len(source) // recipe.optim.accumulate
-    losses: list[Tensor] = []
-    terms: dict[str, Tensor] = {}
-    outputs: list[tuple[HostOutput, Tensor]] = []
-    for first in range(0, len(source), size):
-        part = source[first : first + size], driving[first : first + size]
-        with autocast(run.precision, device):
-            loss, found, output = run.objective(host, *part, draws(run, number, first), epoch)
-        (loss / count).backward()
-        losses.append(loss.detach() / count)
-        terms = {name: terms.get(name, 0) + value / count for name, value in found.items()}
-        if run.objective.adversarial and output is not None:
-            outputs.append((output, part[1]))
-
-    # averaged over the processes, clipped; a step unless not finite
-    run.processes.average(optimisers.gradients())
-    norm = optimisers.step(optimisers.generator_parts())
-
-    # what is not finite is undone: it would stay in the running statistics of batch norm for good
-    if not math.isfinite(norm):
-        for buffer, value in zip(statistics, before, strict=True):
-            buffer.copy_(value)
-    # else the discriminator has its turn, on the same predictions
-    elif outputs:
-        terms["discriminator"] = discriminator_step(run, outputs)
-    if run.average is not None and math.isfinite(norm):
-        run.average.update(host, number)
-    return Outcome(torch.stack(losses).sum(), terms, norm, rate)
-
-
-def discriminator_step(run: Training, outputs: Sequence[tuple[HostOutput, Tensor]]) -> Tensor:
-    """Take the discriminator's optimiser step on what the host made of each part's driving frames; its mean loss."""
-    optimisers, total = run.optimisers, torch.zeros((), device=run.processes.device)
-    optimisers.zero_grad()  # the generator's loss left gradients in it
-    for output, driving in outputs:
-        with autocast(run.precision, run.processes.device):
-            judged = run.recipe.loss.discriminator_gan * run.host.discriminator_loss(output, driving)
-        (judged / len(outputs)).backward()
-        total = total + judged.detach() / len(outputs)
-    run.processes.average(optimisers.gradients())
-    optimisers.step([DISCRIMINATOR])
-    return total
-
-
-def draws(run: Training, number: int, first: int) -> torch.Generator:
-    """The generator of the step `number` for this process's pairs from its `first` on: each pair has its own draws."""
-    rank, batch = run.processes.rank, run.recipe.optim.batch_size
-    if run.rules < RULES:
-        return seeded(run.recipe.seed, f"transform {rank}", number)
-    share = batch // run.processes.world
-    return ShareGenerator.of(seeded(run.recipe.seed, "transform 0", number), batch, rank * share + first)

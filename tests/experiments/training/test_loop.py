@@ -343,7 +343,7 @@ TWO_PROCESSES = """
 import sys
 import torch
 from safetensors.torch import save_file
-from memcomp.experiments.training import loop as training
+from memcomp.experiments.training import loop, setup
 from memcomp.experiments.processes import Processes
 from memcomp.experiments.recipe.load import load_recipe
 
@@ -354,9 +354,9 @@ assert tensors[0].tolist() == [[0.5, 0.5], [0.5, 0.5]], tensors
 assert tensors[1].tolist() == [0, 1.5, 3.0], tensors
 assert processes.any(processes.rank == 1) and not processes.any(False)
 
-hosts, build = [], training.build_host
-training.build_host = lambda *args, **kwargs: hosts.append(build(*args, **kwargs)) or hosts[-1]
-training.train(load_recipe(sys.argv[1] + "/tiny.yaml"), sys.argv[1] + "/run", progress=False)
+hosts, build = [], setup.build_host
+setup.build_host = lambda *args, **kwargs: hosts.append(build(*args, **kwargs)) or hosts[-1]
+loop.train(load_recipe(sys.argv[1] + "/tiny.yaml"), sys.argv[1] + "/run", progress=False)
 weights = {name: value.detach().contiguous() for name, value in hosts[0].named_parameters()}
 save_file(weights, f"{sys.argv[1]}/rank{processes.rank}.safetensors")
 """

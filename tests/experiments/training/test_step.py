@@ -15,10 +15,11 @@ from memcomp.experiments.data.pairs import seeded
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.processes import Processes
 from memcomp.experiments.recipe.load import with_overrides
-from memcomp.experiments.training import loop as training
 from memcomp.experiments.training.average import Average
 from memcomp.experiments.training.loop import train
 from memcomp.experiments.training.precision import autocast, products_of
+from memcomp.experiments.training.setup import Training
+from memcomp.experiments.training.step import draws, step
 
 LAST = "checkpoints/last.safetensors"
 
@@ -68,16 +69,16 @@ def test_the_noise_of_a_released_memory_is_drawn_from_the_step_and_resumed(tiny,
 
 
 def test_processes_share_the_draws_of_one(tiny, tmp_path, monkeypatch):
-    run = training.Training(tiny, tmp_path / "run", Processes.start("cpu"), False)
-    whole = torch.randn(4, 3, generator=training.draws(run, 7, 0))
+    run = Training(tiny, tmp_path / "run", Processes.start("cpu"), False)
+    whole = torch.randn(4, 3, generator=draws(run, 7, 0))
     found = []
     for rank in range(2):
         run.processes = Processes(rank, 2, torch.device("cpu"))
-        found.append(draw_each(torch.randn, 2, 3, generator=training.draws(run, 7, 0)))
+        found.append(draw_each(torch.randn, 2, 3, generator=draws(run, 7, 0)))
     assert torch.equal(torch.cat(found), whole)
     run.rules = 1  # of an earlier version: each process draws for itself
     assert torch.equal(
-        torch.randn(3, generator=training.draws(run, 7, 0)),
+        torch.randn(3, generator=draws(run, 7, 0)),
         torch.randn(3, generator=seeded(tiny.seed, "transform 1", 7)),
     )
 
@@ -90,7 +91,7 @@ def test_parts_give_the_gradients_of_the_batch(tiny, tmp_path, monkeypatch):
     found = {}
     for parts in (1, 2, 4):
         recipe = with_overrides(tiny, [f"optim.accumulate={parts}", "optim.clip=null", "optim.steps=1"], "test")
-        run = training.Training(recipe, tmp_path / str(parts), Processes.start("cpu"), False)
+        run = Training(recipe, tmp_path / str(parts), Processes.start("cpu"), False)
         for module in run.host.modules():
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
                 module.train(False)
@@ -99,7 +100,7 @@ def test_parts_give_the_gradients_of_the_batch(tiny, tmp_path, monkeypatch):
         monkeypatch.setattr(run.optimisers, "step", lambda parts: 1.0)
         batch = next(iter(run.batches))
         batch = batch | {name: batch[name].double() for name in ("source", "driving")}
-        outcome = training.step(run, batch, 0)
+        outcome = step(run, batch, 0)
         found[parts] = {name: value.grad for name, value in run.host.named_parameters() if value.grad is not None}
         found[parts]["loss"] = outcome.loss
         found[parts] |= {f"term {name}": value for name, value in outcome.terms.items()}

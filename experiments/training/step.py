@@ -1,0 +1,95 @@
+"""One optimiser step: parts of the batch, gradients over the processes, clipping; what is not finite is undone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from memcomp.adapters import HostOutput
+from memcomp.adapters.shared.draws import ShareGenerator
+from memcomp.experiments.data.batching import on_device
+from memcomp.experiments.data.pairs import seeded
+from memcomp.experiments.training.optimizers import DISCRIMINATOR, rate_factor
+from memcomp.experiments.training.precision import autocast
+from memcomp.experiments.training.resume import RULES
+from memcomp.experiments.training.setup import Training
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The numbers of one step. `loss` and `terms` are still on the device: to read them is to wait for it."""
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    norm: float  # of all gradients before clipping; not finite: the step was undone
+    rate: float
+
+
+def step(run: Training, batch: dict[str, Any], number: int) -> Outcome:
+    """Take one optimiser step, `number` from 0; a gradient that is not finite undoes it."""
+    # what this step works with: its pictures, draws, learning rate, and the batch statistics to go back to
+    recipe, host, optimisers, device = run.recipe, run.host, run.optimisers, run.processes.device
+    source, driving = (one.contiguous(memory_format=run.memory_format) for one in on_device(batch, device))
+    epoch = number / run.steps_per_epoch
+    rate = optimisers.set_rate(rate_factor(number, run.total, run.steps_per_epoch, recipe.optim))
+    statistics = [buffer for buffer in host.buffers() if buffer.is_floating_point()]
+    before = [buffer.clone() for buffer in statistics]
+
+    # the host with its memory, part by part of the batch: forward, backward; what is kept are means over the parts
+    optimisers.zero_grad()
+    count, size = recipe.optim.accumulate, len(source) // recipe.optim.accumulate
+    losses: list[Tensor] = []
+    terms: dict[str, Tensor] = {}
+    outputs: list[tuple[HostOutput, Tensor]] = []
+    for first in range(0, len(source), size):
+        part = source[first : first + size], driving[first : first + size]
+        with autocast(run.precision, device):
+            loss, found, output = run.objective(host, *part, draws(run, number, first), epoch)
+        (loss / count).backward()
+        losses.append(loss.detach() / count)
+        terms = {name: terms.get(name, 0) + value / count for name, value in found.items()}
+        if run.objective.adversarial and output is not None:
+            outputs.append((output, part[1]))
+
+    # averaged over the processes, clipped; a step unless not finite
+    run.processes.average(optimisers.gradients())
+    norm = optimisers.step(optimisers.generator_parts())
+
+    # what is not finite is undone: it would stay in the running statistics of batch norm for good
+    if not math.isfinite(norm):
+        for buffer, value in zip(statistics, before, strict=True):
+            buffer.copy_(value)
+    # else the discriminator has its turn, on the same predictions
+    elif outputs:
+        terms["discriminator"] = discriminator_step(run, outputs)
+    if run.average is not None and math.isfinite(norm):
+        run.average.update(host, number)
+    return Outcome(torch.stack(losses).sum(), terms, norm, rate)
+
+
+def discriminator_step(run: Training, outputs: Sequence[tuple[HostOutput, Tensor]]) -> Tensor:
+    """Take the discriminator's optimiser step on what the host made of each part's driving frames; its mean loss."""
+    optimisers, total = run.optimisers, torch.zeros((), device=run.processes.device)
+    optimisers.zero_grad()  # the generator's loss left gradients in it
+    for output, driving in outputs:
+        with autocast(run.precision, run.processes.device):
+            judged = run.recipe.loss.discriminator_gan * run.host.discriminator_loss(output, driving)
+        (judged / len(outputs)).backward()
+        total = total + judged.detach() / len(outputs)
+    run.processes.average(optimisers.gradients())
+    optimisers.step([DISCRIMINATOR])
+    return total
+
+
+def draws(run: Training, number: int, first: int) -> torch.Generator:
+    """The generator of the step `number` for this process's pairs from its `first` on: each pair has its own draws."""
+    rank, batch = run.processes.rank, run.recipe.optim.batch_size
+    if run.rules < RULES:
+        return seeded(run.recipe.seed, f"transform {rank}", number)
+    share = batch // run.processes.world
+    return ShareGenerator.of(seeded(run.recipe.seed, "transform 0", number), batch, rank * share + first)
