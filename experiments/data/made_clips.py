@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from memcomp.experiments.video import Frame
+from memcomp.experiments.video import Frame, write_video
+
+RATE = 25  # frames a second
 
 
 def moving(seed: int, frames: int, size: int) -> Iterator[Frame]:
@@ -28,11 +31,19 @@ def moving(seed: int, frames: int, size: int) -> Iterator[Frame]:
         yield (picture + random.normal(0, 2, picture.shape)).clip(0, 255).astype(np.uint8)
 
 
-def encode(path: Path, frames: Iterator[Frame], size: int, options: dict[str, str]) -> None:
-    """Write frames (size, size, 3) as H.264 in mp4 with options of x264."""
+def encode(path: Path, frames: Iterator[Frame], key_frames: int) -> None:
+    """Write frames (size, size, 3) as x264 does by default, in mp4, a key frame every so many."""
+    first = next(frames)
     with av.open(str(path), "w", format="mp4") as container:
-        stream: Any = container.add_stream("libx264", rate=25, options={"crf": "16", **options})
-        stream.pix_fmt, stream.height, stream.width = "yuv420p", size, size
-        for frame in frames:
+        stream: Any = container.add_stream("libx264", rate=RATE, options={"crf": "16", "g": str(key_frames)})
+        stream.pix_fmt, (stream.height, stream.width, _) = "yuv420p", first.shape
+        for frame in chain([first], frames):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
+
+
+def as_prepared(path: Path, frames: Iterator[Frame], key_frames: int) -> None:
+    """Write frames (size, size, 3) as `memcomp prepare` writes clips."""
+    with write_video(path, RATE, key_frames=key_frames, threads=1) as append:
+        for frame in frames:
+            append(frame)

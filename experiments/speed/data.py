@@ -62,15 +62,16 @@ def _jobs(options: DataOptions, scratch: Path) -> dict[str, dict[str, Any]]:
 
     if options.root is not None:
         return {"cached": job(options.root, cached=True), "not cached": job(options.root, cached=False)}
-    kinds = {f"a key frame every {distance}": {"g": str(distance)} for distance in options.key_frames}
-    kinds["as prepare writes"] = {"g": str(options.prepared), "bf": "0"}
+    kinds = {f"a key frame every {distance}": distance for distance in options.key_frames}
+    kinds["as prepare writes"] = options.prepared
     jobs = {}
-    for case, how in kinds.items():
+    for case, distance in kinds.items():
+        encode = made_clips.as_prepared if case == "as prepare writes" else made_clips.encode
         folder = scratch / case.replace(" ", "_") / "train"
         folder.mkdir(parents=True)
         for number in range(options.clips):
             frames = made_clips.moving(number, options.frames, options.size)
-            made_clips.encode(folder / f"person{number}_1.mp4", frames, options.size, how)
+            encode(folder / f"person{number}_1.mp4", frames, distance)
         jobs[case] = job(folder.parent, cached=False)
     return {"cached": job(folder.parent, cached=True)} | jobs
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from memcomp.experiments.data.clips import Clips
-from memcomp.experiments.data.made_clips import encode, moving
+from memcomp.experiments.data.made_clips import as_prepared, moving
 from memcomp.experiments.files import atomic_write
 from memcomp.experiments.video import Frame, Frames
 
@@ -86,7 +86,7 @@ def _frames(args: argparse.Namespace) -> list[list[Frame]]:
 def _as_video(folder: Path, clips: list[list[Frame]], distance: int) -> Way:
     folder.mkdir()
     for number, frames in enumerate(clips):
-        encode(folder / f"{number:03d}.mp4", iter(frames), len(frames[0]), {"g": str(distance), "bf": "0"})
+        as_prepared(folder / f"{number:03d}.mp4", iter(frames), distance)
     return folder, partial(_clips, folder, len(clips[0][0]))
 
 
