@@ -16,7 +16,7 @@ from memcomp.experiments.animation import Animator, Motion
 from memcomp.experiments.animation.square import Square, find_square
 from memcomp.experiments.animation.track import Track
 from memcomp.experiments.data.batching import batched
-from memcomp.experiments.errors import UserError
+from memcomp.experiments.errors import UserError, counted
 from memcomp.experiments.output.figures import caption
 from memcomp.experiments.ui.limits import Limits
 from memcomp.experiments.ui.models import Choice
@@ -169,7 +169,7 @@ def run_job(
     still = [to_frame(square.cut(frame, sizes[-1]))] * len(clip.times)
     beside = _beside([still, clip.pictures[sizes[-1]], *columns], titles)
     together = writer.write("side_by_side.mp4", beside, sound=True)
-    return Result(shown, driving, tuple(made), together, _words(clip, made, order))
+    return Result(shown, driving, tuple(made), together, _words(clip, made, order, sound=writer.sound))
 
 
 def read_clip(order: Order, limits: Limits, sizes: Sequence[int], stopped: Callable[[], bool]) -> Clip:
@@ -222,6 +222,7 @@ class _Writer:
 
     def __init__(self, order: Order, clip: Clip, folder: Path) -> None:
         self.order, self.clip, self.folder = order, clip, folder
+        self.sound = False  # whether the last video that was to have sound has it
         self.rate = rate_of([float(time) for time, _ in clip.times])
 
     def write(self, name: str, frames: Sequence[Frame], *, sound: bool) -> Path:
@@ -232,7 +233,7 @@ class _Writer:
                 append(frame[: len(frame) // 2 * 2, : frame.shape[1] // 2 * 2], time, lasts)
         if sound:
             end = append.end if self.clip.broken else None
-            keep_audio(path, self.order.driving, path, self.clip.start, end)
+            self.sound = keep_audio(path, self.order.driving, path, self.clip.start, end)
         return path
 
 
@@ -257,12 +258,13 @@ def _file_name(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
 
 
-def _words(clip: Clip, made: Sequence[Moved], order: Order) -> str:
+def _words(clip: Clip, made: Sequence[Moved], order: Order, *, sound: bool) -> str:
     count = len(clip.times)
-    lines = [f"{count} frame{'s' * (count > 1)} in {float(clip.times[-1][0] + clip.times[-1][1]):.2f} s"]
+    heard = "with the clip's sound" if sound else "without sound: the clip has none that can be read"
+    lines = [f"{counted(count, 'frame')} in {float(clip.times[-1][0] + clip.times[-1][1]):.2f} s, {heard}"]
     if order.motion.mode == "relative" and order.best_frame:
-        counted = {f"frame {one.reference} ({float(one.track.times[one.reference]):.2f} s)" for one in made}
-        lines.append(f"motion counts from {' and '.join(sorted(counted))}, most like the source")
+        frames = {f"frame {one.reference} ({float(one.track.times[one.reference]):.2f} s)" for one in made}
+        lines.append(f"motion counts from {' and '.join(sorted(frames))}, most like the source")
     if clip.broken:
         lines.append(f"incomplete: {clip.broken}")
     return "; ".join([*lines, "synthetic, and its files say so"])
