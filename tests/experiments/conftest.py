@@ -157,7 +157,7 @@ def browser(needed):
         usual = next(filter(None, map(shutil.which, BROWSERS)), None)
         found = os.environ.get("MEMCOMP_CHROMIUM") or (own if os.path.exists(own) else usual)
         if found is None:
-            lack("no Chromium: `playwright install chromium`, or set MEMCOMP_CHROMIUM to one")
+            lack("no Chromium: `bash tests/chromium.sh` installs one, or MEMCOMP_CHROMIUM names one")
         browser = playwright.chromium.launch(
             executable_path=found,
             chromium_sandbox=False,  # it cannot be had by root in a container; the pages are ours
