@@ -1,5 +1,6 @@
 """What the page does, without the page: jobs, limits, sessions, and what a pixel reads. Gradio is not needed."""
 
+import dataclasses
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
@@ -93,6 +94,14 @@ def test_downloads_have_the_clip_s_sound_or_it_is_said_that_they_have_none(choic
     assert ", with the clip's sound; " in result.words
     silent = run_job(Order(brought / "a" / "face.png", brought / "b" / "clip.mp4", choices[:1]), Limits(), tmp_path)
     assert not sounds(silent.together) and ", without sound: the clip has none that can be read" in silent.words
+
+
+def test_hosts_whose_names_are_alike_have_a_file_each(choices, brought, tmp_path):
+    alike = [dataclasses.replace(choices[0], name=name) for name in ("side by side", "side_by_side")]
+    order = Order(brought / "a" / "face.png", brought / "b" / "clip.mp4", tuple(alike))
+    result = run_job(order, Limits(), tmp_path)
+    names = [moved.download.name for moved in result.moved]
+    assert names == ["side_by_side_2.mp4", "side_by_side_3.mp4"] and result.together.name == "side_by_side.mp4"
 
 
 def sounds(path):
