@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
         for line in draw_preview(args.preview, args.source[0], args.crop or "auto", args.face):
             print(line)
         return
-    if missing := [f"--{name}" for name in NEEDED if getattr(args, name) is None]:
+    if missing := [f"--{name}" for name in NEEDED if not getattr(args, name)]:
         raise UserError(f"the following arguments are required: {', '.join(missing)}")
     motion = Motion(args.motion, not args.no_adapt_scale)
     files = {"sources": tuple(args.source), "drivings": tuple(args.driving)}

@@ -127,7 +127,7 @@ def _arrange(records: Records, missing: Mapping[str, str], told_by: str, options
     given = {clip.record.name for clip in clips}
     troubled = [line.input for line in lines if line.first is None and line.outcome != "done"]
     every = {line.input for line in lines}
-    train, test = (len(names.difference(both)) for names in (people["train"], people["test"]))
+    train, test = (len(people[side].difference(both)) for side in ("train", "test"))
     return Prepared(len(clips), train, test, len(every), len(every - given), troubled, both)
 
 
