@@ -5,7 +5,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 base=${PYTHON:-python3}
 "$base" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "memcomp needs Python >= 3.10; name one with PYTHON=..." >&2; exit 1; }
 stamp=.venv/.memcomp-installed
-[ "$stamp" -nt pyproject.toml ] || echo "Installing into .venv; on Linux that is about 6 GB, most of it CUDA libraries of torch, and takes minutes."
+installed() { [ "$stamp" -nt pyproject.toml ] && [ "$stamp" -nt setup.sh ]; }
+installed || echo "Installing into .venv; on Linux that is about 6 GB, most of it CUDA libraries of torch, and takes minutes."
 make_venv() { "$base" -m venv .venv >/dev/null 2>&1; }
 if ! [ -x .venv/bin/pip ]; then
   rm -rf .venv
@@ -18,10 +19,10 @@ if ! [ -x .venv/bin/pip ]; then
     make_venv || { echo "$base -m venv failed: is the venv package of this Python installed?" >&2; exit 1; }
   }
 fi
-if ! [ "$stamp" -nt pyproject.toml ]; then
+if ! installed; then
   quiet=--quiet  # in a log; on a terminal pip shows how far it is
   [ ! -t 1 ] || quiet=
   .venv/bin/python -m pip install $quiet --upgrade pip "setuptools>=77,<81" wheel
-  .venv/bin/python -m pip install $quiet -e '.[all,dev]'
+  .venv/bin/python -m pip install $quiet -e '.[all,ui,dev]'
   touch "$stamp"
 fi

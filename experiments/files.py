@@ -2,11 +2,12 @@
 
 import errno
 import hashlib
+import itertools
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -121,6 +122,12 @@ def kind_of(path: Path) -> str:
     if path.is_symlink():
         return "a link that leads to nothing"
     return "a pipe or a device" if path.exists() else "nothing"
+
+
+def untaken(name: str, taken: Container[str], numbered: str = "{}_{}") -> str:
+    """The name, or with the first number from 2 on with which it is not taken."""
+    names = itertools.chain([name], (numbered.format(name, number) for number in itertools.count(2)))
+    return next(one for one in names if one not in taken)
 
 
 def sha256(path: Path) -> str:

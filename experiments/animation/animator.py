@@ -64,9 +64,7 @@ class Animator:
         with torch.inference_mode():
             return self.host.keypoints(torch.stack(list(poses)).to(self.device))
 
-    def render(
-        self, kp_driving: Keypoints, reference: Keypoints, name: str = "the driving video's first frame"
-    ) -> Tensor:
+    def render(self, kp_driving: Keypoints, reference: Keypoints, name: str = FIRST) -> Tensor:
         """Generate the source in driving poses.
 
         Args:

@@ -69,6 +69,10 @@ class Scene:
         cut = ((self.square or Square.centred(frame)).cut(frame, size) for frame in times.pictures(self.frames.timed()))
         return read_ahead(cut, AHEAD * batch)
 
+    def again(self) -> Scene:
+        """The same for one more reading: what it converts is said once."""
+        return Scene(Frames(self.frames.path), self.square)
+
 
 @dataclass(frozen=True)
 class Animated:
@@ -125,14 +129,16 @@ def animate_files(options: AnimationOptions, warn: Say = lambda text: None) -> I
     scenes = {path: Scene(frames, _driving_square(frames, options)) for path, frames in drivings.items()}
     size = options.size or trained.size
     animators = {path: _animator(host, source, size, options) for path, source in found.items()}
+    tracks = dict[Path, Track]()  # of one driving video at a time: its keypoints serve all sources
     with interruption() as stop:
         for job in options.jobs():
-            scene, track = scenes[job.driving], None
             moved = [animators[path] for path in job.sources]
-            if options.wants_track:
-                track = _look(moved[0], scene, size, options, stop)
+            if options.wants_track and job.driving not in tracks:
+                tracks = {job.driving: _look(moved[0], scenes[job.driving], size, options, stop)}
+                scenes[job.driving] = scenes[job.driving].again()
             layout = _layout([found[path] for path in job.sources], moved, size, options)
-            made = _write(moved, layout, scene, track, job, options, stop)
+            made = _write(moved, layout, scenes[job.driving], tracks.get(job.driving), job, options, stop)
+            scenes[job.driving] = scenes[job.driving].again()
             yield made
             if made.interrupted:
                 return
@@ -146,7 +152,7 @@ def _driving_square(frames: Frames, options: AnimationOptions) -> Square | None:
     if options.crop_driving is None:
         return None
     first = next(iter(Frames(frames.path)))
-    return find_square(frames.path, first, options.crop_driving)
+    return find_square(frames.path, first, options.crop_driving, numbered=False)
 
 
 def _animator(host: Host, source: Source, size: int, options: AnimationOptions) -> Animator:
@@ -207,8 +213,6 @@ def _write(
     stop: Sequence[int],
 ) -> Animated:
     frames, form, times = scene.frames, form_of(job.output), Timetable()
-    if track is not None:  # what it converts was said already
-        scene = Scene(Frames(job.driving), scene.square)
     best = track is not None and options.wants_best_frame
     references = [track.best_frame(animator.keypoints) for animator in animators] if track and best else []
     poses = scene.poses(times, layout.pictures[0].shape[-1], options.batch)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from memcomp.experiments.animation.motion import Motion
+from memcomp.experiments.files import untaken
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -77,12 +78,9 @@ class AnimationOptions:
         suffix = "" if self.form == "png" else f".{self.form}"
         jobs, taken = list[Job](), set[str]()
         for group, driving in pairs:
-            name = driving.stem if self.grid else f"{group[0].stem}_{driving.stem}"
-            number, unique = 2, name
-            while unique in taken:
-                number, unique = number + 1, f"{name}_{number}"
-            taken.add(unique)
-            jobs.append(Job(group, driving, self.output / f"{unique}{suffix}"))
+            name = untaken(driving.stem if self.grid else f"{group[0].stem}_{driving.stem}", taken)
+            taken.add(name)
+            jobs.append(Job(group, driving, self.output / f"{name}{suffix}"))
         return jobs
 
 

@@ -24,6 +24,7 @@ LEAST_TURN = 5  # degrees of roll below which a head is left as it is: turning a
 SIDE, BELOW_EYES = 3.0, 0.15
 RIGHT_EYE, LEFT_EYE, CHIN, JAW = slice(36, 42), slice(42, 48), 8, (0, 16)
 SMALLEST = 8  # pixels of a square
+BY_HAND = "say where it is by x,y,side in place of auto"
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,9 @@ class Square:
         return f"{self.x},{self.y},{self.side}" + (f",{self.turn:.1f}" if self.turn else "")
 
 
-def find_square(path: Path, frame: Frame, wanted: str, face: int | None = None) -> Square:
+def find_square(
+    path: Path, frame: Frame, wanted: str, face: int | None = None, *, numbered: bool = True, otherwise: str = BY_HAND
+) -> Square:
     """The square that a word of the command line means.
 
     Args:
@@ -118,6 +121,8 @@ def find_square(path: Path, frame: Frame, wanted: str, face: int | None = None) 
         frame: (H, W, 3) uint8.
         wanted: "auto": around the face; or X,Y,SIDE or X,Y,SIDE,DEGREES, as `Square` has them.
         face: which of several, counted from 1 from the left.
+        numbered: whether a person can say which; it is then what an error about several advises.
+        otherwise: what else a person can do.
 
     Raises:
         UserError: no such face; a square that is not inside of the picture; a malformed word.
@@ -128,9 +133,10 @@ def find_square(path: Path, frame: Frame, wanted: str, face: int | None = None) 
     squares = [Square.around(one, frame) for one in faces]
     listed = "; ".join(f"{number} at {square}" for number, square in enumerate(squares, 1))
     if not squares:
-        raise UserError(f"{path}: expected a face, found none: say where it is by x,y,side in place of auto")
+        raise UserError(f"{path}: expected a face, found none: {otherwise}")
     if face is None and len(squares) > 1:
-        raise UserError(f"{path}: expected one face, found {len(squares)}: say --face 1 … {len(squares)} ({listed})")
+        advice = f"say --face 1 … {len(squares)}" if numbered else otherwise
+        raise UserError(f"{path}: expected one face, found {len(squares)}: {advice} ({listed})")
     if face is not None and face > len(squares):
         raise UserError(f"{path}: expected {face} faces or more for --face {face}, found {len(squares)} ({listed})")
     return squares[(face or 1) - 1]

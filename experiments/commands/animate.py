@@ -10,19 +10,17 @@ from memcomp.experiments.commands._shared import at_least, number
 from memcomp.experiments.errors import Incomplete, UserError, counted, warn
 
 FORMS = ("mp4", "webm", "gif", "png")
+NEEDED = ("checkpoint", "driving", "output")  # beside --source, unless only a preview is drawn
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `memcomp animate`."""
-    parser.add_argument("--checkpoint", required=True, help="run, checkpoint or pretrained folder, or `demo`")
+    parser.add_argument("--checkpoint", help="run, checkpoint or pretrained folder, or `demo`")
     parser.add_argument("--source", type=Path, nargs="+", required=True, help="picture with the face to move, or more")
-    parser.add_argument(
-        "--driving", type=Path, nargs="+", required=True, help="video, or folder of pictures, to follow, or more"
-    )
+    parser.add_argument("--driving", type=Path, nargs="+", help="video, or folder of pictures, to follow, or more")
     parser.add_argument(
         "--output",
         type=Path,
-        required=True,
         help="mp4, webm or gif file, or a new folder for PNG; of several results a folder",
     )
     _motion(parser.add_argument_group("motion"))
@@ -69,7 +67,9 @@ def _pictures(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--face", type=at_least(1), metavar="N", help="which of several, from the left (with auto)")
     group.add_argument("--crop-driving", metavar="SQUARE", help="of the driving video, found in its first frame")
     group.add_argument("--paste", action="store_true", help="put the result back into the whole source picture")
-    group.add_argument("--preview", type=Path, metavar="PNG", help="only draw the faces found and the square")
+    group.add_argument(
+        "--preview", type=Path, metavar="PNG", help="only draw the faces found and the square; takes a source alone"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -82,6 +82,8 @@ def run(args: argparse.Namespace) -> None:
         for line in draw_preview(args.preview, args.source[0], args.crop or "auto", args.face):
             print(line)
         return
+    if missing := [f"--{name}" for name in NEEDED if not getattr(args, name)]:
+        raise UserError(f"the following arguments are required: {', '.join(missing)}")
     motion = Motion(args.motion, not args.no_adapt_scale)
     files = {"sources": tuple(args.source), "drivings": tuple(args.driving)}
     options = options_of(AnimationOptions, args, motion=motion, **files)

@@ -16,7 +16,8 @@ from memcomp.experiments.animation import Animator, Motion
 from memcomp.experiments.animation.square import Square, find_square
 from memcomp.experiments.animation.track import Track
 from memcomp.experiments.data.batching import batched
-from memcomp.experiments.errors import UserError
+from memcomp.experiments.errors import UserError, counted
+from memcomp.experiments.files import untaken
 from memcomp.experiments.output.figures import caption
 from memcomp.experiments.ui.limits import Limits
 from memcomp.experiments.ui.models import Choice
@@ -25,7 +26,9 @@ from memcomp.experiments.video import Frame, Timetable, keep_audio, rate_of, to_
 BATCH = 8  # frames generated at once
 SOURCE = 480  # pixels, at least, of the source as it is shown: browsers leave pictures small, and enlarge videos
 TITLE_WIDTH = 9  # pixels of a column for each letter of its title
+TOGETHER = "side_by_side"  # name of the file with all beside each other
 SYNTHETIC = "synthetic: made by memcomp ui"
+ANOTHER = "bring another, or leave 'find the face in both' out"  # what to do about a picture without one face
 Report = Callable[[int, int, str], None]
 
 
@@ -142,11 +145,11 @@ def run_job(
     for choice in order.choices:
         order.motion.check(choice.model.host)
     frame = limits.picture(order.source)
-    square = find_square(order.source, frame, "auto") if order.crop else Square.centred(frame)
+    square = _square(order.source, frame, order)
     sizes = sorted({choice.model.size for choice in order.choices})
     clip = read_clip(order, limits, sizes, stopped)
     writer = _Writer(order, clip, folder)
-    made, columns = list[Moved](), list[list[Frame]]()
+    made, columns, files = list[Moved](), list[list[Frame]](), [TOGETHER]
     for number, choice in enumerate(order.choices):
         picture = square.cut(frame, choice.model.size)
 
@@ -159,7 +162,8 @@ def run_job(
         # one of the videos that play together has the sound
         last = number == len(order.choices) - 1
         video = writer.write(f"result_{number}.webm", results, sound=last)
-        download = writer.write(f"{_file_name(choice.name)}.mp4", results, sound=True)
+        files.append(untaken(_file_name(choice.name), files))
+        download = writer.write(f"{files[-1]}.mp4", results, sound=True)
         made.append(Moved(choice, picture, order.motion, track, reference, video, download))
         columns.append(results)
     shown = folder / "source.png"
@@ -168,8 +172,8 @@ def run_job(
     titles = ["source", "driving", *(choice.name for choice in order.choices)]
     still = [to_frame(square.cut(frame, sizes[-1]))] * len(clip.times)
     beside = _beside([still, clip.pictures[sizes[-1]], *columns], titles)
-    together = writer.write("side_by_side.mp4", beside, sound=True)
-    return Result(shown, driving, tuple(made), together, _words(clip, made, order))
+    together = writer.write(f"{TOGETHER}.mp4", beside, sound=True)
+    return Result(shown, driving, tuple(made), together, _words(clip, made, order, sound=writer.sound))
 
 
 def read_clip(order: Order, limits: Limits, sizes: Sequence[int], stopped: Callable[[], bool]) -> Clip:
@@ -186,13 +190,19 @@ def read_clip(order: Order, limits: Limits, sizes: Sequence[int], stopped: Calla
         if stopped():
             raise Stopped
         if square is None:
-            square = find_square(order.driving, frame, "auto") if order.crop else Square.centred(frame)
+            square = _square(order.driving, frame, order)
         for size in sizes:
             pictures[size].append(to_frame(square.cut(frame, size)))
         times.append(table.next())
     if not times:
         raise UserError(f"{order.driving}: expected a video, it holds no frame")
     return Clip(pictures, times, table.start, str(table.broken) if table.broken else None)
+
+
+def _square(path: Path, frame: Frame, order: Order) -> Square:
+    if not order.crop:
+        return Square.centred(frame)
+    return find_square(path, frame, "auto", numbered=False, otherwise=ANOTHER)
 
 
 def _move(
@@ -222,6 +232,7 @@ class _Writer:
 
     def __init__(self, order: Order, clip: Clip, folder: Path) -> None:
         self.order, self.clip, self.folder = order, clip, folder
+        self.sound = False  # whether the last video that was to have sound has it
         self.rate = rate_of([float(time) for time, _ in clip.times])
 
     def write(self, name: str, frames: Sequence[Frame], *, sound: bool) -> Path:
@@ -232,7 +243,7 @@ class _Writer:
                 append(frame[: len(frame) // 2 * 2, : frame.shape[1] // 2 * 2], time, lasts)
         if sound:
             end = append.end if self.clip.broken else None
-            keep_audio(path, self.order.driving, path, self.clip.start, end)
+            self.sound = keep_audio(path, self.order.driving, path, self.clip.start, end)
         return path
 
 
@@ -257,12 +268,13 @@ def _file_name(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
 
 
-def _words(clip: Clip, made: Sequence[Moved], order: Order) -> str:
+def _words(clip: Clip, made: Sequence[Moved], order: Order, *, sound: bool) -> str:
     count = len(clip.times)
-    lines = [f"{count} frame{'s' * (count > 1)} in {float(clip.times[-1][0] + clip.times[-1][1]):.2f} s"]
+    heard = "with the clip's sound" if sound else "without sound: the clip has none that can be read"
+    lines = [f"{counted(count, 'frame')} in {float(clip.times[-1][0] + clip.times[-1][1]):.2f} s, {heard}"]
     if order.motion.mode == "relative" and order.best_frame:
-        counted = {f"frame {one.reference} ({float(one.track.times[one.reference]):.2f} s)" for one in made}
-        lines.append(f"motion counts from {' and '.join(sorted(counted))}, most like the source")
+        frames = {f"frame {one.reference} ({float(one.track.times[one.reference]):.2f} s)" for one in made}
+        lines.append(f"motion counts from {' and '.join(sorted(frames))}, most like the source")
     if clip.broken:
         lines.append(f"incomplete: {clip.broken}")
     return "; ".join([*lines, "synthetic, and its files say so"])

@@ -15,6 +15,7 @@ from memcomp.adapters import Host
 from memcomp.experiments.animation import Animator, Motion
 from memcomp.experiments.checkpoints.trained import read_trained
 from memcomp.experiments.errors import UserError
+from memcomp.experiments.files import untaken
 from memcomp.handle import Handle
 
 
@@ -90,10 +91,7 @@ def read_models(paths: Sequence[str], device: torch.device) -> list[Choice]:
     """
     choices, taken = list[Choice](), set[str]()
     for path in paths:
-        base = Path(path).absolute().name
-        number, name = 2, base
-        while name in taken:
-            number, name = number + 1, f"{base} ({number})"
+        name = untaken(Path(path).absolute().name, taken, "{} ({})")
         taken.add(name)
         model = Model(name, path, device)
         if model.host.memory is None:

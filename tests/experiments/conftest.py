@@ -1,11 +1,16 @@
-"""Small things that the experiments' tests share: an untrained host with a memory, and clips of coloured squares."""
+"""Things that the experiments' tests share: an untrained host with a memory, clips of coloured squares, a browser."""
 
+import importlib
+import os
+import shutil
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 SMALL = [
     "device=cpu",
     "size=32",
@@ -90,6 +95,32 @@ def clip_writer():
     return write_clip
 
 
+def add_sound(path: Path, output: Path, seconds: float) -> Path:
+    """Write the video `path` with a tone of `seconds`, H.264 and AAC in mp4."""
+    import av
+
+    with av.open(str(path)) as given, av.open(str(output), "w", format="mp4") as made:
+        picture = given.streams.video[0]
+        target, sound = made.add_stream_from_template(picture), made.add_stream("aac", rate=16_000)
+        for packet in given.demux(picture):
+            if packet.dts is not None:
+                packet.stream = target
+                made.mux(packet)
+        for start in range(0, int(16_000 * seconds), 1024):
+            wave = np.sin(np.arange(start, start + 1024) / 10).astype(np.float32)[None]
+            frame = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = 16_000, start, Fraction(1, 16_000)
+            made.mux(sound.encode(frame))
+        made.mux(sound.encode(None))
+    return output
+
+
+@pytest.fixture(scope="session")
+def sounding():
+    """`sounding(path, output, seconds)`: a video with a tone."""
+    return add_sound
+
+
 @pytest.fixture(scope="session")
 def clips_root(tmp_path_factory):
     """Folder with test/ clips of three people, the first of whom has two."""
@@ -98,3 +129,50 @@ def clips_root(tmp_path_factory):
     for number, name in enumerate(("a_1", "a_2", "b_1", "c_1")):
         write_clip(root / "test" / f"{name}.mp4", number)
     return root
+
+
+def lack(reason: str) -> None:
+    """Skip a test whose tools are missing; in CI, which installs them, it fails."""
+    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+
+
+@pytest.fixture(scope="session")
+def needed():
+    """`needed(module, extra)` imports what not everybody has installed."""
+
+    def find(module: str, extra: str):
+        try:
+            return importlib.import_module(module)
+        except ImportError:
+            lack(f"{module} is missing: pip install 'memcomp[{extra}]'")
+
+    return find
+
+
+@pytest.fixture(scope="module")
+def browser(needed):
+    """A headless Chromium that plays videos."""
+    with needed("playwright.sync_api", "dev").sync_playwright() as playwright:
+        own = playwright.chromium.executable_path
+        usual = next(filter(None, map(shutil.which, BROWSERS)), None)
+        found = os.environ.get("MEMCOMP_CHROMIUM") or (own if os.path.exists(own) else usual)
+        if found is None:
+            lack("no Chromium: `bash tests/chromium.sh` installs one, or MEMCOMP_CHROMIUM names one")
+        browser = playwright.chromium.launch(
+            executable_path=found,
+            chromium_sandbox=False,  # it cannot be had by root in a container; the pages are ours
+            args=["--disable-background-networking", "--disable-component-update", "--disable-sync"],
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def plays(browser):
+    """`plays(page)`: go on only if this browser plays the videos that pages show."""
+
+    def check(page) -> None:
+        if not page.evaluate("document.createElement('video').canPlayType('video/webm; codecs=\"vp9\"')"):
+            lack("this Chromium cannot play VP9")
+
+    return check

@@ -32,27 +32,6 @@ def write(path, frames, rate=Fraction(25)):
     return path
 
 
-def add_sound(path, output, seconds, codec="aac", container_format="mp4"):
-    """The video `path` with a tone of `seconds`."""
-    with av.open(str(path)) as given, av.open(str(output), "w", format=container_format) as made:
-        picture = given.streams.video[0]
-        target, sound = made.add_stream_from_template(picture), made.add_stream(codec, rate=16_000)
-        for packet in given.demux(picture):
-            if packet.dts is not None:
-                packet.stream = target
-                made.mux(packet)
-        layout = "mono"
-        for start in range(0, int(16_000 * seconds), 1024):
-            wave = np.sin(np.arange(start, start + 1024) / 10).astype(np.float32)[None]
-            kind = "fltp" if codec == "aac" else "s16"
-            wave = wave if codec == "aac" else (wave * 30_000).astype(np.int16)
-            frame = av.AudioFrame.from_ndarray(wave, format=kind, layout=layout)
-            frame.sample_rate, frame.pts, frame.time_base = 16_000, start, Fraction(1, 16_000)
-            made.mux(sound.encode(frame))
-        made.mux(sound.encode(None))
-    return output
-
-
 @pytest.mark.parametrize("rate", [Fraction(25), Fraction(30_000, 1001), Fraction(10)])
 def test_frames_come_back_in_order_with_their_rate(tmp_path, rate):
     path = write(tmp_path / "a.mp4", numbered(12), rate)
@@ -87,8 +66,8 @@ def test_a_rotated_video_is_turned_upright(tmp_path):
     assert frame[:10, -6:].min() > 240 and frame[:10, :6].max() < 40  # upper left went to the upper right
 
 
-def test_sound_is_copied_whole_unless_an_end_is_named(tmp_path):
-    original = add_sound(write(tmp_path / "a.mp4", numbered(20)), tmp_path / "b.mp4", seconds=3)
+def test_sound_is_copied_whole_unless_an_end_is_named(tmp_path, sounding):
+    original = sounding(write(tmp_path / "a.mp4", numbered(20)), tmp_path / "b.mp4", seconds=3)
     video = write(tmp_path / "c.mp4", 255 - numbered(10))
     for end, least, most in ((None, 2.99, 3.1), (Fraction(2, 5), 0.3, 0.5)):
         assert keep_audio(video, original, tmp_path / "d.mp4", end=end)

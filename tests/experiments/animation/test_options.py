@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from memcomp.experiments.animation import Animator, Motion
+from memcomp.experiments.animation import files as files_of_animation
 from memcomp.experiments.cli import main
 from memcomp.experiments.video import Frames, fit
 
@@ -46,6 +47,16 @@ def test_several_sources_and_drivings_are_files_of_a_folder(animate, tmp_path, c
     assert animate(output="alone") == 0
     assert np.array_equal(shown(tmp_path / "alone"), several["b_1_a_1"])
     assert not np.array_equal(several["b_1_a_1"], several["c_1_a_1"])
+
+
+def test_a_driving_video_is_looked_at_once_for_all_sources(animate, monkeypatch, tmp_path, capsys):
+    looked, look = [], files_of_animation._look
+    monkeypatch.setattr(files_of_animation, "_look", lambda *words: looked.append(words[1].frames.path) or look(*words))
+    assert animate("--best-frame", "--form", "png", sources=2, drivings=2) == 0
+    assert [path.stem for path in looked] == ["a_1", "a_2"]
+    assert capsys.readouterr().out.count("motion counts from frame") == 4
+    assert animate("--best-frame", output="alone") == 0
+    assert np.array_equal(shown(tmp_path / "alone"), shown(tmp_path / "out" / "b_1_a_1"))
 
 
 def test_a_grid_holds_sources_above_results(animate, tmp_path):

@@ -77,6 +77,8 @@ def test_what_is_refused_says_what_to_do(tmp_path):
     assert squares[0].x + squares[0].side / 2 < 256 < squares[1].x + squares[1].side / 2
     with pytest.raises(UserError, match="expected 3 faces or more for --face 3, found 2"):
         find_square(tmp_path / "a.png", two, "auto", 3)
+    with pytest.raises(UserError, match=r"found 2: say where it is by x,y,side in place of auto \(1 at "):
+        find_square(tmp_path / "a.png", two, "auto", numbered=False)  # of a driving video, which has no --face
     for word in ("left", "1,2", "1,2,x", "1,2,30,4,5"):
         with pytest.raises(UserError, match="expected"):
             find_square(tmp_path / "a.png", one, word)
@@ -89,8 +91,7 @@ def test_the_preview_numbers_the_faces_and_draws_the_square(tmp_path, capsys):
     pytest.importorskip("dlib")
     one = portrait(side=256)
     Image.fromarray(np.concatenate([one, one], axis=1)).save(tmp_path / "two.png")
-    words = ["animate", "--checkpoint", "demo", "--source", str(tmp_path / "two.png"), "--driving", "none.mp4"]
-    words += ["--output", str(tmp_path / "out.mp4"), "--preview", str(tmp_path / "look.png")]
+    words = ["animate", "--source", str(tmp_path / "two.png"), "--preview", str(tmp_path / "look.png")]
     assert main(words) == 0
     said = capsys.readouterr().out
     assert "face 1 of " in said and "face 2 of " in said and "say which by --face" in said
@@ -100,6 +101,8 @@ def test_the_preview_numbers_the_faces_and_draws_the_square(tmp_path, capsys):
     drawn = np.asarray(Image.open(tmp_path / "look.png")).astype(int)
     assert (np.abs(drawn[30] - [0, 255, 96]).max(-1) < 3).sum() >= 100
     assert sorted(path.name for path in tmp_path.iterdir()) == ["look.png", "two.png"]
+    assert main(words[:3]) == 2
+    assert "the following arguments are required: --checkpoint, --driving, --output" in capsys.readouterr().err
 
 
 def jump(picture, mask):

@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import gzip
 import json
-import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -27,7 +26,6 @@ from memcomp.experiments.report.curves import loss_curves
 from memcomp.experiments.report.memory import memory_shown
 from memcomp.experiments.report.page import write_page
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 LOG = "step,lr,loss,held_out\n0,,,2.0\n10,0.1,1.5,\n20,0.1,1.25,\n30,0.1,1.0,1.5\n"
 
 
@@ -226,25 +224,6 @@ def test_curves_of_a_log(tmp_path):
     }
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """A headless Chromium."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install 'memcomp[dev]'")
-    usual = next(filter(None, map(shutil.which, BROWSERS)), None)
-    with sync_api.sync_playwright() as playwright:
-        own = playwright.chromium.executable_path
-        found = os.environ.get("MEMCOMP_CHROMIUM") or (own if os.path.exists(own) else usual)
-        if found is None:
-            pytest.skip("no Chromium: `playwright install chromium`, or set MEMCOMP_CHROMIUM to one")
-        browser = playwright.chromium.launch(
-            executable_path=found,
-            chromium_sandbox=False,  # it cannot be had by root in a container; the page is ours
-            args=["--disable-background-networking", "--disable-component-update", "--disable-sync"],
-        )
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def opened(browser, finished):
     """Open the page from disk without network in a window; what it says in its console, and asks for, is kept."""
@@ -294,10 +273,9 @@ def test_a_browser_shows_the_numbers_and_a_picked_place(opened, finished):
     assert not one.complaints
 
 
-def test_a_browser_plays_the_clips_of_a_pair_together(opened):
+def test_a_browser_plays_the_clips_of_a_pair_together(opened, plays):
     page = opened(viewport={"width": 1280, "height": 900}).page
-    if not page.evaluate("document.createElement('video').canPlayType('video/webm; codecs=\"vp9\"')"):
-        pytest.skip("this Chromium cannot play VP9")
+    plays(page)
     clip = page.locator(".clip").nth(1)
     clip.scroll_into_view_if_needed()
     times = "(clip) => [...clip.querySelectorAll('video')].map((v) => v.currentTime)"

@@ -1,9 +1,11 @@
 """What the page does, without the page: jobs, limits, sessions, and what a pixel reads. Gradio is not needed."""
 
+import dataclasses
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -78,6 +80,36 @@ def test_a_job_makes_what_the_hosts_make(choices, brought, tmp_path):
         assert [float(one.time) for one in shown] == pytest.approx([n / 10 for n in range(9)], abs=1e-3)
     assert next(iter(Frames(result.together))).shape[1] % 5 == 0
     assert "9 frames in 0.90 s" in result.words and "synthetic" in result.words
+
+
+def test_downloads_have_the_clip_s_sound_or_it_is_said_that_they_have_none(choices, brought, sounding, tmp_path):
+    driving = sounding(brought / "b" / "clip.mp4", brought / "b" / "loud.mp4", seconds=1.5)
+    result = run_job(Order(brought / "a" / "face.png", driving, (choices[0], choices[2])), Limits(), tmp_path)
+    heard = sounds(driving)
+    assert len(heard) > 10
+    for file in (*(moved.download for moved in result.moved), result.together):
+        assert sounds(file) == heard  # copied
+    played = [len(sounds(file)) for file in (result.driving, *(moved.video for moved in result.moved))]
+    assert played[:2] == [0, 0] and played[2] > 10  # one of those that play together
+    assert ", with the clip's sound; " in result.words
+    silent = run_job(Order(brought / "a" / "face.png", brought / "b" / "clip.mp4", choices[:1]), Limits(), tmp_path)
+    assert not sounds(silent.together) and ", without sound: the clip has none that can be read" in silent.words
+
+
+def test_hosts_whose_names_are_alike_have_a_file_each(choices, brought, tmp_path):
+    alike = [dataclasses.replace(choices[0], name=name) for name in ("side by side", "side_by_side")]
+    order = Order(brought / "a" / "face.png", brought / "b" / "clip.mp4", tuple(alike))
+    result = run_job(order, Limits(), tmp_path)
+    names = [moved.download.name for moved in result.moved]
+    assert names == ["side_by_side_2.mp4", "side_by_side_3.mp4"] and result.together.name == "side_by_side.mp4"
+
+
+def sounds(path):
+    """The packets of a file's sound."""
+    with av.open(str(path)) as container:
+        return [
+            bytes(packet) for stream in container.streams.audio for packet in container.demux(stream) if packet.size
+        ]
 
 
 def to_tensor(frame):

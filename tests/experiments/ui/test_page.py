@@ -2,13 +2,13 @@
 
 import os
 import re
-import shutil
 import socket
 import sys
 import time
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -18,7 +18,6 @@ from memcomp.experiments.checkpoints.trained import read_trained
 from memcomp.experiments.cli import main
 from memcomp.experiments.video import Frames
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 LONG = 60_000  # milliseconds; the machine may have much else to do
 
@@ -70,9 +69,9 @@ def pointed(small_run, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def served(pointed, connections):
+def served(pointed, connections, needed):
     """The page, of the demo's host and of a small one with a memory."""
-    pytest.importorskip("gradio", reason="gradio is missing: pip install 'memcomp[ui]'")
+    needed("gradio", "ui")
     from memcomp.experiments.ui.options import UiOptions
     from memcomp.experiments.ui.server import serving
 
@@ -85,27 +84,8 @@ def served(pointed, connections):
     assert not served.uploads.parent.exists()
 
 
-@pytest.fixture(scope="module")
-def browser(served):
-    """A headless Chromium."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install 'memcomp[dev]'")
-    usual = next(filter(None, map(shutil.which, BROWSERS)), None)
-    with sync_api.sync_playwright() as playwright:
-        own = playwright.chromium.executable_path
-        found = os.environ.get("MEMCOMP_CHROMIUM") or (own if os.path.exists(own) else usual)
-        if found is None:
-            pytest.skip("no Chromium: `playwright install chromium`, or set MEMCOMP_CHROMIUM to one")
-        browser = playwright.chromium.launch(
-            executable_path=found,
-            chromium_sandbox=False,  # it cannot be had by root in a container; the page is ours
-            args=["--disable-background-networking", "--disable-component-update", "--disable-sync"],
-        )
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def opened(browser, served):
+def opened(served, browser):
     """Open the page in a browser of its own; what it asks for, and complains of, is kept."""
     contexts = []
 
@@ -135,6 +115,12 @@ def faces(clips_root, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def loud(clips_root, sounding, tmp_path_factory):
+    """A driving clip with sound."""
+    return sounding(clips_root / "test" / "c_1.mp4", tmp_path_factory.mktemp("loud") / "clip.mp4", seconds=0.9)
+
+
 def bring(page, picture, clip):
     page.set_input_files("#source input[type=file]", picture)
     page.locator("#source img").wait_for()
@@ -154,7 +140,7 @@ def file_of(served, page, tile):
     return os.path.join(served.results, name)
 
 
-def emptied(folder, seconds=20):
+def emptied(folder, seconds=60):
     """Whether no file is left in a folder, now or soon."""
     end = time.monotonic() + seconds
     while (left := [path for path in folder.rglob("*") if path.is_file()]) and time.monotonic() < end:
@@ -162,11 +148,10 @@ def emptied(folder, seconds=20):
     return not left
 
 
-def test_two_people_at_once(opened, served, faces, clips_root, connections):
-    clip = clips_root / "test" / "c_1.mp4"
+def test_two_people_at_once(opened, served, plays, faces, loud, connections):
     people = {name: opened(viewport={"width": 1280, "height": 900}) for name in ("a_1", "b_1")}
     for name, one in people.items():
-        bring(one.page, faces / f"{name}.png", clip)
+        bring(one.page, faces / f"{name}.png", loud)
     for one in people.values():  # the second job begins while the first is at work, or waits
         one.page.locator("#animate").click()
     for one in people.values():
@@ -181,12 +166,18 @@ def test_two_people_at_once(opened, served, faces, clips_root, connections):
     assert np.abs(shown["a_1"].astype(int) - shown["b_1"]).mean() > 5
 
     one = people["a_1"]
+    plays(one.page)
     play_together(one.page)
     look_at_a_pixel(one.page)
-    with one.page.expect_download() as download:
-        one.page.locator("#files a").last.click()
-    saved = download.value.path()
-    assert download.value.suggested_filename == "side_by_side.mp4" and len(list(Frames(saved))) == 9
+    files = one.page.locator("#files a")
+    names = ["demo.mp4", "pointed__with_memory.mp4", "side_by_side.mp4"]
+    assert files.count() == len(names) and "9 frames in 0.90 s, with the clip's sound" in status_of(one.page)
+    for number, name in enumerate(names):
+        with one.page.expect_download() as download:
+            files.nth(number).click()
+        saved = download.value.path()
+        assert download.value.suggested_filename == name and len(list(Frames(saved))) == 9
+        assert sound_of(saved) == sound_of(loud)  # copied, packet by packet
 
     for one in people.values():
         assert not one.complaints
@@ -198,9 +189,17 @@ def test_two_people_at_once(opened, served, faces, clips_root, connections):
     assert not connections
 
 
+def status_of(page):
+    return page.locator("#status").inner_text()
+
+
+def sound_of(path):
+    """The packets of a file's sound."""
+    with av.open(str(path)) as container:
+        return [bytes(packet) for packet in container.demux(container.streams.audio[0]) if packet.size]
+
+
 def play_together(page):
-    if not page.evaluate("document.createElement('video').canPlayType('video/webm; codecs=\"vp9\"')"):
-        pytest.skip("this Chromium cannot play VP9")
     page.evaluate("for (const v of document.querySelectorAll('#tiles video')) v.pause()")
     page.locator("#play").click()
     page.wait_for_function(
@@ -210,11 +209,11 @@ def play_together(page):
 
 def look_at_a_pixel(page):
     """Click on the background, then on the square, which read differently: the table and the picture change."""
-    page.locator("#frame img").scroll_into_view_if_needed()
-    table, before = page.locator("#table"), [None, ""]
+    frame, table, before = page.locator("#frame img"), page.locator("#table"), [None, ""]
     for x, y in ((0.9, 0.9), (0.3, 0.45)):
-        box = page.locator("#frame img").bounding_box()
-        page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+        page.wait_for_function("document.querySelector('#frame img')?.naturalWidth > 0")
+        box = frame.bounding_box()
+        frame.click(position={"x": x * box["width"], "y": y * box["height"]})  # waits until it lies still
         page.wait_for_function(
             "(before) => { const image = document.querySelector('#memory img');"
             " return image && image.complete && image.naturalWidth > 0 && image.getAttribute('src') !== before[0]"
