@@ -33,14 +33,15 @@ class Query(NamedTuple):
         feature, weight, bias, more, unit, places = self
         return cross_attention(feature, weight, bias, keys, values, more=more, unit=unit, places=places)
 
+    @torch.no_grad()
     def logits(self, keys: Tensor, sample: int, places: slice) -> Tensor:
         """The logits (n, M) of some of a sample's places, counted row by row, for who wants to see them."""
         tokens = self.feature[sample].flatten(1)[:, places].t()  # (n, C)
         more = None if self.more is None else self.more[sample].flatten(1)[:, places].t()[None]
-        queries = _queries(tokens[None], self.weight, self.bias, more)
-        queries = _to_unit(queries)[0] if self.unit else queries
         here, there = self.places or (None, None)
-        return _logits(queries, keys[sample][None], None if here is None else here[:, places], there)[0]
+        here = None if here is None else here[:, places]
+        queries, _ = _queries(tokens[None], self.weight, self.bias, more, here, self.unit)
+        return queries[0] @ _extended(keys[sample][None], there)[0]
 
 
 def cross_attention(
@@ -78,16 +79,22 @@ def cross_attention(
     x, weight, bias, keys, values, more, here, there = tensors
     tokens = x.flatten(2).transpose(1, 2)  # (B, N, C)
     further = None if more is None else more.flatten(2).transpose(1, 2)  # (B, N, D)
+    keys = _extended(keys, there)
     if torch.compiler.is_compiling():
         queries = F.linear(tokens, weight, bias)  # (B, N, D)
         queries = F.relu(queries if further is None else queries + further)
-        logits = (F.normalize(queries, dim=2) if unit else queries) @ keys  # (B, N, M)
-        if here is not None and there is not None:
-            logits = logits + here.t() @ there
-        out = torch.softmax(logits, dim=-1) @ values.transpose(1, 2)  # (B, N, E)
+        queries = F.normalize(queries, dim=2) if unit else queries
+        if here is not None:
+            queries = torch.cat([queries, here.t().expand(len(queries), -1, -1)], dim=2)  # (B, N, D + P)
+        out = torch.softmax(queries @ keys, dim=-1) @ values.transpose(1, 2)  # (B, N, E)
     else:
-        out = _ChunkedAttention.apply(tokens, weight, bias, keys, values, further, here, there, unit)
+        out = _ChunkedAttention.apply(tokens, weight, bias, keys, values, further, here, unit)
     return out.transpose(1, 2).unflatten(2, feature.shape[2:])
+
+
+def _extended(keys: Tensor, there: Tensor | None) -> Tensor:
+    """Keys (B, D, M) with the places of the tokens (P, M) below: (B, D + P, M). One product compares both."""
+    return keys if there is None else torch.cat([keys, there.expand(len(keys), -1, -1)], dim=1)
 
 
 def _chunks(tokens: Tensor, keys: Tensor) -> Iterator[tuple[slice, slice]]:
@@ -100,22 +107,26 @@ def _chunks(tokens: Tensor, keys: Tensor) -> Iterator[tuple[slice, slice]]:
             yield slice(sample, sample + samples), slice(query, query + rows)
 
 
-def _queries(x: Tensor, weight: Tensor, bias: Tensor, more: Tensor | None) -> Tensor:
-    """ReLU(W x + b + more): (b, n, C) -> (b, n, D)."""
-    queries = torch.addmm(bias, x.reshape(-1, x.shape[2]), weight.t()).view(*x.shape[:2], -1)
-    return (queries if more is None else queries.add_(more)).relu_()
+def _queries(
+    x: Tensor, weight: Tensor, bias: Tensor, more: Tensor | None, here: Tensor | None, unit: bool
+) -> tuple[Tensor, Tensor | None]:
+    """ReLU(W x + b + more), of length one if `unit`, then the places (P, n) of who asks.
 
-
-def _to_unit(queries: Tensor) -> tuple[Tensor, Tensor]:
-    """Queries of length one, and their lengths before (b, n, 1)."""
-    length = torch.linalg.vector_norm(queries, dim=2, keepdim=True).clamp_(min=torch.finfo(queries.dtype).tiny)
-    return queries / length, length
-
-
-def _logits(queries: Tensor, keys: Tensor, here: Tensor | None, there: Tensor | None) -> Tensor:
-    """(b, n, D) @ (b, D, M) plus the product of places (P, n), (P, M): (b, n, M)."""
-    logits = queries @ keys
-    return logits if here is None or there is None else logits.add_(here.t() @ there)
+    From (b, n, C) it makes (b, n, D + P), and the lengths before, (b, n, 1).
+    """
+    width = len(weight)
+    made = x.new_empty(*x.shape[:2], width + (0 if here is None else len(here)))
+    queries, length = made[..., :width], None
+    torch.addmm(bias, x.reshape(-1, x.shape[2]), weight.t(), out=made.flatten(0, 1)[:, :width])
+    if more is not None:
+        queries += more
+    queries.relu_()
+    if unit:
+        length = torch.linalg.vector_norm(queries, dim=2, keepdim=True).clamp_(min=torch.finfo(made.dtype).tiny)
+        queries /= length
+    if here is not None:
+        made[..., width:] = here.t()
+    return made, length
 
 
 def _empty_tokens(like: Tensor, channels: int) -> Tensor:
@@ -145,17 +156,15 @@ class _ChunkedAttention(torch.autograd.Function):
         values: Tensor,
         more: Tensor | None,
         here: Tensor | None,
-        there: Tensor | None,
         unit: bool,
     ) -> Tensor:
-        ctx.save_for_backward(tokens, weight, bias, keys, values, more, here, there)
+        ctx.save_for_backward(tokens, weight, bias, keys, values, more, here)
         ctx.unit = unit
         out = _empty_tokens(tokens, values.shape[1])
         with torch.autocast(tokens.device.type, enabled=False):
             for b, n in _chunks(tokens, keys):
-                queries = _queries(tokens[b, n], weight, bias, None if more is None else more[b, n])
-                queries = _to_unit(queries)[0] if unit else queries
-                logits = _logits(queries, keys[b], None if here is None else here[:, n], there)  # (b, n, M)
+                queries, _ = _queries(tokens[b, n], weight, bias, _part(more, b, n), _places(here, n), unit)
+                logits = queries @ keys[b]  # (b, n, M)
                 out[b, n] = torch.softmax(logits, dim=-1) @ values[b].transpose(1, 2)
                 del logits  # or it would live until the next chunk's are made
         return out
@@ -163,37 +172,41 @@ class _ChunkedAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        tokens, weight, bias, keys, values, more, here, there = ctx.saved_tensors
-        total = torch.promote_types(tokens.dtype, torch.float32)
+        tokens, weight, bias, keys, values, more, here = ctx.saved_tensors
+        total, width = torch.promote_types(tokens.dtype, torch.float32), len(weight)
         d_keys, d_values, d_weight = (torch.zeros_like(t, dtype=total) for t in (keys, values, weight[None]))
         d_bias = torch.zeros_like(bias, dtype=total)
         d_tokens = _empty_tokens(tokens, tokens.shape[2]) if ctx.needs_input_grad[0] else None
         d_more = None if more is None else _empty_tokens(tokens, more.shape[2])
-        d_here, d_there = (None if t is None else torch.zeros_like(t, dtype=total) for t in (here, there))
+        d_here = None if here is None else torch.zeros_like(here, dtype=total)
         with torch.autocast(tokens.device.type, enabled=False):
             for b, n in _chunks(tokens, keys):
                 x, g = tokens[b, n], grad[b, n]
-                rectified = _queries(x, weight, bias, None if more is None else more[b, n])  # (b, n, D)
-                queries, length = _to_unit(rectified) if ctx.unit else (rectified, None)
-                matrix = torch.softmax(
-                    _logits(queries, keys[b], None if here is None else here[:, n], there), dim=-1
-                )  # (b, n, M)
+                queries, length = _queries(x, weight, bias, _part(more, b, n), _places(here, n), ctx.unit)
+                matrix = torch.softmax(queries @ keys[b], dim=-1)  # (b, n, M)
                 _accumulate(d_values[b], g.transpose(1, 2), matrix)
                 d_logits = torch._softmax_backward_data(g @ values[b], matrix, 2, matrix.dtype)
                 _accumulate(d_keys[b], queries.transpose(1, 2), d_logits)
-                if here is not None and d_here is not None and d_there is not None:
-                    d_places = d_logits.sum(0, dtype=total)  # (n, M)
-                    d_here[:, n] += there.to(total) @ d_places.t()
-                    d_there += here[:, n].to(total) @ d_places
-                d_queries = d_logits @ keys[b].transpose(1, 2)
+                d_queries = d_logits @ keys[b].transpose(1, 2)  # (b, n, D + P)
+                if d_here is not None:
+                    d_here[:, n] += d_queries[..., width:].sum(0, dtype=total).t()
+                queries, d_queries = queries[..., :width], d_queries[..., :width]
                 if length is not None:  # what changes a query's length changes nothing
                     d_queries = (d_queries - queries * (queries * d_queries).sum(2, keepdim=True)) / length
-                d_queries = d_queries.mul_(rectified > 0)
+                d_queries = d_queries * (queries > 0)
                 _accumulate(d_weight, d_queries.flatten(0, 1).t()[None], x.reshape(-1, x.shape[2])[None])
                 d_bias += d_queries.sum((0, 1), dtype=total)
                 if d_tokens is not None:
                     d_tokens[b, n] = d_queries @ weight
                 if d_more is not None:
                     d_more[b, n] = d_queries
-        found = (d_tokens, d_weight[0], d_bias, d_keys, d_values, d_more, d_here, d_there)
+        found = (d_tokens, d_weight[0], d_bias, d_keys, d_values, d_more, d_here)
         return (*(None if t is None else t.to(tokens.dtype) for t in found), None)
+
+
+def _part(more: Tensor | None, samples: slice, places: slice) -> Tensor | None:
+    return None if more is None else more[samples, places]
+
+
+def _places(here: Tensor | None, places: slice) -> Tensor | None:
+    return None if here is None else here[:, places]

@@ -45,8 +45,10 @@ class Place(nn.Module):
         """The directions at the pixel centres of a map of any size over the same picture."""
         weight = self.mix.weight.flatten(1)  # (width, 4 WAVES): of rows, of columns
         of_rows, of_columns = weight.chunk(2, dim=1)
-        rows = of_rows @ _waves(height, weight)  # (width, H)
-        columns = of_columns @ _waves(width, weight) + self.mix.bias[:, None]  # type: ignore[index]
+        down = _waves(height, weight)
+        across = down if width == height else _waves(width, weight)
+        rows = of_rows @ down  # (width, H)
+        columns = of_columns @ across + self.mix.bias[:, None]  # type: ignore[index]
         return F.normalize(rows[:, :, None] + columns[:, None], dim=0)[None]
 
 
