@@ -13,4 +13,5 @@ of_debian() {
   $sudo apt-get update -qq || :  # the lists from before may do
   $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null
 }
-of_debian || .venv/bin/python -m playwright install --with-deps chromium
+of_debian || .venv/bin/python -m playwright install --with-deps chromium ||
+  echo "no Chromium could be installed: tests of pages fail if CI is set, and are skipped otherwise" >&2
