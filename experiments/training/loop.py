@@ -213,9 +213,9 @@ class Training:
 
 
 def _batch_bytes(recipe: Recipe, world: int) -> int:
-    """Bytes of one process's share of a batch as it leaves the loader; pictures with motion are float."""
-    pictures = 2 * recipe.optim.batch_size // world
-    return pictures * recipe.data.channels * recipe.size**2 * (4 if recipe.data.motion else 1)
+    """Bytes of one process's share of a batch as it leaves the loader; pictures with motion or pose are float."""
+    pictures, data = 2 * recipe.optim.batch_size // world, recipe.data
+    return pictures * (data.channels + 3 * data.pose) * recipe.size**2 * (4 if data.motion or data.pose else 1)
 
 
 def _open_log(run: Training, held_out: HeldOut) -> RunLog:
