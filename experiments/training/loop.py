@@ -171,7 +171,7 @@ class Training:
         if self.rules < RULES and processes.world > 1:
             warn(f"{last}: of an earlier version: each process goes on with random draws of its own")
         self.memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        self.host.to(device).to(memory_format=self.memory_format).train()
+        self.host.to(device).lay_out(self.memory_format).train()
         self.objective = Objective(recipe.loss, recipe.stage).to(device)
         self.optimisers = Optimisers(self.host, optim)
         self.average = None if optim.ema is None else Average(self.host, optim.ema)
