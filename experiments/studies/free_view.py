@@ -51,7 +51,7 @@ class Turned:
 
 
 def measure(measured: np.ndarray, sources: np.ndarray) -> Turned:
-    """Compare yaws measured of N heads, (N, len(YAWS)) degrees, with `YAWS`; `sources` are those of the sources, (N,)."""
+    """Compare yaws (N, len(YAWS)) measured of N heads with `YAWS`; `sources` are those of the sources, (N,)."""
     asked = np.broadcast_to(YAWS, measured.shape).ravel()
     found = measured.ravel()
     columns = zip(YAWS, measured.mean(0).tolist(), measured.std(0).tolist(), strict=True)

@@ -74,17 +74,12 @@ def test_a_turn_is_added_to_the_driving_motion(host, picture, clips_root):
     for mode in ("relative", "absolute"):
         animator = Animator(network, source, Motion(mode, adapt_scale=False, turn=TURN))
         made = [result for _, result in animator.frames(poses, 2)]
-        kp, first = network.keypoints(torch.stack(poses)), network.keypoints(poses[0][None])
-        moved = network.transfer_motion(
-            animator.keypoints,
-            network.turned(kp, torch.tensor(TURN)),
-            first,
-            relative=mode == "relative",
-            adapt_scale=False,
-        )
-        with torch.no_grad():
-            source_of_each = source.expand(3, -1, -1, -1)
-            expected = network.generate(source_of_each, animator.keypoints.expand(3), moved).prediction
+        with torch.inference_mode():
+            kp, first = network.keypoints(torch.stack(poses)), network.keypoints(poses[0][None])
+            turned, relative = network.turned(kp, torch.tensor(TURN)), mode == "relative"
+            moved = network.transfer_motion(animator.keypoints, turned, first, relative=relative, adapt_scale=False)
+            three = source.expand(3, -1, -1, -1)
+            expected = network.generate(three, animator.keypoints.expand(3), moved).prediction
         torch.testing.assert_close(torch.stack(made), expected, atol=1e-5, rtol=0)
         plain = Animator(network, source, Motion(mode, adapt_scale=False))
         assert not torch.allclose(torch.stack([result for _, result in plain.frames(poses, 2)]), expected, atol=1e-3)
