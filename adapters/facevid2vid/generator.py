@@ -35,9 +35,9 @@ class Generator(nn.Module):
         feature_channel: channels of the volume for the dense motion; the same as `reshape_channel`.
         num_kp: number K of keypoints.
         block_expansion, max_features: encoder level i has min(max_features, block_expansion · 2^i) channels, the
-            decoder's block_expansion · 2^i; the flattened volume has `max_features`.
+            decoder's block_expansion · 2^i.
         num_down_blocks: levels below the image's size.
-        reshape_channel, reshape_depth: channels and depth of the volume.
+        reshape_channel, reshape_depth: channels and depth of the volume (upstream's product is `max_features`).
         num_resblocks: residual blocks of the volume, and of the flat feature.
         estimate_occlusion_map: dim what the source hides.
         dense_motion_params: further arguments of `DenseMotionNetwork`.
@@ -63,7 +63,7 @@ class Generator(nn.Module):
         estimate_occlusion_map: bool = False,
     ) -> None:
         super().__init__()
-        _check_volume(feature_channel, max_features, reshape_channel, reshape_depth, dense_motion_params)
+        _check_volume(feature_channel, reshape_channel, reshape_depth, dense_motion_params)
         self.dense_motion_network = DenseMotionNetwork(
             num_kp=num_kp,
             feature_channel=feature_channel,
@@ -73,12 +73,12 @@ class Generator(nn.Module):
         widths = [min(max_features, block_expansion * 2**level) for level in range(num_down_blocks + 1)]
         self.first = SameBlock(image_channel, widths[0], kernel_size=self.first_kernel)
         self.down_blocks = nn.ModuleList(DownBlock(fine, coarse) for fine, coarse in pairwise(widths))
-        self.second = nn.Conv2d(widths[-1], max_features, 1)
+        self.second = nn.Conv2d(widths[-1], reshape_channel * reshape_depth, 1)
         self.resblocks_3d = nn.Sequential()
         for index in range(num_resblocks):
             self.resblocks_3d.add_module(f"3dr{index}", ResBlock3d(reshape_channel))
         flat = block_expansion * 2**num_down_blocks
-        self.third = LeakyBlock(max_features, flat)
+        self.third = LeakyBlock(reshape_channel * reshape_depth, flat)
         self.fourth = nn.Conv2d(flat, flat, 1)
         self.reshape_depth = reshape_depth
         self.make_decoder(block_expansion, num_down_blocks, num_resblocks, image_channel)
@@ -192,14 +192,7 @@ class SpadeGenerator(Generator):
         return self.decoder(feature)
 
 
-def _check_volume(
-    feature_channel: int, max_features: int, channels: int, depth: int, dense_motion_params: Mapping[str, Any]
-) -> None:
-    if channels * depth != max_features:
-        raise ValueError(
-            f"generator_params.reshape_channel: expected reshape_channel · reshape_depth = max_features, "
-            f"got {channels} · {depth} and {max_features}"
-        )
+def _check_volume(feature_channel: int, channels: int, depth: int, dense_motion_params: Mapping[str, Any]) -> None:
     if feature_channel != channels:
         raise ValueError(
             f"common_params.feature_channel: expected generator_params.reshape_channel, {channels}, "

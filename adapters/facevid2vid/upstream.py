@@ -107,10 +107,7 @@ def _generator(state: shapes.State, volume: int, published: Mapping[str, Any]) -
     prefix = "dense_motion_network."
     motion = shapes.hourglass(state, f"{prefix}hourglass.", published["dense_motion_params"])
     motion |= {"compress": shapes.rows(state, f"{prefix}compress.weight"), "reshape_depth": flat // volume}
-    params: shapes.Params = {
-        "block_expansion": shapes.rows(state, "first.conv.weight"),
-        "max_features": flat,
-        "num_down_blocks": shapes.indices(state, "down_blocks.", ".conv.weight"),
+    params = shapes.encoder(state, {"max_features": flat}) | {
         "reshape_channel": volume,
         "reshape_depth": flat // volume,
         "estimate_occlusion_map": f"{prefix}occlusion.weight" in state,

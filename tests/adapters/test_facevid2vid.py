@@ -298,10 +298,6 @@ WRONG = {
         changed(kp_detector_params__reshape_channel=30),
         r"model.kp_detector_params.reshape_channel: expected 8 · reshape_depth 4 = 32, got 30",
     ),
-    "volume": (
-        changed(generator_params__max_features=20),
-        r"reshape_channel: expected reshape_channel · reshape_depth = max_features, got 4 · 4 and 20",
-    ),
     "feature": (changed(common_params__feature_channel=8), "common_params.feature_channel: expected .*, 4, got 8"),
     "depth": (changed(**{f"{MOTION}reshape_depth": 8}), "dense_motion_params.reshape_depth: expected .* 4, got 8"),
     "widths": (changed(he_estimator_params__widths=[8, 8, 10, 16]), "widths: expected four multiples of 4, got"),
