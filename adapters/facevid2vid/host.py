@@ -158,8 +158,8 @@ class FaceVid2Vid(Host):
                 MultiScaleDiscriminator,
                 supplied=("num_channels", "num_kp"),
             )
-            shared = {"num_channels": common["image_channel"], "num_kp": common["num_kp"]}
-            self.discriminator = MultiScaleDiscriminator(**shared, **judge)
+            judge |= {"num_channels": common["image_channel"], "num_kp": common["num_kp"]}
+            self.discriminator = MultiScaleDiscriminator(**judge)
 
     def sections(self) -> dict[str, nn.Module]:
         """``generator``, ``kp_detector``, ``he_estimator`` and, if the host has one, ``discriminator``."""

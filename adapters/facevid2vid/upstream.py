@@ -19,7 +19,7 @@ def inplace_taps(generator: nn.Module) -> list[Tap]:
     The SPADE decoder takes that feature as its input and as the guide of every norm: what is tapped is its argument.
     Of vox-256 at 256×256: 256 channels 64×64, 128 (SPADE: 256) channels 128×128, 64 channels 256×256.
     """
-    flat = generator.get_submodule("fourth").out_channels
+    flat = dict(generator.get_submodule("fourth").named_parameters())["weight"].shape[0]
     if hasattr(generator, "decoder"):
         middle = dict(generator.get_submodule("decoder.up_0.conv_1").named_parameters())["weight_orig"]
         return [

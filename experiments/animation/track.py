@@ -91,7 +91,8 @@ class CausalSmoother:
         """Smooth the next keypoints (B, K, D), one frame after the other."""
         smoothed = list[dict[str, Tensor]]()
         for number in range(len(keypoints.value)):
-            now, last = tensors_of(keypoints.each(lambda x, at=number: x[at : at + 1])), self._last
+            now = {name: value[number : number + 1] for name, value in tensors_of(keypoints).items()}
+            last = self._last
             if last is not None:
                 now = {name: torch.lerp(value, last[name], self.keep) for name, value in now.items()}
             self._last = now
