@@ -242,7 +242,7 @@ class FaceVid2Vid(Host):
                 discriminator or without Jacobians for a term that needs them.
         """
         names = self.known_losses(names)
-        kp, terms = output.kp_driving, dict[str, Tensor]()
+        kp = output.kp_driving
         if not isinstance(kp, PosedKeypoints):
             raise ValueError("the losses are of keypoints with their pose, as `forward` gives them")
         terms = self._equivariance(kp, driving, names, generator, transform_params)
