@@ -16,6 +16,7 @@ __all__ = [
     "MRAA",
     "TPSM",
     "DaGAN",
+    "FaceVid2Vid",
     "Host",
     "HostOutput",
     "Keypoints",
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from memcomp.adapters.attachment.attach import attach
     from memcomp.adapters.base import Host
     from memcomp.adapters.dagan import DaGAN
+    from memcomp.adapters.facevid2vid import FaceVid2Vid
     from memcomp.adapters.fomm import FOMM
     from memcomp.adapters.layout import Layout
     from memcomp.adapters.mcnet import MCNet
@@ -46,6 +48,7 @@ else:  # hidden from type checkers, to whom a module with `__getattr__` has ever
         "MRAA": "mraa",
         "TPSM": "tpsm",
         "DaGAN": "dagan",
+        "FaceVid2Vid": "facevid2vid",
         "Host": "base",
         "HostOutput": "outputs",
         "Keypoints": "outputs",

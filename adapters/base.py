@@ -32,6 +32,7 @@ class Host(Sectioned):
     published: ClassVar[Mapping[str, Any]] = {}  # the `model` of the checkpoints that upstream published
     layouts: ClassVar[tuple[Layout, ...]] = ()  # its generators in upstream's code: for `attach`, and for `recognise`
     section_files: ClassVar[Mapping[str, re.Pattern[str]]] = {}  # sections in files of their own → what their keys are
+    free_view: ClassVar[bool] = False  # its keypoints tell the head's pose, which `turned` changes
     encoder: ClassVar[tuple[str, ...]] = ()  # modules of the generator that its `encode` runs; for `encode_source`
     epoch_entry: ClassVar[str] = "epoch"  # of upstream's checkpoints: where the training epoch stands
     not_weights: ClassVar[Mapping[str, str]] = {}  # other entries of upstream's sections → what they are
@@ -117,6 +118,14 @@ class Host(Sectioned):
         adapt_scale: bool = True,
     ) -> Keypoints:
         """Keypoints that move the source as the driving head moved since its initial frame."""
+
+    def turned(self, keypoints: Keypoints, degrees: Tensor) -> Keypoints:
+        """The head of these keypoints turned further by yaw, pitch and roll, (3,) or (B, 3); see `free_view`.
+
+        Raises:
+            ValueError: the host cannot.
+        """
+        raise ValueError(f"the host {self.name!r} has no free view: its keypoints do not tell the head's pose")
 
     def loss_terms(
         self,

@@ -17,6 +17,7 @@ BUILT_IN = {  # as an entry point would
     "dagan": "memcomp.adapters.dagan:DaGAN",
     "mcnet": "memcomp.adapters.mcnet:MCNet",
     "mraa": "memcomp.adapters.mraa:MRAA",
+    "facevid2vid": "memcomp.adapters.facevid2vid:FaceVid2Vid",
     "true_motion": "memcomp.adapters.true_motion:TrueMotion",  # a laboratory's, published nowhere
 }
 _HOSTS: dict[str, type[Host]] = {}  # registered, or loaded so far

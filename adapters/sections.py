@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from memcomp import MemoryCompensation
@@ -82,6 +83,13 @@ class Sectioned(nn.Module, ABC):
             for module in self.host_modules():
                 if id(module) not in kept:
                     module.training = False
+        return self
+
+    def lay_out(self: Same, memory_format: torch.memory_format) -> Same:
+        """Keep the weights of 2-D convolutions in a memory format; those of 3-D ones, for which `.to` fails, stay."""
+        for tensor in (*self.parameters(), *self.buffers()):
+            if tensor.ndim == 4:
+                tensor.data = tensor.data.contiguous(memory_format=memory_format)
         return self
 
     def optimizer_groups(self) -> dict[str, list[nn.Parameter]]:

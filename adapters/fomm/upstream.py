@@ -44,7 +44,7 @@ def read_model(sections: Sections, published: Mapping[str, Any]) -> shapes.Param
         "common_params": common,
         "kp_detector_params": _detector(detector, num_kp, published["kp_detector_params"]),
         "generator_params": _first_order(generator, published["generator_params"]),
-        "discriminator_params": _discriminator(sections.get("discriminator"), num_channels, published),
+        "discriminator_params": discriminator(sections.get("discriminator"), num_channels, published),
     }
 
 
@@ -64,7 +64,8 @@ def _first_order(state: shapes.State, published: Mapping[str, Any]) -> shapes.Pa
     return params
 
 
-def _discriminator(state: shapes.State | None, num_channels: int, published: Mapping[str, Any]) -> shapes.Params | None:
+def discriminator(state: shapes.State | None, num_channels: int, published: Mapping[str, Any]) -> shapes.Params | None:
+    """Parameters of FOMM's multi-scale discriminator; None if there are no weights of one."""
     if not state:
         return None
     names = list(dict.fromkeys(key.split(".")[1] for key in state if key.startswith("discs.")))

@@ -10,5 +10,6 @@ from memcomp.experiments.animation.animator import Animator, animate
 from memcomp.experiments.animation.files import Animated, animate_files
 from memcomp.experiments.animation.motion import Motion
 from memcomp.experiments.animation.options import AnimationOptions
+from memcomp.experiments.animation.turning import turn_files
 
-__all__ = ["Animated", "AnimationOptions", "Animator", "Motion", "animate", "animate_files"]
+__all__ = ["Animated", "AnimationOptions", "Animator", "Motion", "animate", "animate_files", "turn_files"]

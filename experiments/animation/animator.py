@@ -84,13 +84,32 @@ class Animator:
         kp_driving, reference = kp_driving.to(self.device), reference.to(self.device)
         with torch.inference_mode():
             try:
+                if any(motion.turn):
+                    kp_driving = self.host.turned(kp_driving, torch.tensor(motion.turn))
                 moved = self.host.transfer_motion(
                     self.keypoints, kp_driving, reference, relative=relative, adapt_scale=motion.adapt_scale, **further
                 )
             except ValueError as error:
                 raise UserError(f"{name if relative else f'motion {motion.mode}'}: {error}") from None
-            with self._precision():
-                results = self._generate(self._encoded, moved).prediction.float().cpu()
+            return self._made(moved)
+
+    def view(self, degrees: Tensor) -> Tensor:
+        """The source turned by yaw, pitch and roll (B, 3) from how it is held, (B, 3, H, W) in [0, 1] on the CPU.
+
+        Raises:
+            UserError: the host has no free view, or makes values that are not finite.
+        """
+        with torch.inference_mode():
+            try:
+                turned = self.host.turned(self.keypoints.expand(len(degrees)), degrees)
+            except ValueError as error:
+                raise UserError(str(error)) from None
+            return self._made(turned)
+
+    def _made(self, moved: Keypoints) -> Tensor:
+        """The source with these keypoints, (B, 3, H, W), float32, on the CPU."""
+        with self._precision():
+            results = self._generate(self._encoded, moved).prediction.float().cpu()
         if not bool(results.isfinite().all()):
             raise UserError("the host generates values that are not finite for this source and driving video")
         return results

@@ -125,10 +125,10 @@ def animate_files(options: AnimationOptions, warn: Say = lambda text: None) -> I
     for job in options.jobs():
         form_of(job.output)
     writable_folder(options.output.parent)
-    found = {path: Source(path, frame, _square(path, frame, options)) for path, frame in sources.items()}
+    found = {path: Source(path, frame, square_of(path, frame, options)) for path, frame in sources.items()}
     scenes = {path: Scene(frames, _driving_square(frames, options)) for path, frames in drivings.items()}
     size = options.size or trained.size
-    animators = {path: _animator(host, source, size, options) for path, source in found.items()}
+    animators = {path: animator_of(host, source, size, options) for path, source in found.items()}
     tracks = dict[Path, Track]()  # of one driving video at a time: its keypoints serve all sources
     with interruption() as stop:
         for job in options.jobs():
@@ -144,7 +144,8 @@ def animate_files(options: AnimationOptions, warn: Say = lambda text: None) -> I
                 return
 
 
-def _square(path: Path, frame: Frame, options: AnimationOptions) -> Square:
+def square_of(path: Path, frame: Frame, options: AnimationOptions) -> Square:
+    """The square of a source picture that the host is given."""
     return Square.centred(frame) if options.crop is None else find_square(path, frame, options.crop, options.face)
 
 
@@ -155,7 +156,7 @@ def _driving_square(frames: Frames, options: AnimationOptions) -> Square | None:
     return find_square(frames.path, first, options.crop_driving, numbered=False)
 
 
-def _animator(host: Host, source: Source, size: int, options: AnimationOptions) -> Animator:
+def animator_of(host: Host, source: Source, size: int, options: AnimationOptions) -> Animator:
     """The host with a source; an asked-for size is tried, which not every host can take."""
     picture = source.square.cut(source.frame, size)
     dtype = getattr(torch, options.dtype)

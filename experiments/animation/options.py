@@ -20,7 +20,7 @@ class AnimationOptions:
     sources: tuple[Path, ...]
     """Pictures."""
     drivings: tuple[Path, ...]
-    """Videos, or folders of pictures."""
+    """Videos, or folders of pictures; none: the sources are turned, see `turning`."""
     output: Path
     """mp4, webm or gif file, or a folder of PNG; with several results a folder of them. Each appears when it is done,
     or when it is interrupted."""
@@ -70,7 +70,7 @@ class AnimationOptions:
         return self.wants_best_frame or self.smooth > 0
 
     def jobs(self) -> list[Job]:
-        """The videos to write."""
+        """The videos to write of driving videos."""
         groups = [self.sources] if self.grid else [(source,) for source in self.sources]
         pairs = [(group, driving) for driving in self.drivings for group in groups]
         if len(pairs) == 1:

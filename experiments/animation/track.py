@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
@@ -22,40 +23,46 @@ class Track:
         times: seconds of every frame.
 
     Attributes:
-        value: (T, K, D).
-        jacobian: (T, K, D, D) or None.
         times: (T,) float64.
     """
 
     def __init__(self, parts: Iterable[Keypoints], times: Sequence[float] = ()) -> None:
-        # in two long arrays: a small tensor kept from each batch would lie between what the host lets go of again, and
-        # the process would grow by that much
-        values, jacobians, count, dims = array("f"), array("f"), 2, 2
+        # in a few long arrays: a small tensor kept from each batch would lie between what the host lets go of again,
+        # and the process would grow by that much
+        numbers, shapes, form = dict[str, array](), dict[str, Sequence[int]](), Keypoints(torch.empty(0, 2, 2))
         for part in parts:
-            count, dims = part.value.shape[1:]
-            values.extend(part.value.flatten().tolist())
-            if part.jacobian is not None:
-                jacobians.extend(part.jacobian.flatten().tolist())
-        self.value = torch.tensor(np.asarray(values)).view(-1, count, dims)
-        self.jacobian = torch.tensor(np.asarray(jacobians)).view(-1, count, dims, dims) if jacobians else None
+            form = part
+            for name, tensor in tensors_of(part).items():
+                numbers.setdefault(name, array("f")).extend(tensor.flatten().tolist())
+                shapes[name] = tensor.shape[1:]
+        found = {name: torch.tensor(np.asarray(row)).view(-1, *shapes[name]) for name, row in numbers.items()}
+        self._keypoints = replace(form, **found)
         self.times = torch.tensor([float(time) for time in times], dtype=torch.float64)
 
     def __len__(self) -> int:
         return len(self.value)
 
+    @property
+    def value(self) -> Tensor:
+        """(T, K, D)."""
+        return self._keypoints.value
+
+    @property
+    def jacobian(self) -> Tensor | None:
+        """(T, K, D, D) or None."""
+        return self._keypoints.jacobian
+
     def keypoints(self, start: int, stop: int | None = None) -> Keypoints:
         """Those of frames `start` … `stop` - 1, of the one frame if there is no `stop`."""
         part = slice(start, start + 1 if stop is None else stop)
-        return Keypoints(self.value[part], None if self.jacobian is None else self.jacobian[part])
+        return self._keypoints.each(lambda x: x[part])
 
     def smooth(self, seconds: float) -> None:
         """Average over about `seconds` before and after each frame alike, so that nothing comes later than it did.
 
         The exponential filter of `CausalSmoother` runs forwards, then backwards.
         """
-        self.value = _both_ways(self.value, self.times, seconds)
-        if self.jacobian is not None:
-            self.jacobian = _both_ways(self.jacobian, self.times, seconds)
+        self._keypoints = self._keypoints.each(lambda x: _both_ways(x, self.times, seconds))
 
     def best_frame(self, source: Keypoints) -> int:
         """The number of the frame whose head is most like the source's.
@@ -78,22 +85,25 @@ class CausalSmoother:
 
     def __init__(self, seconds: float, frame_rate: float) -> None:
         self.keep = math.exp(-1 / (seconds * frame_rate))
-        self._last: Keypoints | None = None
+        self._last: dict[str, Tensor] | None = None
 
     def __call__(self, keypoints: Keypoints) -> Keypoints:
-        """Smooth the next keypoints (B, K, 2), one frame after the other."""
-        values, jacobians = list[Tensor](), list[Tensor]()
+        """Smooth the next keypoints (B, K, D), one frame after the other."""
+        smoothed = list[dict[str, Tensor]]()
         for number in range(len(keypoints.value)):
-            jacobian = None if keypoints.jacobian is None else keypoints.jacobian[number]
-            value, last = keypoints.value[number], self._last
+            now = {name: value[number : number + 1] for name, value in tensors_of(keypoints).items()}
+            last = self._last
             if last is not None:
-                value = torch.lerp(value, last.value, self.keep)
-                if jacobian is not None and last.jacobian is not None:
-                    jacobian = torch.lerp(jacobian, last.jacobian, self.keep)
-            self._last = Keypoints(value, jacobian)
-            values.append(value)
-            jacobians += [] if jacobian is None else [jacobian]
-        return Keypoints(torch.stack(values), torch.stack(jacobians) if jacobians else None)
+                now = {name: torch.lerp(value, last[name], self.keep) for name, value in now.items()}
+            self._last = now
+            smoothed.append(now)
+        return replace(keypoints, **{name: torch.cat([one[name] for one in smoothed]) for name in smoothed[0]})
+
+
+def tensors_of(keypoints: Keypoints) -> dict[str, Tensor]:
+    """The tensors of keypoints of any kind, by the names of their fields."""
+    found = {field.name: getattr(keypoints, field.name) for field in fields(keypoints)}
+    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
 
 def normalised(points: Tensor) -> Tensor:

@@ -10,14 +10,20 @@ from memcomp.experiments.commands._shared import at_least, number
 from memcomp.experiments.errors import Incomplete, UserError, counted, warn
 
 FORMS = ("mp4", "webm", "gif", "png")
-NEEDED = ("checkpoint", "driving", "output")  # beside --source, unless only a preview is drawn
+NEEDED = ("checkpoint", "output")  # beside --source, unless only a preview is drawn
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `memcomp animate`."""
     parser.add_argument("--checkpoint", help="run, checkpoint or pretrained folder, or `demo`")
     parser.add_argument("--source", type=Path, nargs="+", required=True, help="picture with the face to move, or more")
-    parser.add_argument("--driving", type=Path, nargs="+", help="video, or folder of pictures, to follow, or more")
+    parser.add_argument(
+        "--driving",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="video, or folder of pictures, to follow, or more (may be missing with --yaw, --pitch or --roll)",
+    )
     parser.add_argument(
         "--output",
         type=Path,
@@ -58,6 +64,14 @@ def _motion(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--smooth", type=number(0), default=0, metavar="SECONDS", help="average the driving motion over about that long"
     )
+    for angle, way in (("yaw", "to the side"), ("pitch", "up or down"), ("roll", "about the line of sight")):
+        group.add_argument(
+            f"--{angle}",
+            type=number(-90, 90),
+            default=0.0,
+            metavar="DEGREES",
+            help=f"turn the head {way} besides (facevid2vid); without --driving, from how the source holds it",
+        )
     group.add_argument("--no-adapt-scale", action="store_true", help="relative: do not scale by the heads' sizes")
 
 
@@ -74,7 +88,7 @@ def _pictures(group: argparse._ArgumentGroup) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the videos, and say what is in them."""
-    from memcomp.experiments.animation import AnimationOptions, Motion, animate_files
+    from memcomp.experiments.animation import AnimationOptions, Motion, animate_files, turn_files
     from memcomp.experiments.animation.square import draw_preview
     from memcomp.experiments.commands._shared import options_of
 
@@ -84,12 +98,12 @@ def run(args: argparse.Namespace) -> None:
         return
     if missing := [f"--{name}" for name in NEEDED if not getattr(args, name)]:
         raise UserError(f"the following arguments are required: {', '.join(missing)}")
-    motion = Motion(args.motion, not args.no_adapt_scale)
+    motion = Motion(args.motion, not args.no_adapt_scale, (args.yaw, args.pitch, args.roll))
     files = {"sources": tuple(args.source), "drivings": tuple(args.driving)}
     options = options_of(AnimationOptions, args, motion=motion, **files)
     _check(args, options.jobs())
     broken = []
-    for made in animate_files(options, warn):
+    for made in animate_files(options, warn) if args.driving else turn_files(options, warn):
         sound = {True: ", with its sound", False: ", without sound", None: ": the form has no sound"}[made.sound]
         height, width = made.size
         print(f"{made.path}: {counted(made.frames, 'frame')} of {width}×{height} {made.pace}{sound}")
@@ -105,6 +119,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _check(args: argparse.Namespace, jobs: list) -> None:
     """Raise UserError for options that do not go together, and for outputs that would replace an input."""
+    if not args.driving:
+        _check_turn(args)
     if args.paste and (args.side_by_side or args.grid):
         raise UserError("--paste: expected without --side-by-side and --grid, which show the square alone")
     if args.side_by_side and args.grid:
@@ -117,6 +133,26 @@ def _check(args: argparse.Namespace, jobs: list) -> None:
         raise UserError(f"{args.output}: expected a folder for {len(jobs)} results, or --grid for several sources")
     # realpath, not resolve: links that lead in a circle are an error of the reading, in its words
     inputs = {os.path.realpath(path) for path in (*args.source, *args.driving)}
-    for job in jobs:
-        if os.path.realpath(job.output) in inputs:
-            raise UserError(f"{job.output}: expected an output that is neither the source nor the driving video")
+    for output in [job.output for job in jobs] or [args.output]:
+        if os.path.realpath(output) in inputs:
+            raise UserError(f"{output}: expected an output that is neither the source nor the driving video")
+
+
+def _check_turn(args: argparse.Namespace) -> None:
+    """Raise UserError for what only a driving video makes sense of."""
+    if not (args.yaw or args.pitch or args.roll):
+        raise UserError("--driving: expected a video to follow, or degrees by --yaw, --pitch or --roll")
+    if len(args.source) > 1:
+        raise UserError("--source: expected one picture without --driving")
+    given = {
+        "--motion": args.motion != "relative",
+        "--best-frame": args.best_frame is not None,
+        "--smooth": bool(args.smooth),
+        "--crop-driving": args.crop_driving is not None,
+        "--side-by-side": args.side_by_side,
+        "--grid": args.grid,
+        "--contact-sheet": args.contact_sheet,
+        "--paste": args.paste,
+    }
+    for option in (option for option, asked in given.items() if asked):
+        raise UserError(f"{option}: expected with --driving")

@@ -62,6 +62,10 @@ def _pairs(recipe: Recipe, split: str, seed: int, repeats: int = 1, augment: Aug
     identities = data.identities if split == "train" else HELD_OUT_PEOPLE
     heads = HeadsSet(split, identities, data.frames, recipe.size, data.seed, cache, data.rate, data.depth)
     heads.render_all(data.workers)
+    if data.pose:
+        from memcomp.experiments.data.pose_pairs import PosePairs
+
+        return PosePairs(heads, seed, repeats, augment)
     if not data.motion:
         return PairSet(HeadClips(heads), seed, repeats, augment)
     from memcomp.experiments.data.motion_pairs import MotionPairs

@@ -33,11 +33,16 @@ _POSITIVE = (  # no number of a recipe is negative, and these are not 0 either
     "log.held_out_pairs"
 )
 _WIDTHS = (  # of upstream's model_params, wherever they stand in `host.model`
-    "num_kp num_channels num_tps num_blocks num_down_blocks num_layers block_expansion "
+    "num_kp num_channels image_channel feature_channel reshape_channel reshape_depth compress num_bins "
+    "num_tps num_blocks num_down_blocks num_layers block_expansion "
     "max_features scale_factor temperature id_bottle_size pose_bottle_size"
 )
 _MOST = dict.fromkeys(("data.augment.time_flip", "data.augment.mirror", "loss.perceptual.scales", "optim.tail"), 1.0)
 _MOST |= {"optim.ema": 1.0, "data.augment.hue": 0.5, "seed": 2**63 - 1, "data.workers": 1024}
+NO_TEACHER = (
+    "loss.headpose: expected who teaches it: data.pose: true, of procedural heads; of faces loss.pose_teacher, "
+    "the file of a head-pose network in Hopenet's format, such as hopenet_robust_alpha1.pkl"
+)
 Rule = tuple[bool, str]  # whether it holds, and what to say if not
 
 
@@ -83,6 +88,10 @@ def _combinations(recipe: Recipe) -> Iterator[Rule]:
     yield data.kind == "heads" or not data.depth, true_depth
     true_motion = "data.motion: expected false, only procedural heads (without depth) have a true motion"
     yield not data.motion or (data.kind == "heads" and not data.depth), true_motion
+    true_pose = "data.pose: expected false, only procedural heads (without depth and motion) have a true pose"
+    yield not data.pose or (data.kind == "heads" and not data.depth and not data.motion), true_pose
+    yield loss.headpose == 0 or data.pose or loss.pose_teacher is not None, NO_TEACHER
+    yield loss.pose_teacher is None or not data.pose, "loss.pose_teacher: expected null with data.pose, which is exact"
     yield not recipe.freeze_host or loss.generator_gan == 0, "loss.generator_gan: expected 0 with freeze_host"
     untrained = "freeze_host: without a memory nothing would be trained"
     yield not recipe.freeze_host or recipe.memory is not None, untrained

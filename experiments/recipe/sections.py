@@ -53,6 +53,7 @@ class DataSection:
     seed: int = 0  # heads: which people
     depth: bool = False  # heads: pictures with their true disparity as fourth channel
     motion: bool = False  # heads: pictures with their exact motion as four further channels
+    pose: bool = False  # heads: training pictures with their exact head pose as three further channels
     repeats: int = 1  # times that each person is seen in one epoch
     workers: int = 0  # processes that read data; 0 = the training process itself
     cache: str | None = None  # folder for rendered heads and decoded clips; null = the user's cache folder
@@ -62,7 +63,10 @@ class DataSection:
 
     @property
     def channels(self) -> int:
-        """Channels of a picture: colours, the disparity where it is given, the motion where it is."""
+        """Channels that a host needs: colours, the disparity where it is given, the motion where it is.
+
+        A pose is for the loss alone, so that hosts are measured without.
+        """
         return 3 + self.depth + 4 * self.motion
 
 
@@ -99,6 +103,10 @@ class LossSection:
     keypoint_distance: float = 0.0
     warp: float = 0.0
     background: float = 0.0
+    keypoint_prior: float = 0.0
+    headpose: float = 0.0
+    expression: float = 0.0
+    pose_teacher: str | None = None  # of headpose: the file of a head-pose network; null = the pictures tell it
     consistency: float = 0.0
     generator_gan: float = 0.0
     feature_matching: float = 0.0
@@ -106,7 +114,12 @@ class LossSection:
     transform: TransformSection = field(default_factory=TransformSection)
 
 
-NO_TERMS = ("discriminator_gan", "feature_matching", "transform")  # they add nothing to the generator's loss alone
+NO_TERMS = (
+    "discriminator_gan",
+    "feature_matching",
+    "pose_teacher",
+    "transform",
+)  # they add nothing to the generator's loss alone
 
 
 @dataclass(frozen=True)

@@ -121,12 +121,12 @@ def _picture(host: Host, source: Tensor, driving: Tensor, way: str) -> Tensor:
     with torch.no_grad(), _way(source.device, way):
         if way != "channels_last":
             return host(source, driving).prediction
-        host.to(memory_format=torch.channels_last)
+        host.lay_out(torch.channels_last)
         try:
             form = torch.channels_last
             return host(source.to(memory_format=form), driving.to(memory_format=form)).prediction
         finally:
-            host.to(memory_format=torch.contiguous_format)
+            host.lay_out(torch.contiguous_format)
 
 
 @contextlib.contextmanager

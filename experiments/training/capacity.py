@@ -62,6 +62,8 @@ def _of_width(recipe: Recipe, width: int, match: str) -> float:
     try:
         with torch.device("meta"):
             return amount(create_host(recipe.host.name, model).eval(), match, recipe.size, channels)
+    except ValueError as error:  # such as a decoder of fixed widths
+        raise UserError(f"capacity: the host cannot be widened: {error}") from None
     except RuntimeError:  # an operation that a tensor without values cannot do
         return amount(create_host(recipe.host.name, model).eval(), match, recipe.size, channels)
 

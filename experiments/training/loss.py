@@ -9,11 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memcomp.adapters import Host
+from memcomp.adapters.facevid2vid.pose import with_pose
 from memcomp.adapters.outputs import HostOutput
 from memcomp.adapters.shared.blocks import AntiAliasDown
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.recipe.sections import LossSection, PerceptualSection
 from memcomp.experiments.training.perceptual import Features, load_backbone
+from memcomp.experiments.training.pose_teacher import load_teacher
 
 HOST_TERMS = (
     "equivariance_value",
@@ -21,6 +23,9 @@ HOST_TERMS = (
     "keypoint_distance",
     "warp",
     "background",
+    "keypoint_prior",
+    "headpose",
+    "expression",
     "generator_gan",
     "feature_matching",
 )
@@ -41,6 +46,8 @@ class Objective(nn.Module):
         super().__init__()
         self.section, self.stage = section, stage
         self.perceptual = None if section.perceptual is None else PerceptualPyramid(section.perceptual)
+        taught = section.pose_teacher is not None and section.headpose > 0
+        self.teacher = load_teacher(str(section.pose_teacher)) if taught else None
         self.backbone = None if self.perceptual is None else self.perceptual.description
 
     @property
@@ -55,7 +62,7 @@ class Objective(nn.Module):
 
         Args:
             host: in train or eval mode.
-            source: (B, 3, H, W) in [0, 1], or (B, 4, H, W) with the disparity for a host that takes it.
+            source: (B, 3, H, W) in [0, 1], or with the further channels that the host takes.
             driving: the same person; what the prediction is compared with.
             generator: of every random draw: what the host does only in training, and the equivariance terms' warp.
             epoch: while training, the epochs done; None = reconstruct as in an evaluation.
@@ -85,7 +92,10 @@ class Objective(nn.Module):
         # Eq. 4, the terms of our own, and the host's
         if consistent and record is not None:
             terms["consistency"] = weights.consistency * record.consistency_loss()
-        target = driving[:, :3]  # a fourth channel is for the host alone
+        target = driving[:, :3]  # further channels are for the host alone
+        if self.teacher is not None:
+            with torch.no_grad():
+                driving = with_pose(target, self.teacher(target))
         if self.perceptual is not None:
             terms["perceptual"] = self.perceptual(output.prediction, target)
         if weights.pyramid_l1:

@@ -87,7 +87,7 @@ class Training:
         if self.rules < RULES and processes.world > 1:
             warn(f"{last}: of an earlier version: each process goes on with random draws of its own")
         self.memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        self.host.to(device).to(memory_format=self.memory_format).train()
+        self.host.to(device).lay_out(self.memory_format).train()
         self.objective = Objective(recipe.loss, recipe.stage).to(device)
         self.optimisers = Optimisers(self.host, optim)
         self.average = None if optim.ema is None else Average(self.host, optim.ema)
@@ -129,9 +129,9 @@ class Training:
 
 
 def _batch_bytes(recipe: Recipe, world: int) -> int:
-    """Bytes of one process's share of a batch as it leaves the loader; pictures with motion are float."""
-    pictures = 2 * recipe.optim.batch_size // world
-    return pictures * recipe.data.channels * recipe.size**2 * (4 if recipe.data.motion else 1)
+    """Bytes of one process's share of a batch as it leaves the loader; pictures with motion or pose are float."""
+    pictures, data = 2 * recipe.optim.batch_size // world, recipe.data
+    return pictures * (data.channels + 3 * data.pose) * recipe.size**2 * (4 if data.motion or data.pose else 1)
 
 
 def _open_log(run: Training, held_out: HeldOut) -> RunLog:

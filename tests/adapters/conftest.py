@@ -88,7 +88,7 @@ def entry_by_rules(key, shape, u, rules):
     if last in simple:
         return simple[last]
     if last == "bias":
-        offset = first("bias_offset", [0])
+        offset = np.atleast_1d(first("bias_offset", 0))
         return 0.1 * s + np.tile(offset, s.size // len(offset)).reshape(shape)
     return 0.5 + u if len(shape) == 1 else s * first("gain", 1) * np.sqrt(6 / np.prod(shape[1:]))
 
@@ -100,6 +100,14 @@ def fill_by_rules(section, network, seed, rules):
         if not key.endswith(tuple(rules["keep"])):
             new = entry_by_rules(key, tuple(old.shape), uniform(seed, f"{section}/{key}", old.numel()), rules)
             state[key] = torch.from_numpy(np.asarray(new)).to(old.dtype)
+    for key in [key for key in state if key.endswith("weight_u")]:  # three steps of the power iteration
+        weight = state[key.removesuffix("_u") + "_orig"].double().flatten(1)
+        start = 2 * torch.from_numpy(uniform(seed, f"{section}/{key}", len(weight))) - 1
+        left = torch.nn.functional.normalize(start, dim=0)
+        for _ in range(3):
+            right = torch.nn.functional.normalize(weight.T @ left, dim=0)
+            left = torch.nn.functional.normalize(weight @ right, dim=0)
+        state[key], state[key.removesuffix("_u") + "_v"] = left.float(), right.float()
     network.load_state_dict(state)
 
 

@@ -34,6 +34,21 @@ REGIONS = {
     **{"block_expansion": 8, "max_features": 32, "num_down_blocks": 2, "num_bottleneck_blocks": 1, "skips": True},
     "pixelwise_flow_predictor_params": MOTION | {"use_covar_heatmap": True, "estimate_occlusion_map": True},
 }
+VOLUME = {  # of face-vid2vid
+    **{"block_expansion": 8, "max_features": 32, "num_down_blocks": 2, "reshape_channel": 8, "reshape_depth": 4},
+    **{"num_resblocks": 1, "estimate_occlusion_map": True},
+    "dense_motion_params": {
+        **{"block_expansion": 4, "max_features": 8, "num_blocks": 2, "reshape_depth": 4, "compress": 2},
+    },
+}
+SPADE_VOLUME = VOLUME | {"block_expansion": 64, "max_features": 64, "reshape_channel": 16}
+POINTS = {"num_kp": K, "image_channel": 3, "feature_channel": 8, "estimate_jacobian": False}
+WIDE_POINTS = POINTS | {"feature_channel": 16}
+FREE_VIEW = {
+    "common_params": POINTS,
+    "kp_detector_params": DETECTOR | {"reshape_channel": 32, "reshape_depth": 4},
+    "he_estimator_params": {"block_expansion": 4, "widths": [8, 8, 12, 16]},
+}
 INPAINTING = {"block_expansion": 8, "max_features": 64, "num_down_blocks": 3}
 UNIT = {"mbunit": "ExpendMemoryUnit", "mb_spatial": 8, "mb_channel": 8}
 CASES = {  # (module, channels) of every tap; the size of the pictures
@@ -43,6 +58,8 @@ CASES = {  # (module, channels) of every tap; the size of the pictures
     "tpsm": ([("resblock.0", 64), ("resblock.2", 32), ("resblock.4", 16), ("final", 8)], 64),
     "mcnet": ([("resblock.0", 64), ("resblock.2", 32), ("resblock.4", 16), ("final", 8)], 64),
     "mraa": ([("bottleneck", 32), ("up_blocks.0", 32), ("up_blocks.1", 16), ("final", 8)], 32),
+    "facevid2vid": ([("resblocks_2d", 32), ("up_blocks.1", 16), ("final", 8)], 32),
+    "facevid2vid spade": ([("decoder", 256), ("decoder.up_0", 256), ("decoder.conv_img", 64)], 16),
 }
 SKIPPED = ("fomm", "dagan", "spade")  # hosts of mode "skip"
 
@@ -64,6 +81,12 @@ def ours(name):
     elif name == "mraa":
         shared = {"num_regions": K, "region_predictor_params": DETECTOR | {"pca_based": True}}
         model = shared | {"generator_params": REGIONS}
+    elif name.startswith("facevid2vid"):
+        spade = name.endswith("spade")
+        model = FREE_VIEW | {"generator_params": VOLUME, "generator": "original"}
+        if spade:
+            model |= {"generator_params": SPADE_VOLUME, "common_params": WIDE_POINTS, "generator": "spade"}
+        return create_host("facevid2vid", model)
     else:
         model = {**first_order, "generator_params": params}
     if name in kinds:
@@ -78,7 +101,8 @@ def upstreams(name, golden):
             network = up.inpainting_network.InpaintingNetwork(num_channels=3, multi_mask=True, **INPAINTING)
             motion = up.dense_motion.DenseMotionNetwork(num_tps=K, num_channels=3, multi_mask=True, **TPSM_MOTION)
         return {"inpainting_network": network, "dense_motion_network": motion}
-    folder = {"fomm": "first-order-model", "spade": "dagan", "mraa": "articulated-animation"}.get(name, name)
+    folder = {"fomm": "first-order-model", "spade": "dagan", "mraa": "articulated-animation"}
+    folder = (folder | dict.fromkeys(("facevid2vid", "facevid2vid spade"), "face-vid2vid")).get(name, name)
     if not (Path(os.environ["MEMCOMP_UPSTREAM"]) / folder).is_dir():
         pytest.skip(f"MEMCOMP_UPSTREAM has no {folder}")
     with golden.upstream(folder, "modules.generator") as up:
@@ -86,6 +110,10 @@ def upstreams(name, golden):
             generator = up.generator.OcclusionAwareGenerator(**COMMON, **FIRST_ORDER)
         elif name == "mraa":
             generator = up.generator.Generator(num_regions=K, num_channels=3, revert_axis_swap=True, **REGIONS)
+        elif name == "facevid2vid":
+            generator = up.generator.OcclusionAwareGenerator(**POINTS, **VOLUME)
+        elif name == "facevid2vid spade":
+            generator = up.generator.OcclusionAwareSPADEGenerator(**WIDE_POINTS, **SPADE_VOLUME)
         elif name == "dagan":
             generator = up.generator.DepthAwareGenerator(**COMMON, **FIRST_ORDER)
         elif name == "spade":
@@ -104,7 +132,7 @@ class Subject:
         self.section = "inpainting_network" if name == "tpsm" else "generator"
         self.target = ours(name).eval() if source == "ours" else upstreams(name, golden)
         for section in {self.section, "dense_motion_network"} & self.sections(self.target).keys():
-            if name != "spade":  # its decoder is wide: making singular vectors takes long
+            if not name.endswith("spade"):  # its decoder is wide: making singular vectors takes long
                 golden.fill(section, self.sections(self.target)[section], seed=1)
         if name == "mcnet" and source == "upstream":
             self.whole, self.target["generator"].mbUnit = self.target["generator"].mbUnit, PassThrough()
@@ -126,7 +154,8 @@ class Subject:
         """All tensors that the generator gives."""
         draw = torch.Generator().manual_seed(seed)
         many = 5 * K if self.name == "tpsm" else K
-        points = torch.rand(2, batch, many, 2, generator=draw) * 1.6 - 0.8
+        dims = 3 if self.name.startswith("facevid2vid") else 2
+        points = torch.rand(2, batch, many, dims, generator=draw) * 1.6 - 0.8
         jacobian = torch.eye(2) + 0.2 * torch.randn(2, batch, many, 2, 2, generator=draw)
         image, depth = torch.rand(batch, 4, self.size, self.size, generator=draw).split([3, 1], dim=1)
         sections, root = self.sections(target), self.root(target)
@@ -135,6 +164,9 @@ class Subject:
             driving, source = (kinds[self.source](value) for value in points)
             motion = sections["dense_motion_network"](source_image=image, kp_driving=driving, kp_source=source)
             return tensors(root(image, motion))
+        if dims == 3:
+            driving, source = ({"value": p} for p in points)
+            return tensors(root(image, kp_driving=driving, kp_source=source))
         driving, source = ({"value": p, "jacobian": j} for p, j in zip(points, jacobian, strict=True))
         if self.name == "mraa":
             driving, source = (
@@ -170,7 +202,7 @@ def cases(names, modes):
 
 
 MODES = ("inplace", "skip", "skip_control")
-NARROW = [name for name in CASES if name != "spade"]
+NARROW = [name for name in CASES if not name.endswith("spade")]
 
 
 def every(names=tuple(CASES), modes=MODES):
@@ -253,7 +285,7 @@ def test_identity_start_is_identical_and_remove_restores_keys_and_output(subject
     assert_identity_and_remove(subject, mode, [(batch, training)])
 
 
-@every(["spade"], ["inplace", "skip"])
+@every(["spade", "facevid2vid spade"], ["inplace", "skip"])
 def test_the_same_of_a_decoder_of_fixed_widths(subject, mode):
     assert_identity_and_remove(subject, mode, [(1, False), (3, False), (1, True), (3, True)])
 
@@ -341,10 +373,11 @@ def test_a_skip_is_the_warped_occluded_compensated_feature_of_the_encoder(subjec
         assert (value - seen[name]).abs().max() > 1e-3
 
 
-@every(("tpsm", "mcnet", "mraa"), ["inplace"])
+@every(("tpsm", "mcnet", "mraa", "facevid2vid"), ["inplace"])
 def test_hosts_that_warp_every_level_have_no_skip(subject, mode):
     for name in ("skip", "skip_control"):
-        found = {"tpsm": "TPSM", "mcnet": "MCNet", "mraa": "MRAA"}[subject.name]
+        names = {"tpsm": "TPSM", "mcnet": "MCNet", "mraa": "MRAA", "facevid2vid": "face-vid2vid"}
+        found = names[subject.name]
         with pytest.raises(ValueError, match=rf"mode '{name}' is for .*: DaGAN, .*FOMM; not for {found}"):
             attach(subject.fresh(), config(), mode=name)
 

@@ -53,6 +53,23 @@ MRAA = {
     },
     "avd_network_params": {"id_bottle_size": 5, "pose_bottle_size": 6},
 }
+FACEVID2VID = {
+    "common_params": {"num_kp": 3, "image_channel": 3, "feature_channel": 6, "estimate_jacobian": False},
+    "kp_detector_params": {
+        **{"temperature": 0.1, "block_expansion": 4, "max_features": 12, "scale_factor": 0.5, "num_blocks": 2},
+        **{"reshape_channel": 36, "reshape_depth": 3},
+    },
+    "he_estimator_params": {"block_expansion": 4, "max_features": 2048, "num_bins": 66, "widths": [8, 12, 16, 20]},
+    "generator_params": {
+        **{"block_expansion": 6, "max_features": 18, "num_down_blocks": 2, "reshape_channel": 6, "reshape_depth": 3},
+        **{"num_resblocks": 2, "estimate_occlusion_map": True},
+        "dense_motion_params": {
+            **{"block_expansion": 4, "max_features": 12, "num_blocks": 2, "reshape_depth": 3, "compress": 2},
+        },
+    },
+    "discriminator_params": {"scales": [1], "block_expansion": 4, "max_features": 12, "num_blocks": 3, "sn": True},
+    "generator": "original",
+}
 FLOW = "generator_params__pixelwise_flow_predictor_params"
 MCNET = {
     **FOMM,
@@ -106,6 +123,29 @@ MODELS = {
     "tpsm early": ("tpsm", changed(TPSM, common_params__bg=False, avd_network_params=None)),
     "tpsm one mask": ("tpsm", changed(TPSM, common_params__multi_mask=False)),
     "mcnet": ("mcnet", MCNET),
+    "facevid2vid": ("facevid2vid", FACEVID2VID),
+    "facevid2vid spade": (
+        "facevid2vid",
+        changed(
+            FACEVID2VID,
+            generator="spade",
+            discriminator_params=None,
+            common_params__feature_channel=32,
+            generator_params__block_expansion=64,
+            generator_params__max_features=96,
+            generator_params__reshape_channel=32,
+        ),
+    ),
+    "facevid2vid jacobians": (
+        "facevid2vid",
+        changed(
+            FACEVID2VID,
+            common_params__estimate_jacobian=True,
+            kp_detector_params__single_jacobian_map=True,
+            kp_detector_params__scale_factor=1,
+            generator_params__estimate_occlusion_map=False,
+        ),
+    ),
     "mraa": ("mraa", MRAA),
     "mraa early": ("mraa", changed(MRAA, bg_predictor_params__bg_type="perspective", avd_network_params=None)),
     "mraa regressed": (
@@ -158,6 +198,8 @@ def test_host_and_model_are_read_off_the_weights(case):
         untold |= {f"region_predictor_params.{key}" for key in ("temperature", "fast_svd")}
         untold |= {f"bg_predictor_params.{key}" for key in ("block_expansion", "max_features", "num_blocks")}
         untold.add("generator_params.pixelwise_flow_predictor_params.use_covar_heatmap")
+    if name == "facevid2vid":
+        untold |= {"he_estimator_params.max_features", "gan_mode"}
     assert {key for key in found.assumed if not key.startswith("train_params.")} <= untold
 
 
@@ -170,7 +212,7 @@ def test_a_scale_factor_is_read_off_its_blur(scale):
 
 
 def test_what_upstream_published_is_told_by_its_weights():
-    for name in ("fomm", "dagan", "mcnet", "tpsm", "mraa"):
+    for name in ("fomm", "dagan", "mcnet", "tpsm", "mraa", "facevid2vid"):
         published = dict(host_class(name).published)
         with torch.device("meta"):
             host = host_class(name)(published)
@@ -407,6 +449,8 @@ def picture(networks, source, driving):
             source_image=source, kp_driving=kp_driving, kp_source=kp_source, bg_param=None, dropout_flag=False
         )
         return networks["inpainting_network"](source, motion)["prediction"]
+    if "he_estimator" in networks:
+        return free_view_picture(networks, source, driving)
     depth = {}
     images = [source, driving]
     if "depth_encoder" in networks:
@@ -415,6 +459,28 @@ def picture(networks, source, driving):
         images = [torch.cat(both, dim=1) for both in zip(images, maps, strict=True)]
     kp_source, kp_driving = map(detector, images)
     return networks["generator"](source, kp_source=kp_source, kp_driving=kp_driving, **depth)["prediction"]
+
+
+def free_view_picture(networks, source, driving):
+    """As face-vid2vid's demo makes it with absolute motion: of the source the canonical keypoints, in both poses."""
+    estimator, canonical = networks["he_estimator"], networks["kp_detector"](source)
+    kp_source, kp_driving = (
+        estimator.transformed(canonical, estimator(image), "jacobian" in canonical) for image in (source, driving)
+    )
+    return networks["generator"](source, kp_source=kp_source, kp_driving=kp_driving)["prediction"]
+
+
+def of_facevid2vid(modules, model, memory):
+    common = model["common_params"]
+    kinds = {"original": "OcclusionAwareGenerator", "spade": "OcclusionAwareSPADEGenerator"}
+    generator = getattr(modules.generator, kinds[model["generator"]])
+    networks = {
+        "generator": generator(**model["generator_params"], **common),
+        "kp_detector": modules.keypoint_detector.KPDetector(**model["kp_detector_params"], **common),
+        "he_estimator": modules.keypoint_detector.HEEstimator(**model["he_estimator_params"], **common),
+    }
+    networks["he_estimator"].transformed = modules.model.keypoint_transformation
+    return networks
 
 
 # our MODELS → the checkout, its modules, its networks
@@ -434,7 +500,17 @@ UPSTREAM = {
         of_tpsm,
     ),
     "mcnet": ("mcnet", ("modules.generator", "modules.keypoint_detector"), of_mcnet),
+    **dict.fromkeys(
+        ("facevid2vid", "facevid2vid spade"),
+        ("face-vid2vid", ("modules.generator", "modules.keypoint_detector", "modules.model"), of_facevid2vid),
+    ),
 }
+
+
+def upstream_model(case):
+    """Name of the host and its model, all of which upstream's code can be."""
+    name, model = MODELS[case]
+    return name, changed(model, he_estimator_params__widths=None) if name == "facevid2vid" else model
 
 
 @contextlib.contextmanager
@@ -466,7 +542,7 @@ def upstream(golden, case, model, memory=None):
 @pytest.mark.parametrize("case", UPSTREAM)
 @torch.no_grad()
 def test_a_checkpoint_of_ours_is_the_same_to_upstreams_code(golden, tmp_path, case):
-    name, model = MODELS[case]
+    name, model = upstream_model(case)
     host = make(name, model).double()
     torch.save(host.upstream_sections(), tmp_path / "x.pth.tar")
     source, driving = pair()
@@ -484,7 +560,7 @@ def test_a_checkpoint_of_ours_is_the_same_to_upstreams_code(golden, tmp_path, ca
 @pytest.mark.parametrize("case", UPSTREAM)
 @torch.no_grad()
 def test_a_checkpoint_of_upstreams_code_is_the_same_to_us(golden, tmp_path, case):
-    name, model = MODELS[case]
+    name, model = upstream_model(case)
     prefix = "module." if name in ("dagan", "mcnet") else ""  # what their training writes
     source, driving = pair()
     with upstream(golden, case, model) as networks:

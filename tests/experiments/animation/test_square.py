@@ -102,7 +102,7 @@ def test_the_preview_numbers_the_faces_and_draws_the_square(tmp_path, capsys):
     assert (np.abs(drawn[30] - [0, 255, 96]).max(-1) < 3).sum() >= 100
     assert sorted(path.name for path in tmp_path.iterdir()) == ["look.png", "two.png"]
     assert main(words[:3]) == 2
-    assert "the following arguments are required: --checkpoint, --driving, --output" in capsys.readouterr().err
+    assert "the following arguments are required: --checkpoint, --output" in capsys.readouterr().err
 
 
 def jump(picture, mask):

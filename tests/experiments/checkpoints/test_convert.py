@@ -131,6 +131,47 @@ def test_mraa_there_and_back(place, capsys, background):
     assert {name: list(state) for name, state in written.items()} == {name: list(s) for name, s in sections.items()}
 
 
+@pytest.mark.parametrize("kind", ["original", "spade"])
+def test_facevid2vid_there_and_back(place, capsys, kind):
+    """Both generators have a section of the same name; the weights tell which it is."""
+    volume = {"reshape_channel": 4, "reshape_depth": 3}
+    model = {
+        "common_params": {"num_kp": 3, "image_channel": 3, "feature_channel": 4, "estimate_jacobian": False},
+        "kp_detector_params": {
+            **{**NARROW, "temperature": 0.1, "scale_factor": 0.5},
+            **{"reshape_channel": 3 * NARROW["max_features"], "reshape_depth": 3},
+        },
+        "he_estimator_params": {"block_expansion": 4, "num_bins": 66, "widths": [8, 8, 12, 16]},
+        "generator_params": {
+            **{"block_expansion": 64 if kind == "spade" else 4, "max_features": 64 if kind == "spade" else 12},
+            **{"num_down_blocks": 2, "num_resblocks": 1, "estimate_occlusion_map": True, **volume},
+            "dense_motion_params": {**NARROW, "reshape_depth": 3, "compress": 2},
+        },
+        "generator": kind,
+    }
+    host = create_host("facevid2vid", model).eval()
+    adam, sections = torch.optim.Adam(host.parameters()).state_dict(), host.upstream_sections()
+    torch.save(sections | {"optimizer_he_estimator": adam, "epoch": 7}, "facevid2vid.pth.tar")
+    assert command("convert facevid2vid.pth.tar --output facevid2vid --size 32") == 0
+    said = capsys.readouterr().out
+    for line in (
+        r"host +facevid2vid",
+        r"dropped +optimizer_he_estimator: state of an optimiser",
+        r"parameter +kp_detector_params\.temperature: as published; no weight tells it",
+    ):
+        assert re.search(f"^{line}", said, re.MULTILINE), (line, said)
+    again = from_pretrained("facevid2vid")
+    same(again, host)
+    assert again.model["generator"] == kind
+    pictures = torch.rand(2, 1, 3, 32, 32).unbind()
+    with torch.no_grad():
+        assert torch.equal(again(*pictures).prediction, host(*pictures).prediction)
+    assert command("convert facevid2vid --to upstream --output again") == 0
+    written = torch.load("again", weights_only=True)
+    assert written.pop("epoch") == 7
+    assert {name: list(state) for name, state in written.items()} == {name: list(s) for name, s in sections.items()}
+
+
 def test_a_dtype_is_kept(place, host):
     half = copy.deepcopy(host).bfloat16()
     half.save_pretrained("half")

@@ -22,6 +22,7 @@ PUBLISHED = {
     "dagan": "dagan",
     "mcnet_baseline": "mcnet",
     "mraa": "mraa",
+    "facevid2vid": "facevid2vid",
 }
 
 
@@ -46,6 +47,10 @@ TERMS = {
     "dagan": {**EQUIVARIANCE, "generator_gan": 1, "feature_matching": 10, "keypoint_distance": 10},
     "mcnet_baseline": {**EQUIVARIANCE, "keypoint_distance": 10},
     "mraa": EQUIVARIANCE,
+    "facevid2vid": {
+        **{"equivariance_value": 10, "generator_gan": 1, "feature_matching": 10},
+        **{"keypoint_prior": 10, "headpose": 20, "expression": 5},
+    },
 }
 TRAINING = {  # epochs, pairs, milestones, weight decay, clip, its norm
     "fomm": (100, 40, (60, 90), 0.0, None, 2),
@@ -54,6 +59,7 @@ TRAINING = {  # epochs, pairs, milestones, weight decay, clip, its norm
     "dagan": (150, 48, (), 0.0, None, 2),
     "mcnet_baseline": (100, 64, (80,), 0.0, 10.0, 2),
     "mraa": (100, 14, (60, 90), 0.0, None, 2),
+    "facevid2vid": (300, 32, (180,), 0.0, None, 2),
 }
 
 
@@ -98,7 +104,8 @@ BASES = {
     "fomm_mcnet": "fomm", "tpsm_mcnet": "tpsm", "dagan_mcnet": "dagan", "mcnet_mcm": "mcnet_baseline",
     "mcnet_mcm_nosplit": "mcnet_baseline", "mcnet": "mcnet_baseline", "mcnet_release": "mcnet_baseline",
     "fomm_mcnet_skip": "fomm", "fomm_skip_control": "fomm", "demo/clips_fomm_mcnet": "demo/clips_fomm",
-    "mraa_mcnet": "mraa", "demo/clips_tpsm_mcnet": "demo/clips_tpsm", "demo/clips_dagan_mcnet": "demo/clips_dagan",
+    "mraa_mcnet": "mraa", "facevid2vid_mcnet": "facevid2vid",
+    "demo/clips_tpsm_mcnet": "demo/clips_tpsm", "demo/clips_dagan_mcnet": "demo/clips_dagan",
 }  # fmt: skip
 
 
@@ -128,6 +135,7 @@ def test_the_memories_are_those_of_table_2():
         "fomm_skip_control": ("skip_control", "all", paper()),
         "tpsm_mcnet": ("inplace", "all", paper()),
         "mraa_mcnet": ("inplace", "all", paper()),
+        "facevid2vid_mcnet": ("inplace", "all", paper()),
         "dagan_mcnet": ("inplace", "all", paper()),
         "mcnet_mcm_nosplit": ("inplace", "all", paper(split="none", identity_conditioning=False)),
         "mcnet_mcm": ("inplace", "all", paper(identity_conditioning=False)),
@@ -137,7 +145,7 @@ def test_the_memories_are_those_of_table_2():
     for name, what in expected.items():
         memory = load_recipe(name).memory
         assert (memory.mode, memory.scales, memory.config) == what, name
-    for name in ("fomm_finetune", "tpsm_finetune", "dagan_finetune", "mraa_finetune"):
+    for name in ("fomm_finetune", "tpsm_finetune", "dagan_finetune", "mraa_finetune", "facevid2vid_finetune"):
         assert load_recipe(name).memory.config == paper(start="identity")
 
 
@@ -170,7 +178,7 @@ def test_recipes_are_listed_by_host_with_their_row_and_printed_with_every_key(ca
     assert main(["recipes"]) == 0
     said = capsys.readouterr().out
     headings = [line for line in said.splitlines() if line and line[0] != " "]
-    assert headings[:6] == ["dagan", "fomm", "mcnet", "mraa", "tpsm", "small, for a CPU"]
+    assert headings[:7] == ["dagan", "facevid2vid", "fomm", "mcnet", "mraa", "tpsm", "small, for a CPU"]
     listed = {line.split()[0]: line for line in said.splitlines() if line.startswith("  ")}
     assert list(listed) == [*(n for n in NAMES if "/" not in n), *(n for n in NAMES if "/" in n)]
     for name, row in {
@@ -179,6 +187,7 @@ def test_recipes_are_listed_by_host_with_their_row_and_printed_with_every_key(ca
         "mcnet_mcm_nosplit": "Table 2, Baseline + MCM w/o Eq. 3 ", "mcnet": "Table 2, Baseline + IICM + MCM (MCNet) ",
         "fomm_mcnet": "Table 2, FOMM + IICM + MCM ", "dagan": " ours ", "dagan_mcnet": " ours ",
         "demo/fomm": " ours ", "fomm_finetune": " ours ", "mraa": "Table 1, MRAA, ", "mraa_mcnet": " ours ",
+        "facevid2vid": "Table 1, face-vid2vid, ", "facevid2vid_finetune": " ours ",
     }.items():  # fmt: skip
         assert row in listed[name], name
     assert main(["recipes", "tpsm_mcnet", "--resolved"]) == 0

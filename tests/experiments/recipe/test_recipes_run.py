@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from memcomp.adapters.facevid2vid.pose import with_pose
 from memcomp.experiments.checkpoints.build import build_host
 from memcomp.experiments.checkpoints.run_file import load_run
 from memcomp.experiments.checkpoints.trained import read_trained
@@ -51,6 +52,17 @@ NARROW["mraa"] = {
         if key.startswith("generator_params.") and "dense" not in key
     },
 }
+NARROW["facevid2vid"] = {
+    **{"common_params.num_kp": 4, "common_params.feature_channel": 4},
+    **{f"kp_detector_params.{key}": value for key, value in HOURGLASS.items()},
+    **{"kp_detector_params.reshape_channel": 64, "kp_detector_params.reshape_depth": 4},
+    **{"he_estimator_params.block_expansion": 4, "he_estimator_params.widths": "[8, 8, 12, 16]"},
+    **{"generator_params.block_expansion": 4, "generator_params.max_features": 16},
+    **{"generator_params.reshape_channel": 4, "generator_params.reshape_depth": 4},
+    "generator_params.num_resblocks": 1,
+    **{f"generator_params.dense_motion_params.{key}": value for key, value in HOURGLASS.items()},
+    "generator_params.dense_motion_params.reshape_depth": 4,
+}
 NARROW["dagan"] = {**NARROW["fomm"], "depth": "zeros"}
 NARROW["mcnet"] = {**NARROW["fomm"], "generator_params.block_expansion": 4, "generator_params.max_features": 32}
 MEMORY = {"memory_channels": 8, "memory_size": "[4, 4]", "identity_hidden": 8}
@@ -75,6 +87,8 @@ def narrow(name, clips, *more):
     changes |= {f"host.model.{key}": value for key, value in NARROW[recipe.host.name].items()}
     if recipe.host.model.get("discriminator_params"):
         changes |= {f"host.model.discriminator_params.{key}": value for key, value in HOURGLASS.items()}
+    if recipe.data.pose:  # of heads; clips have a teacher
+        changes |= {"data.pose": "false", "loss.pose_teacher": "teacher.pkl"}
     if recipe.memory is not None:
         changes |= {f"memory.{key}": value for key, value in MEMORY.items()}
     return with_overrides(recipe, [*(f"{key}={value}" for key, value in changes.items()), *more], "test")
@@ -88,6 +102,13 @@ def clips(tmp_path_factory, clip_writer):
         (root / name).parent.mkdir(exist_ok=True)
         clip_writer(root / f"{name}.mp4", number, frames=4)
     return root
+
+
+class TinyTeacher(nn.Module):
+    """In the place of Hopenet, a ResNet of 50 layers."""
+
+    def forward(self, pictures):
+        return 30 * pictures.mean((2, 3))
 
 
 class TinyResNet(nn.Module):
@@ -119,6 +140,7 @@ def tiny_backbone(name, weights):
 def light(monkeypatch):
     """Small networks in the place of the two that no recipe can narrow."""
     monkeypatch.setattr("memcomp.adapters.tpsm.keypoints.ResNet", TinyResNet)
+    monkeypatch.setattr(losses, "load_teacher", lambda file: TinyTeacher())
     plain = losses.load_backbone
     monkeypatch.setattr(
         losses, "load_backbone", lambda *args: tiny_backbone(*args) if args[0] == "vgg19" else plain(*args)
@@ -207,7 +229,7 @@ def test_a_depth_network_with_random_weights_is_not_trained_with(clips, light, t
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", ["fomm_adv", "tpsm_mcnet", "dagan", "mcnet", "mraa_mcnet"])
+@pytest.mark.parametrize("name", ["fomm_adv", "tpsm_mcnet", "dagan", "mcnet", "mraa_mcnet", "facevid2vid_mcnet"])
 def test_the_loss_is_the_host_s_terms_with_the_recipe_s_weights(name, clips, light):
     recipe = narrow(name, clips)
     host, (source, driving) = build_host(recipe).eval(), torch.rand(2, 2, 3, 64, 64)
@@ -215,8 +237,9 @@ def test_the_loss_is_the_host_s_terms_with_the_recipe_s_weights(name, clips, lig
     loss, terms, output = objective(host, source, driving, torch.Generator().manual_seed(0))
     weights = {term: getattr(recipe.loss, term) for term in HOST_TERMS if getattr(recipe.loss, term)}
     transform = {"sigma_affine": 0.05, "sigma_tps": 0.005, "points_tps": 5}
+    taught = with_pose(driving, TinyTeacher()(driving)) if recipe.loss.headpose else driving
     plain = host.loss_terms(
-        output, source, driving, list(weights), generator=torch.Generator().manual_seed(0), transform_params=transform
+        output, source, taught, list(weights), generator=torch.Generator().manual_seed(0), transform_params=transform
     )
     expected = {term: weight * plain[term].item() for term, weight in weights.items()}
     expected["perceptual"] = objective.perceptual(output.prediction, driving).item()

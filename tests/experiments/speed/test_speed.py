@@ -129,5 +129,5 @@ def test_animation_is_timed_both_ways_and_its_peaks_compared(small_recipe, monke
     assert main(["speed", "animate", *words, "--size", "33"]) == 2
     assert (
         main(["speed", "animate", "--hosts", "fom"]) == 2
-        and "hosts: expected some of dagan, fomm" in capsys.readouterr().err
+        and "hosts: expected some of dagan, facevid2vid, fomm" in capsys.readouterr().err
     )

@@ -52,6 +52,21 @@ MODELS = {
             "dense_motion_params": {"block_expansion": 4, "max_features": 8, "num_blocks": 2, "scale_factor": 0.5},
         },
     },
+    "facevid2vid": {
+        "common_params": {"num_kp": 3, "image_channel": 3, "feature_channel": 4, "estimate_jacobian": False},
+        "kp_detector_params": {
+            **{"temperature": 0.1, "block_expansion": 4, "max_features": 8, "scale_factor": 0.5, "num_blocks": 2},
+            **{"reshape_channel": 32, "reshape_depth": 4},
+        },
+        "he_estimator_params": {"block_expansion": 4, "widths": [8, 8, 8, 8]},
+        "generator_params": {
+            **{"block_expansion": 4, "max_features": 16, "num_down_blocks": 2, "num_resblocks": 1},
+            **{"reshape_channel": 4, "reshape_depth": 4, "estimate_occlusion_map": True},
+            "dense_motion_params": {
+                **{"block_expansion": 4, "max_features": 8, "num_blocks": 2, "reshape_depth": 4, "compress": 2},
+            },
+        },
+    },
 }
 
 
@@ -90,7 +105,7 @@ def test_a_widened_host_starts_as_the_trained_one_and_can_leave_it(name):
     with torch.no_grad():
         for parameter in small.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
-    source, driving = torch.rand(2, 1, 3, 32, 32)
+    source, driving = torch.rand(2, 2, 3, 32, 32)
     with torch.no_grad():
         small(source, driving)  # batch statistics move away from their start
         expected = small.eval()(source, driving).prediction
