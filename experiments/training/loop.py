@@ -113,11 +113,15 @@ def loop(run: Training, stop_after: int | None, progress: bool) -> int:
             clock.data_is_here()
             outcome = step(run, batch, done)
             done += 1
-            images_per_second, waiting = clock.step_is_done(run.recipe.optim.batch_size)
 
-            # what went wrong: in the steps before this one, and in its pairs
+            # what went wrong: in the steps before this one, in this one if something of it is written, in its pairs
             undone.check()
             undone.add(done, outcome.norm)
+            stopping = run.processes.any(bool(interrupted)) or done == stop_after
+            due = due_after(run, done, stopping)
+            if due:
+                undone.settle()
+            images_per_second, waiting = clock.step_is_done(run.recipe.optim.batch_size)
             for message in sorted(set(batch["skipped"]).difference(run.info["damaged_clips"])):
                 run.info["damaged_clips"].append(message)
                 tqdm.write(f"memcomp: skipped a damaged clip: {message}", file=sys.stderr)
@@ -130,12 +134,8 @@ def loop(run: Training, stop_after: int | None, progress: bool) -> int:
                 bar.set_postfix_str(f"loss {told.read():.4g}, {speed}", refresh=False)
             told = Arriving(outcome.loss) if progress else None
             bar.update()
-            stopping = run.processes.any(bool(interrupted)) or done == stop_after
-            due = due_after(run, done, stopping)
-            if due:
-                undone.settle()
-            speed = {"images_per_second": images_per_second, "waiting": waiting}
-            write_down(run, done, outcome, speed, due, stopping)
+            rates = {"images_per_second": images_per_second, "waiting": waiting}
+            write_down(run, done, outcome, rates, due, stopping)
             clock.restart()
             if stopping:
                 break
