@@ -157,7 +157,7 @@ class Optimisers:
         try:
             adam.step()
         finally:
-            del adam.grad_scale, adam.found_inf
+            del adam.grad_scale, adam.found_inf  # type: ignore[attr-defined]
 
     def _parameters(self, part: str) -> list[Tensor]:
         return [parameter for group in self.adams[part].param_groups for parameter in group["params"]]
