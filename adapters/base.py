@@ -17,7 +17,7 @@ from memcomp.adapters.folder import Pretrained, write_pretrained
 from memcomp.adapters.layout import Layout, Sections, layout_of
 from memcomp.adapters.outputs import EncodedSource, HostOutput, Keypoints
 from memcomp.adapters.sections import Sectioned
-from memcomp.adapters.shared.draws import draw_each
+from memcomp.adapters.shared.draws import draw_each, to_device
 from memcomp.handle import Handle
 
 
@@ -94,7 +94,8 @@ class Host(Sectioned):
             yield
             return
         shape = (1, *memory.config.memory_size)
-        noise = [draw_each(torch.randn, len(source), *shape, generator=generator).to(source) for _ in memory.channels]
+        drawn = [draw_each(torch.randn, len(source), *shape, generator=generator) for _ in memory.channels]
+        noise = [to_device(each, source.device).to(source.dtype) for each in drawn]
         with memory.supplying(noise):
             yield
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from memcomp.adapters.mraa.avd import AVDNetwork
 from memcomp.adapters.mraa.regions import Regions
 from memcomp.adapters.shared.blocks import inverse_2x2, matmul_2x2
-from memcomp.adapters.shared.draws import draw_each
+from memcomp.adapters.shared.draws import draw_each, to_device
 from memcomp.adapters.shared.losses import RandomTransform
 
 RANDOM_SCALE = 0.25  # how far from 1 the disentanglement scales driving regions, per axis
@@ -38,7 +38,8 @@ def disentanglement(network: AVDNetwork, source: Regions, driving: Regions, gene
     Shifts and frames of the pose are scaled by 0.75 to 1.25 per image and axis, drawn from `generator`.
     """
     drawn = draw_each(torch.rand, len(driving.value), 2, generator=generator)
-    scale = (1 - RANDOM_SCALE + 2 * RANDOM_SCALE * drawn).to(driving.value).unsqueeze(1)  # (B, 1, 2)
+    scale = to_device(1 - RANDOM_SCALE + 2 * RANDOM_SCALE * drawn, driving.value.device).to(driving.value.dtype)
+    scale = scale.unsqueeze(1)  # (B, 1, 2)
     if driving.jacobian is None:
         raise ValueError("animation via disentanglement needs regions with frames")
     made = network(source, Regions(scale * driving.value, scale.unsqueeze(-1) * driving.jacobian))

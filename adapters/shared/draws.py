@@ -1,4 +1,4 @@
-"""Random draws for each pair of a batch that do not depend on how the batch is shared out."""
+"""Random draws for each pair of a batch, which do not depend on how it is shared out, and their way to a device."""
 
 from __future__ import annotations
 
@@ -43,3 +43,10 @@ def draw_each(kind: Callable[..., Tensor], batch: int, *shape: int, generator: t
     if not isinstance(generator, ShareGenerator):
         return kind(batch, *shape, generator=generator)
     return kind(generator.total, *shape, generator=generator)[generator.first : generator.first + batch]
+
+
+def to_device(drawn: Tensor, device: torch.device) -> Tensor:
+    """Move what was drawn on the CPU; the host goes on at once, whatever the device still has to do."""
+    if device.type != "cuda":
+        return drawn.to(device)
+    return drawn.pin_memory().to(device, non_blocking=True)

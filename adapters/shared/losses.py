@@ -13,7 +13,7 @@ from torch import Tensor
 
 from memcomp.adapters.outputs import Keypoints
 from memcomp.adapters.shared.blocks import coordinate_grid, inverse_2x2, matmul_2x2, warp
-from memcomp.adapters.shared.draws import draw_each
+from memcomp.adapters.shared.draws import draw_each, to_device
 
 RADIUS_EPSILON = 1e-6  # inside the logarithm of the thin-plate term
 
@@ -59,9 +59,9 @@ class RandomTransform:
         batch = like.shape[0]
         theta = torch.eye(2, 3) + sigma_affine * draw_each(torch.randn, batch, 2, 3, generator=generator)
         if sigma_tps is None or points_tps is None:
-            return cls(theta.to(like))
+            return cls(to_device(theta.to(like.dtype), like.device))
         control_params = sigma_tps * draw_each(torch.randn, batch, points_tps**2, generator=generator)
-        return cls(theta.to(like), control_params.to(like))
+        return cls(*(to_device(drawn.to(like.dtype), like.device) for drawn in (theta, control_params)))
 
     def warp_frame(self, frame: Tensor, *, align_corners: bool = False) -> Tensor:
         """Images (B, C, H, W) sampled at T of each pixel's place, reflected at the border."""

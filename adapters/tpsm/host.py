@@ -13,6 +13,7 @@ from memcomp import KeypointTap, Tap
 from memcomp.adapters.base import Host
 from memcomp.adapters.layout import Layout
 from memcomp.adapters.outputs import HostOutput, Keypoints
+from memcomp.adapters.shared.draws import to_device
 from memcomp.adapters.shared.losses import equivariance_value
 from memcomp.adapters.shared.params import checked_params
 from memcomp.adapters.shared.transfer import transfer_motion
@@ -162,7 +163,7 @@ class TPSM(Host):
                 self.keypoints(source),
                 self.keypoints(driving),
                 background=self._background(source, driving) if moves else None,
-                kept=None if kept is None else kept.to(source.device),
+                kept=None if kept is None else to_device(kept, source.device),
             )
 
     def _background(self, source: Tensor, driving: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from memcomp.adapters.outputs import Keypoints
-from memcomp.adapters.shared.draws import draw_each
+from memcomp.adapters.shared.draws import draw_each, to_device
 from memcomp.adapters.tpsm.avd import AVDNetwork
 from memcomp.adapters.tpsm.inpainting import InpaintingNetwork, TPSMOutput
 
@@ -37,5 +37,5 @@ def disentanglement(
 ) -> Tensor:
     """Mean |p - AVD(p_s, S p)| of driving keypoints p and their random scaling S p, 0.75 to 1.25 per image and axis."""
     drawn = draw_each(torch.rand, len(kp_driving.value), 1, 2, generator=generator)
-    scale = (1 - RANDOM_SCALE + 2 * RANDOM_SCALE * drawn).to(kp_driving.value)
+    scale = to_device(1 - RANDOM_SCALE + 2 * RANDOM_SCALE * drawn, kp_driving.value.device).to(kp_driving.value.dtype)
     return (kp_driving.value - network(kp_source, Keypoints(scale * kp_driving.value)).value).abs().mean()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from memcomp.adapters.shared.draws import to_device
 from memcomp.experiments.recipe.sections import AugmentSection
 
 JITTER = ("brightness", "contrast", "saturation", "hue")
@@ -63,7 +64,8 @@ def coloured(pictures: Tensor, colours: Sequence[Colours]) -> Tensor:
                 chosen = [i for i in part if place < len(colours[i]) and colours[i][place][0] == name]
                 if chosen:
                     factors = torch.tensor([colours[i][place][1] for i in chosen], dtype=torch.float64)
-                    where = slice(chosen[0], chosen[0] + 1) if len(chosen) == 1 else chosen
+                    several = to_device(torch.tensor(chosen), result.device)
+                    where = slice(chosen[0], chosen[0] + 1) if len(chosen) == 1 else several
                     result[where, :3] = change(result[where, :3], factors.view(-1, 1, 1, 1))
     return result
 
@@ -77,7 +79,7 @@ def _taken_together(pictures: Tensor) -> list[list[int]]:
 
 
 def _brightness(pictures: Tensor, factor: Tensor) -> Tensor:
-    return (pictures * factor.to(pictures)).clamp_(max=255).floor_()
+    return (pictures * _beside(factor, pictures)).clamp_(max=255).floor_()
 
 
 def _contrast(pictures: Tensor, factor: Tensor) -> Tensor:
@@ -95,7 +97,7 @@ def _hue(pictures: Tensor, shift: Tensor) -> Tensor:
     chroma = most - least
     by = chroma.clamp(min=1)
     hue = torch.where(most == green, (blue - red).div_(by).add_(2), (red - green).div_(by).add_(4))
-    hue = torch.where(most == red, (green - blue).div_(by), hue).add_(6 * shift[..., 0].to(pictures))
+    hue = torch.where(most == red, (green - blue).div_(by), hue).add_(6 * _beside(shift[..., 0], pictures))
     hue -= (hue / 6).floor_().mul_(6)
     ramps = ((hue - 3).abs_().sub_(1), (hue - 2).abs_().neg_().add_(2), (hue - 4).abs_().neg_().add_(2))
     result = torch.stack([ramp.clamp_(0, 1).mul_(chroma).add_(least) for ramp in ramps], 1)
@@ -103,8 +105,12 @@ def _hue(pictures: Tensor, shift: Tensor) -> Tensor:
 
 
 def _blend(pictures: Tensor, others: Tensor, ratio: Tensor) -> Tensor:
-    mixed = (pictures * ratio.to(pictures)).add_(others * (1 - ratio).to(pictures))
+    mixed = (pictures * _beside(ratio, pictures)).add_(others * _beside(1 - ratio, pictures))
     return mixed.clamp_(0, 255).floor_()
+
+
+def _beside(numbers: Tensor, pictures: Tensor) -> Tensor:
+    return to_device(numbers.to(pictures.dtype), pictures.device)
 
 
 def _grey(pictures: Tensor) -> Tensor:

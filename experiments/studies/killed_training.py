@@ -151,7 +151,7 @@ def _watched(send: Callable[[Mark], None], stop_at: Mark | None) -> None:
     run_file.save_file = half  # type: ignore[assignment]
     before(PairSet, "__getitem__", "loading", lambda pairs, index: None if pairs.augment is None else index // 4 + 1)
     before(loop, "step", "step", begun)
-    before(optimizers.Optimisers, "step", "step: before Adam", lambda *_: now[0])
+    before(optimizers.Optimisers, "step", "step: before Adam", lambda *_, **__: now[0])
     before(log.RunLog, "add", "log row", lambda _, values: int(values["step"]))
     before(kept, "save_run", "checkpoint: begun", lambda *_, **__: now[0])
     before(held_out.HeldOut, "draw", "drawing", lambda *_: now[0])

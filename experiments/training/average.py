@@ -31,14 +31,13 @@ class Average:
             value.copy_(values[key])
 
     @torch.no_grad()
-    def update(self, host: Host, number: int) -> None:
-        """Add what the step `number`, from 0, has made of the host."""
+    def update(self, host: Host, number: int, taken: Tensor | None = None) -> None:
+        """Add what the step `number`, from 0, has made of the host, if `taken`: a truth value on the device."""
         decay = min(self.decay, (1 + number) / (10 + number))
         for key, value in host.state_dict().items():
-            if value.is_floating_point():
-                self.values[key].lerp_(value, 1 - decay)
-            else:
-                self.values[key].copy_(value)
+            own = self.values[key]
+            moved = own.lerp(value, 1 - decay) if value.is_floating_point() else value
+            own.copy_(moved if taken is None else torch.where(taken, moved, own))
 
     @contextmanager
     def in_place(self, host: Host) -> Iterator[None]:

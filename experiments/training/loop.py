@@ -24,7 +24,6 @@ from memcomp.experiments.checkpoints.kept import (
 from memcomp.experiments.checkpoints.run_file import save_run
 from memcomp.experiments.checkpoints.trained import save_trained
 from memcomp.experiments.data.clips import warn_of_conversions
-from memcomp.experiments.errors import UserError
 from memcomp.experiments.interruption import interruption, no_worker_left
 from memcomp.experiments.processes import Processes
 from memcomp.experiments.recipe.sections import Recipe
@@ -32,6 +31,7 @@ from memcomp.experiments.training.log import Clock
 from memcomp.experiments.training.precision import autocast, products_of
 from memcomp.experiments.training.setup import Training
 from memcomp.experiments.training.step import Outcome, step
+from memcomp.experiments.training.undone import Arriving, Undone
 
 LAST = 20  # the held-out loss is measured after each of this many last steps
 
@@ -105,25 +105,23 @@ def train(
 
 def loop(run: Training, stop_after: int | None, progress: bool) -> int:
     """Take the steps that are left, until the last one or an interruption; returns the steps done in all."""
-    done, skipped_in_a_row = run.start, 0
+    done, undone = run.start, Undone(run.info, run.recipe.optim.skip_limit)
     bar = tqdm(total=run.total, initial=done, unit="step", disable=not progress, dynamic_ncols=True, mininterval=0.5)
     with interruption() as interrupted, no_worker_left(), bar:
-        clock = Clock()
+        clock, told = Clock(), None
         for batch in run.batches:
             clock.data_is_here()
             outcome = step(run, batch, done)
             done += 1
-            images_per_second, waiting = clock.step_is_done(run.recipe.optim.batch_size)
 
-            # what went wrong
-            finite = math.isfinite(outcome.norm)
-            run.info["skipped_steps"] += not finite
-            skipped_in_a_row = 0 if finite else skipped_in_a_row + 1
-            if skipped_in_a_row > run.recipe.optim.skip_limit:
-                raise UserError(
-                    f"step {done}: {skipped_in_a_row} steps in a row had a loss or gradient that is not finite; try a "
-                    "lower optim.lr, optim.clip=10 or a longer optim.warmup"
-                )
+            # what went wrong: in the steps before this one, in this one if something of it is written, in its pairs
+            undone.check()
+            undone.add(done, outcome.norm)
+            stopping = run.processes.any(bool(interrupted)) or done == stop_after
+            due = due_after(run, done, stopping)
+            if due:
+                undone.settle()
+            images_per_second, waiting = clock.step_is_done(run.recipe.optim.batch_size)
             for message in sorted(set(batch["skipped"]).difference(run.info["damaged_clips"])):
                 run.info["damaged_clips"].append(message)
                 tqdm.write(f"memcomp: skipped a damaged clip: {message}", file=sys.stderr)
@@ -131,38 +129,52 @@ def loop(run: Training, stop_after: int | None, progress: bool) -> int:
 
             # what is told and kept of it
             drawn = progress and (time.time() - bar.last_print_t >= bar.mininterval or done == run.total)
-            if drawn:  # at most twice a second is the loss read for it
+            if drawn and told is not None:  # the loss of the step before, which is there
                 speed = f"{images_per_second:.1f} images/s, {waiting:.0%} waiting for data"
-                bar.set_postfix_str(f"loss {outcome.loss.item():.4g}, {speed}", refresh=False)
+                bar.set_postfix_str(f"loss {told.read():.4g}, {speed}", refresh=False)
+            told = Arriving(outcome.loss) if progress else None
             bar.update()
-            stopping = run.processes.any(bool(interrupted)) or done == stop_after
-            write_down(run, done, outcome, {"images_per_second": images_per_second, "waiting": waiting}, stopping)
+            rates = {"images_per_second": images_per_second, "waiting": waiting}
+            write_down(run, done, outcome, rates, due, stopping)
             clock.restart()
             if stopping:
                 break
+        undone.check()
     return done
 
 
-def write_down(run: Training, done: int, outcome: Outcome, speed: dict[str, float], stopping: bool) -> None:
-    """Write the row of the log, the checkpoint and the pictures that are due after `done` steps.
+def due_after(run: Training, done: int, stopping: bool) -> frozenset[str]:
+    """Tell what this process writes down after `done` steps: the "row" of the log, a "checkpoint", a "picture"."""
+    every = run.recipe.log
+    if run.log is None:  # another process does
+        return frozenset()
+    late = every.checkpoint_minutes is not None and time.monotonic() - run.saved > 60 * every.checkpoint_minutes
+    found = {
+        "row": _measured(run, done) or done % every.every == 0,
+        "checkpoint": done % every.checkpoint_every == 0 or done == run.total or stopping or late,
+        "picture": _drawn(run, done) and not stopping,
+    }
+    return frozenset(name for name, is_due in found.items() if is_due)
+
+
+def write_down(
+    run: Training, done: int, outcome: Outcome, speed: dict[str, float], due: frozenset[str], stopping: bool
+) -> None:
+    """Write the row of the log, the checkpoint and the pictures that are `due` after `done` steps.
 
     A run that is stopping writes row and checkpoint alone, for who stopped it may not wait; `catch_up` does the rest.
     """
-    every, info = run.recipe.log, run.info
-    if run.log is None or run.held_out is None:  # another process does
-        return
-    measured = _measured(run, done)
-    if measured or done % every.every == 0:
-        row = {"step": done, "loss": outcome.loss.item(), "lr": outcome.rate, "gradient_norm": outcome.norm}
+    info = run.info
+    if "row" in due and run.log is not None:
+        row = {"step": done, "loss": outcome.loss.item(), "lr": outcome.rate, "gradient_norm": outcome.norm.item()}
         row |= {"skipped_steps": info["skipped_steps"], "damaged_clips": len(info["damaged_clips"])}
         row |= speed | {name: term.item() for name, term in outcome.terms.items()}
-        run.log.add(row | ({"held_out": _measure(run, done)} if measured and not stopping else {}))
-    late = every.checkpoint_minutes is not None and time.monotonic() - run.saved > 60 * every.checkpoint_minutes
-    if done % every.checkpoint_every == 0 or done == run.total or stopping or late:
+        run.log.add(row | ({"held_out": _measure(run, done)} if _measured(run, done) and not stopping else {}))
+    if "checkpoint" in due:
         states = {"optimizer": run.optimisers.state(), "average": run.average.values if run.average else {}}
-        save_checkpoint(run.folder, run.recipe, run.host, done, **states, info=info, keep=every.keep)
+        save_checkpoint(run.folder, run.recipe, run.host, done, **states, info=info, keep=run.recipe.log.keep)
         run.saved = time.monotonic()
-    if _drawn(run, done) and not stopping:
+    if "picture" in due:
         _draw(run, done)
 
 

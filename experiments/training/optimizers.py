@@ -54,7 +54,8 @@ class Optimisers:
                 if params
             ]
             betas = (section.betas[0], section.betas[1])
-            self.adams[part] = torch.optim.Adam(groups, betas=betas, weight_decay=section.weight_decay, foreach=True)
+            kind = {"fused": True} if _on_cuda(own + extra) else {"foreach": True}
+            self.adams[part] = torch.optim.Adam(groups, betas=betas, weight_decay=section.weight_decay, **kind)
             self.names[part] = [names[id(p)] for p in (*own, *extra)]
         for part in section.clip_parts or ():
             if part not in host.sections():
@@ -76,21 +77,27 @@ class Optimisers:
         """All parts but the discriminator."""
         return [part for part in self.adams if part != DISCRIMINATOR]
 
-    def step(self, parts: Iterable[str]) -> float:
-        """Clip and step these parts unless a gradient is not finite; waits, once, for the device to know.
+    def step(self, parts: Iterable[str], *, unless: Tensor | None = None) -> Tensor:
+        """Clip and step these parts unless a gradient is not finite; a CUDA device is not waited for.
+
+        Args:
+            parts: whose gradients count together.
+            unless: a truth value on the device for which nothing is changed either.
 
         Returns:
-            Norm of all their gradients before clipping; not finite = nothing was changed.
+            Norm of all their gradients before clipping, a scalar on the device; not finite = nothing was changed.
         """
+        parts = list(parts)
         gradients = {part: found for part in parts if (found := self._gradients(part))}
+        if not gradients:
+            return torch.zeros((), device=self._parameters(parts[0])[0].device if parts else None)
         norms = [_norm(found) for found in gradients.values()]
         largest = [_norm(found, math.inf) for found in gradients.values()] if self.section.clip_norm == "inf" else norms
-        numbers = torch.stack([*norms, *largest]).tolist() if gradients else []
-        total = math.hypot(*numbers[: len(norms)])
-        if math.isfinite(total):
-            for part, norm in zip(gradients, numbers[-len(norms) :], strict=True):
-                self._clip(part, gradients[part], norm)
-                self.adams[part].step()
+        total = torch.linalg.vector_norm(_precise(torch.stack(norms)))
+        stopped = ~total.isfinite() if unless is None else ~total.isfinite() | unless
+        for part, norm in zip(gradients, largest, strict=True):
+            self._clip(part, gradients[part], _precise(norm))
+            self._take(self.adams[part], stopped)
         return total
 
     def state(self) -> dict[str, Tensor]:
@@ -132,13 +139,25 @@ class Optimisers:
         """List every gradient there is, of all parts."""
         return [gradient for part in self.adams for gradient in self._gradients(part)]
 
-    def _clip(self, part: str, gradients: list[Tensor], norm: float) -> None:
+    def _clip(self, part: str, gradients: list[Tensor], norm: Tensor) -> None:
         section = self.section
         if section.clip is None or (section.clip_parts is not None and part not in section.clip_parts):
             return
-        if norm > section.clip:
-            for gradient in gradients:
-                gradient.mul_(section.clip / (norm + CLIP_EPSILON))
+        factor = torch.where(norm > section.clip, section.clip / (norm + CLIP_EPSILON), 1.0)
+        torch._foreach_mul_(gradients, factor.to(gradients[0].dtype))
+
+    @staticmethod
+    def _take(adam: torch.optim.Adam, stopped: Tensor) -> None:
+        """Take a step of one Adam unless `stopped`: a fused one reads that on the device, as it does a GradScaler's."""
+        if not adam.defaults["fused"]:
+            if not stopped:
+                adam.step()
+            return
+        adam.grad_scale, adam.found_inf = None, stopped.float()  # type: ignore[attr-defined]
+        try:
+            adam.step()
+        finally:
+            del adam.grad_scale, adam.found_inf  # type: ignore[attr-defined]
 
     def _parameters(self, part: str) -> list[Tensor]:
         return [parameter for group in self.adams[part].param_groups for parameter in group["params"]]
@@ -149,4 +168,13 @@ class Optimisers:
 
 def _norm(tensors: list[Tensor], order: float = 2) -> Tensor:
     """Norm of all elements of one tensor or more, a scalar on their device."""
-    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(tensor, order) for tensor in tensors]), order)
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors, order)), order)
+
+
+def _precise(number: Tensor) -> Tensor:
+    """In double precision, where the device has it."""
+    return number if number.device.type == "mps" else number.double()
+
+
+def _on_cuda(parameters: Iterable[Tensor]) -> bool:
+    return all(parameter.is_cuda for parameter in parameters)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,16 +21,20 @@ from memcomp.experiments.training.setup import Training
 
 @dataclass(frozen=True)
 class Outcome:
-    """The numbers of one step. `loss` and `terms` are still on the device: to read them is to wait for it."""
+    """The numbers of one step, still on the device but for the rate: to read them is to wait for it."""
 
     loss: Tensor
     terms: dict[str, Tensor]
-    norm: float  # of all gradients before clipping; not finite: the step was undone
+    norm: Tensor  # of all gradients before clipping; not finite: the step was undone
     rate: float
 
 
 def step(run: Training, batch: dict[str, Any], number: int) -> Outcome:
-    """Take one optimiser step, `number` from 0; a gradient that is not finite undoes it."""
+    """Take one optimiser step, `number` from 0; a gradient that is not finite undoes it.
+
+    All of it is decided on the device, and nothing waits for that where the optimisers are fused: the host may well be
+    busy with the next step when this one is done.
+    """
     # what this step works with: its pictures, draws, learning rate, and the batch statistics to go back to
     recipe, host, optimisers, device = run.recipe, run.host, run.optimisers, run.processes.device
     source, driving = (one.contiguous(memory_format=run.memory_format) for one in on_device(batch, device))
@@ -59,21 +62,26 @@ def step(run: Training, batch: dict[str, Any], number: int) -> Outcome:
     # averaged over the processes, clipped; a step unless not finite
     run.processes.average(optimisers.gradients())
     norm = optimisers.step(optimisers.generator_parts())
+    finite = norm.isfinite()
+
+    # the discriminator has its turn, on the same predictions
+    if outputs:
+        terms["discriminator"] = discriminator_step(run, outputs, finite)
 
     # what is not finite is undone: it would stay in the running statistics of batch norm for good
-    if not math.isfinite(norm):
+    with torch.no_grad():
         for buffer, value in zip(statistics, before, strict=True):
-            buffer.copy_(value)
-    # else the discriminator has its turn, on the same predictions
-    elif outputs:
-        terms["discriminator"] = discriminator_step(run, outputs)
-    if run.average is not None and math.isfinite(norm):
-        run.average.update(host, number)
+            buffer.copy_(torch.where(finite, buffer, value))
+    if run.average is not None:
+        run.average.update(host, number, finite)
     return Outcome(torch.stack(losses).sum(), terms, norm, rate)
 
 
-def discriminator_step(run: Training, outputs: Sequence[tuple[HostOutput, Tensor]]) -> Tensor:
-    """Take the discriminator's optimiser step on what the host made of each part's driving frames; its mean loss."""
+def discriminator_step(run: Training, outputs: Sequence[tuple[HostOutput, Tensor]], finite: Tensor) -> Tensor:
+    """Take the discriminator's optimiser step on what the host made of each part's driving frames; its mean loss.
+
+    Nothing is changed unless `finite`, a truth value on the device.
+    """
     optimisers, total = run.optimisers, torch.zeros((), device=run.processes.device)
     optimisers.zero_grad()  # the generator's loss left gradients in it
     for output, driving in outputs:
@@ -82,7 +90,7 @@ def discriminator_step(run: Training, outputs: Sequence[tuple[HostOutput, Tensor
         (judged / len(outputs)).backward()
         total = total + judged.detach() / len(outputs)
     run.processes.average(optimisers.gradients())
-    optimisers.step([DISCRIMINATOR])
+    optimisers.step([DISCRIMINATOR], unless=~finite)
     return total
 
 

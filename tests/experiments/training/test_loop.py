@@ -26,6 +26,7 @@ from memcomp.experiments.recipe.load import load_recipe, with_overrides
 from memcomp.experiments.training import loop as training
 from memcomp.experiments.training import loss as losses
 from memcomp.experiments.training.loop import train
+from memcomp.experiments.training.undone import Undone
 
 TIMES = ("images_per_second", "waiting")
 
@@ -219,6 +220,38 @@ def test_training_stops_when_nothing_is_finite_any_more(tiny, tmp_path, monkeypa
     recipe = with_overrides(tiny, ["optim.skip_limit=2"], "test")
     with pytest.raises(UserError, match=r"step 3: 3 steps in a row.*not finite; try a lower optim\.lr"):
         train(recipe, tmp_path, progress=False)
+
+
+def test_a_step_that_is_not_finite_leaves_average_discriminator_and_statistics(tiny, tmp_path, monkeypatch):
+    model = "{scales: [1], block_expansion: 4, max_features: 8, num_blocks: 2, sn: true}"
+    changes = [f"host.model.discriminator_params={model}", "loss.generator_gan=1", "optim.ema=0.9"]
+    recipe = with_overrides(tiny, changes, "test")
+    poison(monkeypatch, {2})
+    train(recipe, tmp_path, stop_after=1, progress=False)
+    before = load_file(tmp_path / "checkpoints" / "last.safetensors")
+    train(recipe, tmp_path, resume=True, stop_after=2, progress=False)
+    after = load_file(tmp_path / "checkpoints" / "last.safetensors")
+    differing = [key for key in after if not torch.equal(before[key], after[key])]
+    assert any("weight_u" in key for key in after) and any(key.startswith("average") for key in after)
+    assert all(key.endswith("num_batches_tracked") for key in differing)
+
+
+def test_the_host_learns_of_a_step_when_the_next_one_is_handed_over():
+    info = {"skipped_steps": 0}
+    undone = Undone(info, 1)
+    for step, norm in enumerate((1.0, math.nan, math.nan, 1.0), 1):
+        if step == 4:
+            with pytest.raises(UserError, match="step 3: 2 steps in a row"):
+                undone.check()
+            break
+        undone.check()
+        undone.add(step, torch.tensor(norm))
+        assert info["skipped_steps"] == max(0, step - 2)
+    undone = Undone(info, 1)
+    for norm in (math.nan, math.nan):
+        undone.add(1, torch.tensor(norm))
+    undone.settle()  # who writes a checkpoint must know, and ends nothing
+    assert info["skipped_steps"] == 4
 
 
 def test_a_frozen_host_keeps_every_bit_while_the_memory_moves(tiny, tmp_path):

@@ -1,11 +1,14 @@
 """Optimisers and schedule."""
 
+import math
+
 import pytest
 import torch
 
 from memcomp.experiments.checkpoints.build import build_host
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.recipe.sections import OptimSection
+from memcomp.experiments.training import optimizers
 from memcomp.experiments.training.optimizers import Optimisers, rate_factor
 
 
@@ -81,3 +84,48 @@ def test_weight_decay_is_adam_s_and_a_part_without_gradients_stays(small_recipe)
         assert torch.allclose(parameter, torch.full_like(parameter, 0.9), atol=1e-5)
     assert all(torch.equal(value, before[name]) for name, value in host.kp_detector.named_parameters())
     assert {key.split(".")[0] for key in optimisers.state()} == {"generator"}
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_what_is_not_finite_changes_nothing_on_any_device(small_recipe, monkeypatch, fused):
+    """A fused Adam, which decides on the device, is what CUDA gets; torch has one for the CPU too."""
+    monkeypatch.setattr(optimizers, "_on_cuda", lambda parameters: fused)
+    host = build_host(small_recipe)
+    optimisers = Optimisers(host, OptimSection(steps=1, lr=0.1, clip=1.0))
+    assert all(bool(adam.defaults["fused"]) == fused for adam in optimisers.adams.values())
+
+    def take(value, **further):
+        for parameter in host.parameters():
+            parameter.grad = torch.full_like(parameter, 1e-3)
+        next(host.kp_detector.parameters()).grad.view(-1)[0] = value
+        return optimisers.step(optimisers.generator_parts(), **further)
+
+    def everything():
+        return {key: value.clone() for key, value in (host.state_dict() | optimisers.state()).items()}
+
+    assert take(1.0).isfinite()
+    before = everything()
+    assert "generator.generator.final.weight.exp_avg" in before
+    for value, further in ((math.nan, {}), (math.inf, {}), (1.0, {"unless": torch.tensor(True)})):
+        assert take(value, **further).isfinite() == math.isfinite(value)
+        after = everything()
+        assert all(torch.equal(after[key], before[key]) for key in before)
+    take(1.0, unless=torch.tensor(False))
+    after = everything()
+    assert not torch.equal(after["generator.final.weight"], before["generator.final.weight"])
+    assert after["generator.generator.final.weight.step"] == 2
+
+
+def test_a_fused_step_is_the_same_to_rounding(small_recipe, monkeypatch):
+    found = []
+    for fused in (False, True):
+        monkeypatch.setattr(optimizers, "_on_cuda", lambda parameters, fused=fused: fused)
+        host = build_host(small_recipe)
+        optimisers, drawn = Optimisers(host, OptimSection(steps=1, lr=0.1, clip=1.0)), torch.Generator().manual_seed(0)
+        for _ in range(2):
+            for parameter in host.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=drawn)
+            optimisers.step(optimisers.generator_parts())
+        found.append(host.state_dict())
+    for key, value in found[0].items():
+        torch.testing.assert_close(found[1][key], value, rtol=1e-5, atol=1e-6)

@@ -97,7 +97,7 @@ def test_parts_give_the_gradients_of_the_batch(tiny, tmp_path, monkeypatch):
                 module.train(False)
         run.host.double()
         run.objective.double()
-        monkeypatch.setattr(run.optimisers, "step", lambda parts: 1.0)
+        monkeypatch.setattr(run.optimisers, "step", lambda parts: torch.ones(()))
         batch = next(iter(run.batches))
         batch = batch | {name: batch[name].double() for name in ("source", "driving")}
         outcome = step(run, batch, 0)
