@@ -98,7 +98,8 @@ def table(runs: Runs, baseline: str) -> str:
     lines = []
     for name, columns in values.items():
         cells = [str(len(columns[DECIDES])), *(f"{_mean(columns[column]):.4f}" for column in COLUMNS.values())]
-        delta = seeds_difference(columns[DECIDES], values[baseline][DECIDES], paired=True)
+        one, other = columns[DECIDES], values[baseline][DECIDES]
+        delta = seeds_difference(one, other, paired=len(one) == len(other))  # a copy of the source has no seeds
         if delta is None or name == baseline:
             lines.append([name, *cells, ""])
         else:

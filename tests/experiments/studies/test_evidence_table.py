@@ -49,8 +49,16 @@ def test_a_file_of_something_else_is_an_error_of_one_line(content, tmp_path, cap
     assert "expected the values that `memcomp benchmark` writes" in capsys.readouterr().err
 
 
-def test_the_values_of_the_study_are_in_the_repository(capsys):
-    kept = Path(studies.__file__).parents[1] / "results" / "evidence_fomm_seed1_pairs.csv.gz"
+def test_what_has_one_seed_is_compared_with_several(pairs):
+    with pairs.open("a") as file:
+        for pair, error in enumerate((0.2, 0.4, 0.6)):
+            file.write(f"same identity,copy of the source,{pair},{error},{error},{error},0.5,0.5\n")
+    assert "+100.0 % [" in table(read(pairs), "host").splitlines()[-1]
+
+
+@pytest.mark.parametrize("file", ["seed1", "seeds12"])
+def test_the_values_of_the_study_are_in_the_repository(file, capsys):
+    kept = Path(studies.__file__).parents[1] / "results" / f"evidence_fomm_{file}_pairs.csv.gz"
     evidence_table.main([str(kept)])
     shown = capsys.readouterr().out
     page = kept.with_name("evidence.md").read_text("utf-8")
