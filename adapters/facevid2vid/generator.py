@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memcomp.adapters.facevid2vid.motion import DenseMotionNetwork
-from memcomp.adapters.facevid2vid.volumes import ResBlock3d, check_halves, warp_volume
+from memcomp.adapters.facevid2vid.volumes import ResBlock3d, warp_volume
 from memcomp.adapters.outputs import HostOutput, Keypoints
-from memcomp.adapters.shared.blocks import DownBlock, ResBlock, SameBlock, UpBlock
+from memcomp.adapters.shared.blocks import DownBlock, ResBlock, SameBlock, UpBlock, check_halves
 from memcomp.adapters.shared.spade import SpadeBlock
 
 WIDE, FINEST = 512, 64  # of the SPADE decoder, which no parameter changes

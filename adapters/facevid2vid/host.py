@@ -14,7 +14,7 @@ from memcomp.adapters.facevid2vid.generator import Generator, SpadeGenerator
 from memcomp.adapters.facevid2vid.keypoints import KeypointDetector
 from memcomp.adapters.facevid2vid.motion import DenseMotionNetwork
 from memcomp.adapters.facevid2vid.pose import HeadPoseEstimator, PosedKeypoints, pose_of
-from memcomp.adapters.facevid2vid.transfer import transfer_motion
+from memcomp.adapters.facevid2vid.transfer import hull_volume
 from memcomp.adapters.fomm.discriminator import Judgement, MultiScaleDiscriminator
 from memcomp.adapters.layout import Layout
 from memcomp.adapters.outputs import HostOutput, Keypoints
@@ -27,6 +27,7 @@ from memcomp.adapters.shared.losses import (
     gan_generator,
 )
 from memcomp.adapters.shared.params import checked_params
+from memcomp.adapters.shared.transfer import transfer_motion
 
 GENERATORS = {"original": Generator, "spade": SpadeGenerator}
 GAN = {  # mode → losses of generator and discriminator
@@ -213,11 +214,11 @@ class FaceVid2Vid(Host):
         relative: bool = True,
         adapt_scale: bool = True,
     ) -> Keypoints:
-        """Move the source's keypoints as the driving head moved, in three dimensions: see `facevid2vid.transfer`."""
+        """Move the source's keypoints as the driving head moved, in three dimensions: see `shared.transfer`."""
         moved, initial = (
             kp.on(kp_source) if isinstance(kp, PosedKeypoints) else kp for kp in (kp_driving, kp_driving_initial)
         )
-        return transfer_motion(kp_source, moved, initial, adapt_scale=adapt_scale) if relative else moved
+        return transfer_motion(kp_source, moved, initial, relative=relative, adapt_scale=adapt_scale, hull=hull_volume)
 
     def loss_terms(
         self,

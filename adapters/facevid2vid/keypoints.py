@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memcomp.adapters.facevid2vid.volumes import UpBlock3d, check_halves
+from memcomp.adapters.facevid2vid.volumes import UpBlock3d
 from memcomp.adapters.outputs import Keypoints
-from memcomp.adapters.shared.blocks import AntiAliasDown, DownBlock, axis
+from memcomp.adapters.shared.blocks import AntiAliasDown, DownBlock, axis, check_halves
 
 
 class Predictor(nn.Module):

@@ -1,4 +1,4 @@
-"""Motion transfer between heads by 3-D keypoints."""
+"""The size of a head by its 3-D keypoints, for motion transfer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from memcomp.adapters.outputs import Keypoints
 from memcomp.adapters.shared.transfer import hull_area
 
 FLAT = 1e-9  # of a hull's extent: what is no farther from a plane lies on it
@@ -41,31 +40,3 @@ def hull_volume(points: Tensor) -> float:
         flat = centred[torch.tensor(face)] @ torch.stack([along, across], dim=1)
         volume += hull_area(flat) * abs(float(normal[number] @ first)) / 3
     return volume * extent**3
-
-
-def transfer_motion(
-    kp_source: Keypoints, kp_driving: Keypoints, kp_driving_initial: Keypoints, *, adapt_scale: bool = True
-) -> Keypoints:
-    """Keypoints that move the source as the driving head has moved since its initial frame.
-
-    Args:
-        kp_source, kp_driving, kp_driving_initial: (B, K, 3) and perhaps (B, K, 3, 3), B = 1 or equal; as published, the
-            driving ones are those of the source's person in the driving poses.
-        adapt_scale: scale the displacement by √(hull of source / hull of initial driving keypoints), of their volumes.
-
-    Raises:
-        ValueError: `adapt_scale` with initial driving keypoints on one plane.
-    """
-    displacement = kp_driving.value - kp_driving_initial.value
-    if adapt_scale:
-        initial = [hull_volume(points) for points in kp_driving_initial.value]
-        if min(initial) == 0:
-            raise ValueError("adapt_scale needs initial driving keypoints that span a volume, these lie on one plane")
-        source = [hull_volume(points) for points in kp_source.value]
-        scale = (torch.tensor(source) / torch.tensor(initial)).sqrt()
-        displacement = displacement * scale[:, None, None].to(displacement)
-    value = kp_source.value + displacement
-    if kp_source.jacobian is None or kp_driving.jacobian is None or kp_driving_initial.jacobian is None:
-        return Keypoints(value)
-    change = kp_driving.jacobian @ torch.linalg.inv(kp_driving_initial.jacobian)
-    return Keypoints(value, change @ kp_source.jacobian)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memcomp.adapters.shared.blocks import axis
+from memcomp.adapters.shared.blocks import axis, check_halves
 
 FLAT = (1, 2, 2)  # how a volume is halved and doubled
 
@@ -150,12 +150,3 @@ class VolumeHourglass(nn.Module):
         """
         check_halves("an hourglass", len(self.encoder.down_blocks), x)
         return self.decoder(self.encoder(x))
-
-
-def check_halves(what: str, blocks: int, x: Tensor) -> None:
-    """Raise ValueError unless height and width of (…, H, W) can be halved `blocks` times."""
-    step = 2**blocks
-    if x.shape[-2] % step or x.shape[-1] % step:
-        raise ValueError(
-            f"{what} of {blocks} blocks needs height and width in multiples of {step}, got {x.shape[-2]}×{x.shape[-1]}"
-        )

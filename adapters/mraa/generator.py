@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from memcomp.adapters.mraa.flow import PixelwiseFlowPredictor
 from memcomp.adapters.mraa.regions import Regions
 from memcomp.adapters.outputs import HostOutput, Keypoints
-from memcomp.adapters.shared.blocks import DownBlock, ResBlock, SameBlock, UpBlock, warp
+from memcomp.adapters.shared.blocks import DownBlock, ResBlock, SameBlock, UpBlock, check_halves, warp
 
 
 class Generator(nn.Module):
@@ -71,7 +71,13 @@ class Generator(nn.Module):
         return warp(inp, deformation, align_corners=False)
 
     def encode(self, image: Tensor) -> list[Tensor]:
-        """Images (B, C, H, W) → the features of every level, coarse to fine; the finest has the image's size."""
+        """Images (B, C, H, W) → the features of every level, coarse to fine; the finest has the image's size.
+
+        Raises:
+            ValueError: with skips, height or width cannot be halved as often as there are levels.
+        """
+        if self.skips:  # which meet at every size
+            check_halves("a generator", len(self.down_blocks), image)
         levels = [self.first(image)]
         for block in self.down_blocks:
             levels.append(block(levels[-1]))

@@ -62,6 +62,14 @@ def matmul_2x2(left: Tensor, right: Tensor) -> Tensor:
     return (left.unsqueeze(-1) * right.unsqueeze(-3)).sum(-2)
 
 
+def check_halves(what: str, blocks: int, x: Tensor, *, of: str = "") -> None:
+    """Raise ValueError unless height and width of (…, H, W), which are those `of` something, can be halved so often."""
+    step = 2**blocks
+    if x.shape[-2] % step or x.shape[-1] % step:
+        got = f"got {x.shape[-2]}×{x.shape[-1]}" + f" ({of})" * bool(of)
+        raise ValueError(f"{what} of {blocks} down blocks needs height and width in multiples of {step}, {got}")
+
+
 def joint_conv(x: Tensor, *convs: nn.Conv2d) -> tuple[Tensor, ...]:
     """The outputs of several convolutions of the same kind on the same input, computed as one.
 
@@ -208,13 +216,8 @@ class Hourglass(nn.Module):
         Raises:
             ValueError: height or width is not a multiple of 2^num_blocks.
         """
-        blocks = len(self.encoder.down_blocks)
-        step = 2**blocks
-        if x.shape[2] % step or x.shape[3] % step:
-            raise ValueError(
-                f"an hourglass of {blocks} blocks needs height and width in multiples of {step}, "
-                f"got {x.shape[2]}×{x.shape[3]} (size of the image times the network's scale_factor)"
-            )
+        of = "size of the image times the network's scale_factor"
+        check_halves("an hourglass", len(self.encoder.down_blocks), x, of=of)
         return self.decoder(self.encoder(x))
 
 

@@ -1,6 +1,8 @@
-"""Motion transfer between heads for hosts whose motion is keypoints with Jacobians (FOMM and its descendants)."""
+"""Motion transfer between heads for hosts whose motion is keypoints, perhaps with Jacobians."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -36,31 +38,38 @@ def transfer_motion(
     *,
     relative: bool = True,
     adapt_scale: bool = True,
+    hull: Callable[[Tensor], float] = hull_area,
 ) -> Keypoints:
     """Keypoints that move the source as the driving head has moved since its initial frame.
 
     Args:
-        kp_source, kp_driving, kp_driving_initial: (B, K, 2) and perhaps (B, K, 2, 2), B = 1 or equal.
+        kp_source, kp_driving, kp_driving_initial: (B, K, D) and perhaps (B, K, D, D), B = 1 or equal.
         relative: add the driving head's displacement (and change of Jacobian) to the source's keypoints;
             otherwise the driving keypoints are used as they are.
         adapt_scale: scale the displacement by √(hull of source / hull of initial driving keypoints), the ratio of the
             heads' sizes, for each element of the batch.
+        hull: size of the convex hull of points (K, D), 0 if they span none.
 
     Raises:
-        ValueError: `adapt_scale` with initial driving keypoints on one line.
+        ValueError: `adapt_scale` with initial driving keypoints that span no hull, on one line or plane.
     """
     if not relative:
         return kp_driving
     displacement = kp_driving.value - kp_driving_initial.value
     if adapt_scale:
-        initial = [hull_area(points) for points in kp_driving_initial.value]
+        initial = [hull(points) for points in kp_driving_initial.value]
         if min(initial) == 0:
-            raise ValueError("adapt_scale needs initial driving keypoints that span an area, these lie on one line")
-        source = [hull_area(points) for points in kp_source.value]
+            flat = (
+                "a volume, these lie on one plane" if displacement.shape[-1] == 3 else "an area, these lie on one line"
+            )
+            raise ValueError(f"adapt_scale needs initial driving keypoints that span {flat}")
+        source = [hull(points) for points in kp_source.value]
         scale = (torch.tensor(source) / torch.tensor(initial)).sqrt()
         displacement = displacement * scale[:, None, None].to(displacement)
     value = kp_source.value + displacement
     if kp_source.jacobian is None or kp_driving.jacobian is None or kp_driving_initial.jacobian is None:
         return Keypoints(value)
-    change = matmul_2x2(kp_driving.jacobian, inverse_2x2(kp_driving_initial.jacobian))
-    return Keypoints(value, matmul_2x2(change, kp_source.jacobian))
+    if value.shape[-1] == 2:
+        change = matmul_2x2(kp_driving.jacobian, inverse_2x2(kp_driving_initial.jacobian))
+        return Keypoints(value, matmul_2x2(change, kp_source.jacobian))
+    return Keypoints(value, kp_driving.jacobian @ torch.linalg.inv(kp_driving_initial.jacobian) @ kp_source.jacobian)

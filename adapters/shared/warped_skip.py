@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memcomp.adapters.shared.blocks import DownBlock, Norm, ResBlock, SameBlock, UpBlock, warp
+from memcomp.adapters.shared.blocks import DownBlock, Norm, ResBlock, SameBlock, UpBlock, check_halves, warp
 from memcomp.taps import Tap
 
 PARTS = frozenset({"first", "down_blocks", "up_blocks", "resblock", "final"})  # its children, here and upstream
@@ -75,12 +75,7 @@ class WarpedSkipGenerator(nn.Module):
         Raises:
             ValueError: height or width cannot be halved as often as there are levels.
         """
-        step = 2 ** len(self.down_blocks)
-        if image.shape[2] % step or image.shape[3] % step:
-            raise ValueError(
-                f"a generator of {len(self.down_blocks)} down blocks needs height and width in multiples of {step}, "
-                f"got {image.shape[2]}×{image.shape[3]}"
-            )
+        check_halves("a generator", len(self.down_blocks), image)
         levels = [self.first(image)]
         for block in self.down_blocks:
             levels.append(block(levels[-1]))

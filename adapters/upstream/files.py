@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from memcomp.adapters.layout import bare_key
 from memcomp.formats import weights_format
@@ -122,6 +122,22 @@ def read_state(file: Path) -> dict[str, Tensor]:
     if not _is_state(found):
         raise ValueError(f"{file}: expected a state dict, names with tensors")
     return {bare_key(name): value for name, value in found.items()}
+
+
+def fill(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give every entry of a network's state dict the value that a file's has; others of the file are not used.
+
+    Raises:
+        ValueError: a tensor is missing or has another shape; it is named.
+    """
+    own = network.state_dict()
+    # older checkpoints do not count the batches
+    given = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")} | dict(state)
+    for name, value in own.items():
+        if name not in given or given[name].shape != value.shape:
+            have = f"has shape {tuple(given[name].shape)}" if name in given else "is missing"
+            raise ValueError(f"{name} {have}, expected {tuple(value.shape)}")
+    network.load_state_dict({name: given[name] for name in own})
 
 
 def _is_state(entry: object) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from memcomp.adapters.upstream.files import read_state
+from memcomp.adapters.upstream.files import fill, read_state
 from memcomp.experiments.backends.base import Unavailable
 from memcomp.experiments.errors import UserError
 
@@ -37,11 +37,8 @@ def load_weights(network: nn.Module, file: str | Path) -> str:
         UserError: it cannot be read, or lacks a tensor, or one has another shape.
     """
     state = read_weights(file)
-    for name, value in network.state_dict().items():
-        if name.endswith("num_batches_tracked"):  # older checkpoints do not count them
-            state.setdefault(name, value)
-        if name not in state or state[name].shape != value.shape:
-            have = f"has shape {tuple(state[name].shape)}" if name in state else "is missing"
-            raise UserError(f"{file}: {name} {have}, expected {tuple(value.shape)}")
-    network.load_state_dict({name: state[name] for name in network.state_dict()})
+    try:
+        fill(network, state)
+    except ValueError as error:
+        raise UserError(f"{file}: {error}") from None
     return Path(file).name

@@ -16,11 +16,7 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from memcomp.experiments.checkpoints.kept import (
-    BEST,
-    has_run,
-    save_checkpoint,
-)
+from memcomp.experiments.checkpoints.kept import BEST, has_run, save_checkpoint
 from memcomp.experiments.checkpoints.run_file import save_run
 from memcomp.experiments.checkpoints.trained import save_trained
 from memcomp.experiments.data.clips import warn_of_conversions

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from memcomp.adapters.facevid2vid.pose import in_degrees
 from memcomp.adapters.shared.resnet import ResNet
-from memcomp.adapters.upstream.files import read_state
+from memcomp.adapters.upstream.files import fill, read_state
 from memcomp.experiments.errors import UserError
 
 SIDE = 224  # pixels that the network sees
@@ -67,11 +67,8 @@ def load_teacher(file: str | Path) -> Hopenet:
         state = read_state(path)
     except (ValueError, OSError) as error:
         raise UserError(f"loss.pose_teacher: {error}") from None
-    for name, value in network.state_dict().items():
-        if name.endswith("num_batches_tracked"):  # older checkpoints do not count them
-            state.setdefault(name, value)
-        if name not in state or state[name].shape != value.shape:
-            have = f"has shape {tuple(state[name].shape)}" if name in state else "is missing"
-            raise UserError(f"loss.pose_teacher: {path}: {name} {have}, expected {tuple(value.shape)}")
-    network.load_state_dict({name: state[name] for name in network.state_dict()})
+    try:
+        fill(network, state)
+    except ValueError as error:
+        raise UserError(f"loss.pose_teacher: {path}: {error}") from None
     return network.requires_grad_(False).eval()

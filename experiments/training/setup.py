@@ -17,13 +17,7 @@ from memcomp.adapters import Host
 from memcomp.adapters.folder import WEIGHTS
 from memcomp.experiments.checkpoints.build import build_host, initialise, load_weights
 from memcomp.experiments.checkpoints.find import CHECKPOINT
-from memcomp.experiments.checkpoints.kept import (
-    earlier,
-    has_run,
-    load_newest,
-    make_newest,
-    sweep,
-)
+from memcomp.experiments.checkpoints.kept import earlier, has_run, load_newest, make_newest, sweep
 from memcomp.experiments.checkpoints.run_file import RunState
 from memcomp.experiments.checkpoints.trained import RECIPE
 from memcomp.experiments.data.batching import StepBatches, collate, loading

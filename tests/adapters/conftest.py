@@ -6,6 +6,7 @@ A file of golden tests can also be run as a script, to store the numbers anew: t
 import contextlib
 import hashlib
 import importlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 DATA = Path(__file__).parents[1] / "data"
 SAMPLES = 400  # stored numbers per stage
@@ -166,6 +168,57 @@ def assert_losses(measured, expected):
         assert measured[1][key] == pytest.approx(value, rel=1e-8, abs=1e-12), key
 
 
+def stored(host, name):
+    """The samples of tests/data that one of a host's files gave, and what is told of them."""
+    about = json.loads((DATA / f"{host}_golden.json").read_text())[name]
+    numbers = load_file(DATA / f"{host}_golden.safetensors")
+    return {key.removeprefix(f"{name}/"): v for key, v in numbers.items() if key.startswith(f"{name}/")}, about
+
+
+def whole(file):
+    """All numbers of a file of the reference, and what is told of them."""
+    folder = Path(os.environ["MEMCOMP_REFERENCE"])
+    return load_file(folder / f"{file}.safetensors"), json.loads((folder / f"{file}.json").read_text())
+
+
+def stages_of(tensors, shown, left_out=()):
+    """Name → input, or every so many-th number of a stage that a file holds, at least `shown`."""
+    for key, value in tensors.items():
+        if key.startswith("in."):
+            yield key, value
+            continue
+        stage, _, step = key.partition("@k")
+        if stage.startswith("out.") and not stage.endswith(left_out):
+            every = max(1, value.numel() // shown)
+            yield f"{stage}@k{every * int(step or 1)}", value.reshape(-1)[::every].clone()
+
+
+def limits_of(tensors, about, left_out=()):
+    """Stage → what is told of it that `errors` asks for."""
+    stages = dict.fromkeys(key.removeprefix("out.").partition("@k")[0] for key in tensors if key.startswith("out."))
+    kept = ("suggested_atol", "float64_deviation")
+    return {s: {k: about["stages"][s][k] for k in kept} for s in stages if not s.endswith(left_out)}
+
+
+def errors(found, numbers, dtype, about, left_out=()):
+    """Stage → (largest difference, what is allowed) for the stages of a file; all numbers of a tensor, or some."""
+    compared = {}
+    for name, value in numbers.items():
+        stage, _, step = name.removeprefix("out.").partition("@k")
+        if not name.startswith("out.") or stage.endswith(left_out):
+            continue
+        told, ours = about["stages"][stage], found[stage].reshape(-1)[:: int(step or 1)]
+        allowed = told["suggested_atol"] if dtype == torch.float32 else 3 * told["float64_deviation"]
+        compared[stage] = ((ours.double() - value.reshape(-1).double()).abs().max().item(), allowed)
+    return compared
+
+
+def assert_within(compared):
+    """Every stage of `errors` is within what is allowed."""
+    wrong = {stage: pair for stage, pair in compared.items() if not pair[0] <= pair[1]}
+    assert not wrong, wrong
+
+
 @contextlib.contextmanager
 def upstream(folder, *names):
     """Modules `names` of the upstream checkout `folder`, such as "modules.util" → .util, importable in this block."""
@@ -186,7 +239,8 @@ GOLDEN = SimpleNamespace(
     **{"DATA": DATA, "uniform": uniform, "fill": fill, "picture": picture, "transform": transform, "sample": sample},
     **{"shapes": shapes, "norms": norms, "assert_close": assert_close, "assert_losses": assert_losses},
     upstream=upstream,
-    fill_by_rules=fill_by_rules,
+    **{"fill_by_rules": fill_by_rules, "stored": stored, "whole": whole, "stages_of": stages_of},
+    **{"limits_of": limits_of, "errors": errors, "assert_within": assert_within},
 )
 
 

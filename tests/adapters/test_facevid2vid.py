@@ -12,8 +12,9 @@ from memcomp.adapters import FaceVid2Vid, Keypoints, attach, create_host
 from memcomp.adapters.facevid2vid.losses import keypoint_prior
 from memcomp.adapters.facevid2vid.motion import local_motions
 from memcomp.adapters.facevid2vid.pose import HeadPose, PosedKeypoints, pose_of, rotation, with_pose
-from memcomp.adapters.facevid2vid.transfer import hull_volume, transfer_motion
+from memcomp.adapters.facevid2vid.transfer import hull_volume
 from memcomp.adapters.facevid2vid.volumes import balls, volume_grid, warp_volume
+from memcomp.adapters.shared.transfer import transfer_motion
 
 MODEL = {
     "common_params": {"num_kp": 5, "image_channel": 3, "feature_channel": 4, "estimate_jacobian": False},
@@ -178,7 +179,7 @@ def test_motion_is_transferred():
     torch.testing.assert_close(scaled, math.sqrt(ratio) * (many.on(larger).value - of_driving.on(larger).value))
     flat = Keypoints(torch.rand(1, 5, 3) * torch.tensor([1.0, 1.0, 0.0]))
     with pytest.raises(ValueError, match="span a volume, these lie on one plane"):
-        transfer_motion(flat, flat, flat)
+        transfer_motion(flat, flat, flat, hull=hull_volume)
 
 
 def test_a_hull_has_its_volume():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from memcomp.adapters import create_host
 from memcomp.adapters.facevid2vid.motion import local_motions
@@ -149,43 +149,13 @@ def run(host, numbers, dtype):
         return stages | generator_stages(host, "relative.", image[:1], first, moved)
 
 
-def errors(host, numbers, dtype, about):
-    """Stage → (largest difference, what is allowed) for the stages of a file; all numbers of a tensor, or some."""
-    found, compared = run(host, numbers, dtype), {}
-    for name, value in numbers.items():
-        if not name.startswith("out."):
-            continue
-        stage, _, step = name.removeprefix("out.").partition("@k")
-        entry, ours = about["stages"][stage], found[stage].reshape(-1)[:: int(step or 1)]
-        allowed = entry["suggested_atol"] if dtype == torch.float32 else 3 * entry["float64_deviation"]
-        compared[stage] = ((ours.double() - value.reshape(-1).double()).abs().max().item(), allowed)
-    return compared
-
-
-def stored(name):
-    """The samples of tests/data, as a file of the reference has them."""
-    about = json.loads((DATA / "facevid2vid_golden.json").read_text())[name]
-    numbers = load_file(DATA / "facevid2vid_golden.safetensors")
-    return {key.removeprefix(f"{name}/"): v for key, v in numbers.items() if key.startswith(f"{name}/")}, about
-
-
-def whole(file):
-    folder = Path(os.environ["MEMCOMP_REFERENCE"])
-    return load_file(folder / f"{file}.safetensors"), json.loads((folder / f"{file}.json").read_text())
-
-
-def assert_within(compared):
-    wrong = {stage: pair for stage, pair in compared.items() if not pair[0] <= pair[1]}
-    assert not wrong, wrong
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", SMALL)
 def test_every_stage_equals_the_stored_numbers(golden, name, dtype):
-    numbers, about = stored(name)
-    compared = errors(host_of(golden, about), numbers, dtype, about)
+    numbers, about = golden.stored("facevid2vid", name)
+    compared = golden.errors(run(host_of(golden, about), numbers, dtype), numbers, dtype, about)
     assert len(compared) >= 55
-    assert_within(compared)
+    golden.assert_within(compared)
 
 
 def losses(golden, numbers, about, drawn, mode, monkeypatch):
@@ -216,7 +186,7 @@ def losses(golden, numbers, about, drawn, mode, monkeypatch):
 @pytest.mark.parametrize("mode", ["hinge", "ls"])
 @pytest.mark.parametrize("name", WITH_LOSSES)
 def test_losses_and_gradients_equal_the_stored_numbers(golden, name, mode, monkeypatch):
-    numbers, about = stored(name)
+    numbers, about = golden.stored("facevid2vid", name)
     drawn = {key.removeprefix("drawn."): value for key, value in numbers.items() if key.startswith("drawn.")}
     found, gradients = losses(golden, numbers, about, drawn, mode, monkeypatch)
     expected = about["losses"][mode]
@@ -236,33 +206,23 @@ def test_losses_and_gradients_equal_the_stored_numbers(golden, name, mode, monke
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", WHOLE)
 def test_every_stage_equals_upstream_s(golden, name, dtype):
-    numbers, about = whole(WHOLE[name])
-    compared = errors(host_of(golden, about), numbers, dtype, about)
+    numbers, about = golden.whole(WHOLE[name])
+    compared = golden.errors(run(host_of(golden, about), numbers, dtype), numbers, dtype, about)
     for stage, (error, allowed) in compared.items():
         print(f"{name} {str(dtype).removeprefix('torch.')} {stage}: {error:.1e} of {allowed:.1e}")
-    assert_within(compared)
+    golden.assert_within(compared)
 
 
-def store():
+def store(golden):
     abouts, numbers = {}, {}
     for name, file in SMALL.items():
-        tensors, about = whole(file)
+        tensors, about = golden.whole(file)
         abouts[name] = {key: about[key] for key in ("constructor", "recipe_rules")}
-        abouts[name]["stages"] = {}
-        for key, value in tensors.items():
-            if key.startswith("in."):
-                numbers[f"{name}/{key}"] = value
-            elif key.startswith("out."):
-                stage, _, step = key.partition("@k")
-                every = max(1, value.numel() // SHOWN)
-                sample = value.reshape(-1)[::every].clone()
-                numbers[f"{name}/{stage}" + f"@k{every * int(step or 1)}"] = sample
-                entry = about["stages"][stage.removeprefix("out.")]
-                kept = {k: entry[k] for k in ("suggested_atol", "float64_deviation")}
-                abouts[name]["stages"][stage.removeprefix("out.")] = kept
+        abouts[name]["stages"] = golden.limits_of(tensors, about)
+        numbers |= {f"{name}/{key}": value for key, value in golden.stages_of(tensors, SHOWN)}
         if name not in WITH_LOSSES:
             continue
-        drawn, lost = whole(file.replace("golden", "losses_golden"))
+        drawn, lost = golden.whole(file.replace("golden", "losses_golden"))
         kept = {key: value for key, value in drawn.items() if key.startswith(("transform.", "target_degrees."))}
         numbers |= {f"{name}/drawn.{key}": value for key, value in kept.items()}
         abouts[name]["losses"] = {
@@ -277,4 +237,6 @@ def store():
 
 
 if __name__ == "__main__":
-    store()
+    from conftest import GOLDEN
+
+    store(GOLDEN)

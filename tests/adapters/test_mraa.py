@@ -341,3 +341,12 @@ def test_a_copy_and_a_pickle_are_the_host():
     expected = host(source, driving).prediction
     for other in (copy.deepcopy(host), pickle.loads(pickle.dumps(host))):
         assert isinstance(other, MRAA) and torch.equal(other(source, driving).prediction, expected)
+
+
+def test_a_picture_that_cannot_be_halved_is_named():
+    with pytest.raises(
+        ValueError, match="a generator of 2 down blocks needs height and width in multiples of 4, got 64×66"
+    ):
+        make().generator.encode(torch.rand(1, 3, 64, 66))
+    plain = make(PLAIN)  # without skips sizes need not meet
+    assert plain.generator.encode(torch.rand(1, 3, 64, 66))[0].shape[2:] == (16, 16)

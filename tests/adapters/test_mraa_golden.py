@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from memcomp.adapters import create_host
 from memcomp.adapters.shared.losses import RandomTransform
@@ -21,6 +21,7 @@ DATA = Path(__file__).parents[1] / "data"
 SMALL = {"pca": "mraa_golden", "regressed": "mraa_golden_b"}
 WHOLE = SMALL | {"published": "mraa_full_golden"}
 SHOWN = 200  # stored numbers per stage
+FACTORS = (".u", ".d")  # of the frame: stages that are not compared
 # upstream's name of a term → ours
 TERMS = {"equivariance_shift": "equivariance_value", "equivariance_affine": "equivariance_jacobian"}
 reference = pytest.mark.skipif("MEMCOMP_REFERENCE" not in os.environ, reason="MEMCOMP_REFERENCE is not set")
@@ -117,45 +118,13 @@ def regions(name, found):
     return {f"{name}.shift": found.shift, f"{name}.affine": found.jacobian, f"{name}.covar": found.covar}
 
 
-def errors(host, numbers, dtype, about):
-    """Stage → (largest difference, what is allowed) for the stages of a file; all numbers of a tensor, or some."""
-    found, compared = run(host, numbers, dtype), {}
-    for name, value in numbers.items():
-        if not name.startswith("out."):
-            continue
-        stage, _, step = name.removeprefix("out.").partition("@k")
-        if stage.endswith((".u", ".d")):  # factors of the frame
-            continue
-        entry, ours = about["stages"][stage], found[stage].reshape(-1)[:: int(step or 1)]
-        allowed = entry["suggested_atol"] if dtype == torch.float32 else 3 * entry["float64_deviation"]
-        compared[stage] = ((ours.double() - value.reshape(-1).double()).abs().max().item(), allowed)
-    return compared
-
-
-def stored(name):
-    """The samples of tests/data, as a file of the reference has them."""
-    about = json.loads((DATA / "mraa_golden.json").read_text())[name]
-    numbers = load_file(DATA / "mraa_golden.safetensors")
-    return {key.removeprefix(f"{name}/"): v for key, v in numbers.items() if key.startswith(f"{name}/")}, about
-
-
-def whole(file):
-    folder = Path(os.environ["MEMCOMP_REFERENCE"])
-    return load_file(folder / f"{file}.safetensors"), json.loads((folder / f"{file}.json").read_text())
-
-
-def assert_within(compared):
-    wrong = {stage: pair for stage, pair in compared.items() if not pair[0] <= pair[1]}
-    assert not wrong, wrong
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", SMALL)
 def test_every_stage_equals_the_stored_numbers(golden, name, dtype):
-    numbers, about = stored(name)
-    compared = errors(host_of(golden, about), numbers, dtype, about)
+    numbers, about = golden.stored("mraa", name)
+    compared = golden.errors(run(host_of(golden, about), numbers, dtype), numbers, dtype, about, FACTORS)
     assert len(compared) >= 45
-    assert_within(compared)
+    golden.assert_within(compared)
 
 
 def losses(golden, numbers, about, drawn, monkeypatch):
@@ -180,7 +149,7 @@ def losses(golden, numbers, about, drawn, monkeypatch):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_losses_and_gradients_equal_the_stored_numbers(golden, name, monkeypatch):
-    numbers, about = stored(name)
+    numbers, about = golden.stored("mraa", name)
     expected = about["losses"]
     drawn = {key.removeprefix("drawn."): value for key, value in numbers.items() if key.startswith("drawn.")}
     found, gradients = losses(golden, numbers, about, drawn, monkeypatch)
@@ -198,34 +167,24 @@ def test_losses_and_gradients_equal_the_stored_numbers(golden, name, monkeypatch
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", WHOLE)
 def test_every_stage_equals_upstream_s(golden, name, dtype):
-    numbers, about = whole(WHOLE[name])
-    compared = errors(host_of(golden, about), numbers, dtype, about)
+    numbers, about = golden.whole(WHOLE[name])
+    compared = golden.errors(run(host_of(golden, about), numbers, dtype), numbers, dtype, about, FACTORS)
     for stage, (error, allowed) in compared.items():
         print(f"{name} {str(dtype).removeprefix('torch.')} {stage}: {error:.1e} of {allowed:.1e}")
-    assert_within(compared)
+    golden.assert_within(compared)
 
 
 def store(golden):
     abouts, numbers = {}, {}
     for name, file in SMALL.items():
-        tensors, about = whole(file)
-        drawn, lost = whole(file.replace("golden", "losses_golden"))
+        tensors, about = golden.whole(file)
+        drawn, lost = golden.whole(file.replace("golden", "losses_golden"))
         values = {term: lost["losses"][term] for term in TERMS}
         values |= {"total": lost["total"], "avd": sum(lost["avd_losses"].values())}
         abouts[name] = {key: about[key] for key in ("constructor", "recipe_rules")}
         abouts[name]["losses"] = {"values": values, "gradients": lost["gradient_l2_norm_and_sum"]}
-        abouts[name]["stages"] = {}
-        for key, value in tensors.items():
-            if key.startswith("in."):
-                numbers[f"{name}/{key}"] = value
-            elif key.startswith("out.") and not key.endswith((".u", ".d")):
-                stage, _, step = key.partition("@k")
-                every = max(1, value.numel() // SHOWN)
-                sample = value.reshape(-1)[::every].clone()
-                numbers[f"{name}/{stage}" + f"@k{every * int(step or 1)}"] = sample
-                entry = about["stages"][stage.removeprefix("out.")]
-                kept = {k: entry[k] for k in ("suggested_atol", "float64_deviation")}
-                abouts[name]["stages"][stage.removeprefix("out.")] = kept
+        abouts[name]["stages"] = golden.limits_of(tensors, about, FACTORS)
+        numbers |= {f"{name}/{key}": value for key, value in golden.stages_of(tensors, SHOWN, FACTORS)}
         for key in ("transform.theta", "transform.control_params", "avd.scale_uniform"):
             numbers[f"{name}/drawn.{key}"] = drawn[key]
     save_file(numbers, DATA / "mraa_golden.safetensors")
