@@ -30,6 +30,7 @@ from memcomp.experiments.video import (
     Frame,
     Frames,
     Timetable,
+    even,
     form_of,
     keep_audio,
     read_picture,
@@ -223,8 +224,8 @@ def _write(
     with bar, output as append, write_behind(append, AHEAD * options.batch) as later:
         for pose, results in move(animators, poses, options.batch, track=track, references=references):
             shown, (time, lasts) = layout(pose, results), times.next()
-            if form in SOUNDING:  # whose codecs take even sides only
-                shown = shown[: len(shown) // 2 * 2, : shown.shape[1] // 2 * 2]
+            if form in SOUNDING:
+                shown = even(shown)
             later(shown, time, lasts)
             shape = (shown.shape[0], shown.shape[1])
             if sheet is not None:

@@ -15,7 +15,7 @@ from memcomp.experiments.checkpoints.trained import read_trained
 from memcomp.experiments.files import writable_folder
 from memcomp.experiments.interruption import interruption
 from memcomp.experiments.processes import resolve_device
-from memcomp.experiments.video import SOUNDING, Frame, form_of, read_picture, to_frame, write_frames
+from memcomp.experiments.video import SOUNDING, Frame, even, form_of, read_picture, to_frame, write_frames
 
 RATE = 25  # frames per second, and frames of a turn
 
@@ -47,8 +47,7 @@ def turn_files(options: AnimationOptions, warn: Say = lambda text: None) -> Iter
     shape, count = (0, 0), 0
     with interruption() as stop, write_frames(options.output, Fraction(RATE), SYNTHETIC) as append:
         for picture in views(animator, options):
-            if form in SOUNDING:  # whose codecs take even sides only
-                picture = picture[: len(picture) // 2 * 2, : picture.shape[1] // 2 * 2]
+            picture = even(picture) if form in SOUNDING else picture
             append(picture)
             shape, count = (picture.shape[0], picture.shape[1]), count + 1
             if stop:

@@ -21,7 +21,7 @@ from memcomp.experiments.files import untaken
 from memcomp.experiments.output.figures import caption
 from memcomp.experiments.ui.limits import Limits
 from memcomp.experiments.ui.models import Choice
-from memcomp.experiments.video import Frame, Timetable, keep_audio, rate_of, to_frame, write_frames
+from memcomp.experiments.video import Frame, Timetable, even, keep_audio, rate_of, to_frame, write_frames
 
 BATCH = 8  # frames generated at once
 SOURCE = 480  # pixels, at least, of the source as it is shown: browsers leave pictures small, and enlarge videos
@@ -239,8 +239,7 @@ class _Writer:
         path = self.folder / name
         with write_frames(path, self.rate, SYNTHETIC) as append:
             for frame, (time, lasts) in zip(frames, self.clip.times, strict=True):
-                # codecs take even sides only
-                append(frame[: len(frame) // 2 * 2, : frame.shape[1] // 2 * 2], time, lasts)
+                append(even(frame), time, lasts)
         if sound:
             end = append.end if self.clip.broken else None
             self.sound = keep_audio(path, self.order.driving, path, self.clip.start, end)

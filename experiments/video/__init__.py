@@ -7,7 +7,7 @@ of a folder are taken, and in which order: `folders`.
 
 from memcomp.experiments.video.folders import PICTURES, VIDEOS, ClipFolder, is_clip, pictures_in
 from memcomp.experiments.video.forms import SOUNDING, FrameWriter, form_of, write_frames
-from memcomp.experiments.video.pictures import Frame, fit, picture_size, read_picture, to_frame
+from memcomp.experiments.video.pictures import Frame, even, fit, picture_size, read_picture, to_frame
 from memcomp.experiments.video.reading import DECODER_VERSION, BrokenOff, Frames, Shown, Timetable
 from memcomp.experiments.video.seeking import FrameList, sought
 from memcomp.experiments.video.sound import keep_audio
@@ -28,6 +28,7 @@ __all__ = [
     "Frames",
     "Shown",
     "Timetable",
+    "even",
     "fit",
     "form_of",
     "is_clip",

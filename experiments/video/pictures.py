@@ -78,6 +78,11 @@ def fit(frame: Frame, size: int) -> torch.Tensor:
     return F.interpolate(image[None], (size, size), mode="bilinear", antialias=True, align_corners=False)[0]
 
 
+def even(frame: Frame) -> Frame:
+    """A frame (H, W, 3) without its last row or column where they are of an odd number: codecs take even sides only."""
+    return frame[: len(frame) // 2 * 2, : frame.shape[1] // 2 * 2]
+
+
 def to_frame(image: torch.Tensor) -> Frame:
     """(3, H, W) float in [0, 1] → (H, W, 3) uint8."""
     return (image.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()

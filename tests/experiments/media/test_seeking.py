@@ -1,5 +1,7 @@
 """A frame found by seeking is the frame found in order, on every kind of file; if that is not sure, none is sought."""
 
+import os
+from contextlib import contextmanager
 from fractions import Fraction
 from itertools import pairwise
 
@@ -78,7 +80,28 @@ def make(folder, media, name):
     if "codec" in options:
         media.needs(options["codec"])
     frames = moving(options.pop("channels", 3), np.uint16 if name.startswith("hdr") else np.uint8)
-    return media.write(folder / name, frames, options.pop("times", None), **options)
+    with same_priority():
+        return media.write(folder / name, frames, options.pop("times", None), **options)
+
+
+@contextmanager
+def same_priority():
+    """SVT-AV1 gives the process of root real-time priority for good, and threads that it starts later starve others."""
+    if not hasattr(os, "sched_setscheduler"):
+        yield
+        return
+    policy, param = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, param)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="the system has no scheduling policies")
+def test_encoders_leave_the_process_as_it_was(tmp_path, media):
+    before = os.sched_getscheduler(0)
+    make(tmp_path, media, "av1.mp4")
+    assert os.sched_getscheduler(0) == before
 
 
 @pytest.mark.parametrize("name", [*KINDS, *COPIES, "turned.mp4", "late.mkv"])
