@@ -6,11 +6,12 @@ A run's folder holds recipe.yaml (resolved), log.csv, losses.png, samples/, chec
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -91,13 +92,13 @@ def train(
             clips = len(run.info["damaged_clips"])  # not their names: what others get tells nothing of this machine
             with run.averaged():
                 save_trained(folder, run.host, run.recipe, done, run.info | {"damaged_clips": clips})
+        processes.stop()
     except BaseException:
         for place in fresh:  # nothing was trained
-            if place.is_dir() and not any(place.iterdir()):
+            with contextlib.suppress(OSError):  # it holds something, or another process was quicker
                 place.rmdir()
+        processes.stop(failed=True)
         raise
-    finally:
-        processes.stop()
     measured = (run.log.column("held_out") if run.log is not None else []) or [math.nan]
     tail = measured[-LAST:]
     return TrainingResult(folder, done, done == run.total, measured[0], sum(tail) / len(tail))
@@ -124,9 +125,12 @@ def loop(run: Training, stop_after: int | None, progress: bool) -> int:
                     f"step {done}: {skipped_in_a_row} steps in a row had a loss or gradient that is not finite; try a "
                     "lower optim.lr, optim.clip=10 or a longer optim.warmup"
                 )
-            for message in sorted(set(batch["skipped"]).difference(run.info["damaged_clips"])):
+            damaged = set(batch["skipped"]).difference(run.info["damaged_clips"])
+            stopping, some_damaged = run.processes.any_of([bool(interrupted), bool(damaged)])
+            for message in sorted(set().union(*run.processes.gather(damaged)) if some_damaged else ()):
                 run.info["damaged_clips"].append(message)
-                tqdm.write(f"memcomp: skipped a damaged clip: {message}", file=sys.stderr)
+                if run.processes.first:
+                    tqdm.write(f"memcomp: skipped a damaged clip: {message}", file=sys.stderr)
             run.converted.update(batch["converted"])
 
             # what is told and kept of it
@@ -135,12 +139,21 @@ def loop(run: Training, stop_after: int | None, progress: bool) -> int:
                 speed = f"{images_per_second:.1f} images/s, {waiting:.0%} waiting for data"
                 bar.set_postfix_str(f"loss {outcome.loss.item():.4g}, {speed}", refresh=False)
             bar.update()
-            stopping = run.processes.any(bool(interrupted)) or done == stop_after
+            stopping = stopping or done == stop_after
+            if _logged(run, done):
+                outcome = everywhere(run, outcome)
             write_down(run, done, outcome, {"images_per_second": images_per_second, "waiting": waiting}, stopping)
             clock.restart()
             if stopping:
                 break
     return done
+
+
+def everywhere(run: Training, outcome: Outcome) -> Outcome:
+    """The outcome of a step with loss and terms meant over the processes, each of which must call this."""
+    loss, *terms = values = [value.clone() for value in (outcome.loss, *outcome.terms.values())]
+    run.processes.average(values)
+    return replace(outcome, loss=loss, terms=dict(zip(outcome.terms, terms, strict=True)))
 
 
 def write_down(run: Training, done: int, outcome: Outcome, speed: dict[str, float], stopping: bool) -> None:
@@ -152,7 +165,7 @@ def write_down(run: Training, done: int, outcome: Outcome, speed: dict[str, floa
     if run.log is None or run.held_out is None:  # another process does
         return
     measured = _measured(run, done)
-    if measured or done % every.every == 0:
+    if _logged(run, done):
         row = {"step": done, "loss": outcome.loss.item(), "lr": outcome.rate, "gradient_norm": outcome.norm}
         row |= {"skipped_steps": info["skipped_steps"], "damaged_clips": len(info["damaged_clips"])}
         row |= speed | {name: term.item() for name, term in outcome.terms.items()}
@@ -174,6 +187,10 @@ def catch_up(run: Training) -> None:
         run.log.complete(run.start, {"held_out": _measure(run, run.start)})
     if _drawn(run, run.start) and not _sample(run, run.start).is_file():
         _draw(run, run.start)
+
+
+def _logged(run: Training, done: int) -> bool:
+    return done % run.recipe.log.every == 0 or _measured(run, done)
 
 
 def _measured(run: Training, done: int) -> bool:
