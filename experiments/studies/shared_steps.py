@@ -49,7 +49,7 @@ FIRST_ORDER = (
     "host.model.generator_params.max_features=32",
     "host.model.generator_params.num_bottleneck_blocks=1",
 )
-NARROW = {
+NARROW: dict[str, tuple[str, ...]] = {
     "fomm": FIRST_ORDER,
     "dagan": (*FIRST_ORDER, "host.model.depth=truth", "data.depth=true"),
     "mcnet": FIRST_ORDER,
@@ -68,7 +68,13 @@ NARROW = {
         "host.model.generator_params.num_bottleneck_blocks=1",
     ),
 }
-RUN = ("device=cpu", "threads=1", "size=64", "init=null", "data={kind: heads, identities: 4, frames: 4, rate: 3}")
+RUN: tuple[str, ...] = (
+    "device=cpu",
+    "threads=1",
+    "size=64",
+    "init=null",
+    "data={kind: heads, identities: 4, frames: 4, rate: 3}",
+)
 RUN += ("optim.batch_size=4", "optim.steps=100", "optim.epochs=null", "log.held_out_pairs=1")
 MEMORY = ("memory.memory_channels=8", "memory.memory_size=[4, 4]", "memory.identity_hidden=8")
 ADVERSARIAL = (f"host.model.discriminator_params={DISCRIMINATOR}", "loss.generator_gan=1", "loss.feature_matching=1")
@@ -162,7 +168,7 @@ def _run(scratch: Path, chosen: Sequence[Case], world: int) -> None:
         port = str(free.getsockname()[1])
     os.environ["OMP_NUM_THREADS"] = "1"  # before the server of processes starts, which imports torch once
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["memcomp.experiments.studies.shared_steps"])
+    context.set_forkserver_preload(["memcomp.experiments.training.loop"])
     shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": str(world)}
     processes = [context.Process(target=_work, args=(scratch, chosen, shared, rank)) for rank in range(world)]
     for process in processes:
@@ -173,7 +179,7 @@ def _run(scratch: Path, chosen: Sequence[Case], world: int) -> None:
 
 
 def _work(scratch: Path, chosen: Sequence[Case], shared: Mapping[str, str], rank: int) -> None:
-    os.environ.update(shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+    os.environ.update({**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
     torch.set_num_threads(1)
     processes = Processes.start("cpu")
     for case in chosen:
@@ -201,8 +207,10 @@ def gradients(run: Training, dtype: torch.dtype) -> dict[str, Tensor]:
     def noting(parts: Sequence[str]) -> Iterator[None]:
         with plain(parts):
             yield
-        for parameter in (p for part in parts for p in run.exchange.parts[part] if p.grad is not None):
-            found[f"{parts[0]}.{names[id(parameter)]}"] = parameter.grad.clone(memory_format=torch.contiguous_format)
+        for parameter in (p for part in parts for p in run.exchange.parts[part]):
+            if parameter.grad is not None:
+                gradient = parameter.grad.clone(memory_format=torch.contiguous_format)
+                found[f"{parts[0]}.{names[id(parameter)]}"] = gradient
 
     run.exchange.of = noting  # type: ignore[method-assign]
     batch = next(iter(run.batches))
@@ -213,7 +221,10 @@ def gradients(run: Training, dtype: torch.dtype) -> dict[str, Tensor]:
 
 def page(differences: Mapping[str, Mapping[int, float]]) -> str:
     """The kept page."""
-    rows = [[name, *(f"{found[world]:.1e}" for world in (*WORLDS[1:], 1))] for name, found in differences.items()]
+    rows = [
+        [name, *(f"{found[world]:.1e}" if found[world] else "" for world in (*WORLDS[1:], 1))]
+        for name, found in differences.items()
+    ]
     return (
         "# A step of several processes\n\n"
         "Made by `python -m memcomp.experiments.studies.shared_steps`: the largest difference of a gradient, or of a "

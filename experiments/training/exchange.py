@@ -39,7 +39,7 @@ class Exchange:
         self._waiting: list[_Bucket] = []  # to be sent, in this order
         self._bucket_of: dict[int, _Bucket] = {}
         for parameter in (p for parameters in parts.values() for p in parameters if processes.world > 1):
-            parameter.register_post_accumulate_grad_hook(self._arrived)  # type: ignore[attr-defined]
+            parameter.register_post_accumulate_grad_hook(self._arrived)
 
     @contextmanager
     def of(self, parts: Sequence[str]) -> Iterator[None]:

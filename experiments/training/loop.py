@@ -151,6 +151,8 @@ def loop(run: Training, stop_after: int | None, progress: bool) -> int:
 
 def everywhere(run: Training, outcome: Outcome) -> Outcome:
     """The outcome of a step with loss and terms meant over the processes, each of which must call this."""
+    if run.processes.world == 1:
+        return outcome
     loss, *terms = values = [value.clone() for value in (outcome.loss, *outcome.terms.values())]
     run.processes.average(values)
     return replace(outcome, loss=loss, terms=dict(zip(outcome.terms, terms, strict=True)))
