@@ -127,8 +127,8 @@ def _arrange(records: Records, missing: Mapping[str, str], told_by: str, options
     given = {clip.record.name for clip in clips}
     troubled = [line.input for line in lines if line.first is None and line.outcome != "done"]
     every = {line.input for line in lines}
-    sizes = (len(names.difference(both)) for names in (people["train"], people["test"]))
-    return Prepared(len(clips), *sizes, len(every), len(every - given), troubled, both)
+    train, test = (len(names.difference(both)) for names in (people["train"], people["test"]))
+    return Prepared(len(clips), train, test, len(every), len(every - given), troubled, both)
 
 
 def _clips(done: Sequence[Record], told_by: str, options: PrepareOptions) -> list[_Clip]:
