@@ -1,23 +1,25 @@
 """The processes of one run: one, or those that torchrun started, and the device on which each works."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from memcomp.experiments.errors import UserError
+from memcomp.experiments.errors import Incomplete, UserError, counted
+
+NUMBERS, MASTER = ("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("MASTER_ADDR", "MASTER_PORT")  # as torchrun sets them
+# What concerns the processes themselves goes from CPU to CPU, so that nothing of it waits for a GPU.
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of one training: one, or those that torchrun started. Each works on its share of every batch.
-
-    Gradients are averaged explicitly after the backward pass: the loss calls parts of the host several times, which
-    the bookkeeping of `DistributedDataParallel` does not expect.
-    """
+    """The processes of one run: one, or those that torchrun started. Each works on its share of every batch."""
 
     rank: int
     world: int
@@ -28,18 +30,30 @@ class Processes:
         """Join the others, if torchrun started several.
 
         Raises:
-            UserError: a device that this machine or this build of torch lacks.
+            UserError: a device that this machine or this build of torch lacks, variables of torchrun's that are missing
+                or wrong, or others that cannot be reached.
         """
-        world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+        rank, world, local = _place()
+        if dist.is_initialized():
+            rank, world = dist.get_rank(), dist.get_world_size()
         chosen = resolve_device(device)
         if chosen.type == "mps" and world > 1:
             chosen = torch.device("cpu")  # gloo, which averages, knows no other here
         if chosen.type == "cuda" and world > 1:
+            if local >= torch.cuda.device_count():
+                found = counted(torch.cuda.device_count(), "GPU")
+                raise UserError(f"LOCAL_RANK={local}: this machine has {found}; expected as many --nproc-per-node")
             chosen = torch.device("cuda", local)
             torch.cuda.set_device(chosen)
         if world > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-        return cls(dist.get_rank() if world > 1 else 0, world, chosen)
+            try:
+                dist.init_process_group(BACKENDS[chosen.type])
+            except (RuntimeError, ValueError) as error:
+                master = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+                raise UserError(
+                    f"process {rank} of {world} cannot join the others at {master}: {_short(error)}"
+                ) from None
+        return cls(rank, world, chosen)
 
     @property
     def first(self) -> bool:
@@ -56,24 +70,88 @@ class Processes:
         tensors = list(tensors)
         if self.world == 1 or not tensors:
             return
-        flat = torch.cat([tensor.detach().float().flatten() for tensor in tensors])
-        dist.all_reduce(flat)
-        parts = flat.div_(self.world).split([tensor.numel() for tensor in tensors])
-        for tensor, part in zip(tensors, parts, strict=True):
-            tensor.detach().copy_(part.view_as(tensor))
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+            same = [tensor.detach() for tensor in tensors if tensor.dtype == dtype]
+            flat = torch.cat([tensor.flatten() for tensor in same])
+            with together():
+                dist.all_reduce(flat)
+            parts = flat.div_(self.world).split([tensor.numel() for tensor in same])
+            for tensor, part in zip(same, parts, strict=True):
+                tensor.copy_(part.view_as(tensor))
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` holds in some process."""
-        if self.world == 1:
-            return flag
-        tensor = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(tensor, dist.ReduceOp.MAX)
-        return bool(tensor.item())
+        return self.any_of([flag])[0]
 
-    def stop(self) -> None:
-        """Leave the others."""
-        if self.world > 1 and dist.is_initialized():
-            dist.destroy_process_group()
+    def any_of(self, flags: Iterable[bool]) -> list[bool]:
+        """Whether each of some flags holds in some process; no device is waited for."""
+        tensor = torch.tensor(list(flags), dtype=torch.uint8)
+        if self.world > 1:
+            with together():
+                dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return [bool(value) for value in tensor.tolist()]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Collect what each process has, anything that pickle knows, in the order of their ranks."""
+        if self.world == 1:
+            return [value]
+        found: list[Any] = [None] * self.world
+        with together():
+            dist.all_gather_object(found, value)
+        return found
+
+    def stop(self, *, failed: bool = False) -> None:
+        """Leave the others; unless this process failed, when all have come so far.
+
+        Raises:
+            Incomplete: another process has ended before.
+        """
+        if self.world == 1 or not dist.is_initialized():
+            return
+        if not failed:
+            self.any(True)  # nobody's connections are closed while another one still uses them
+        dist.destroy_process_group()
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Around what all processes do at once: one that is gone ends this one too, in one line.
+
+    Raises:
+        Incomplete: another process has ended, or cannot be reached any more.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # gloo's and NCCL's
+        gone = f"process {dist.get_rank()} of {dist.get_world_size()}: another one has ended or cannot be reached"
+        raise Incomplete(f"{gone} ({_short(error)})") from None
+
+
+def _place() -> tuple[int, int, int]:
+    """Rank, number of processes and rank on this machine, as torchrun tells them; 0, 1, 0 without it.
+
+    Raises:
+        UserError: some of torchrun's variables are there and others are not, or they are no such numbers.
+    """
+    told = {name: os.environ[name] for name in (*NUMBERS, *MASTER) if name in os.environ}
+    wrong = [f"{name}={value}" for name, value in told.items() if name in NUMBERS and not value.isdecimal()]
+    numbers = {name: int(told.get(name, 0)) for name in NUMBERS} if not wrong else {}
+    if wrong or numbers["RANK"] >= numbers["WORLD_SIZE"] > 0:
+        wrong = wrong or [f"RANK={told['RANK']} of WORLD_SIZE={told['WORLD_SIZE']}"]
+        raise UserError(f"{wrong[0]}: expected whole numbers, ranks from 0 below WORLD_SIZE, as torchrun sets them")
+    if numbers["WORLD_SIZE"] == 1 or not any(name in told for name in NUMBERS):
+        return 0, 1, 0
+    needed = ("RANK", "WORLD_SIZE", *MASTER)
+    if missing := [name for name in needed if name not in told]:
+        there = ", ".join(f"{name}={value}" for name, value in told.items() if name in NUMBERS)
+        raise UserError(f"{there}, but no {' and no '.join(missing)}: expected all, as torchrun sets them, or none")
+    return numbers["RANK"], numbers["WORLD_SIZE"], numbers["LOCAL_RANK"]
+
+
+def _short(error: BaseException) -> str:
+    """The first sentence of an error of torch's, without the place in its sources."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (line.partition("] ")[2] or line).partition(". ")[0]
 
 
 def resolve_device(device: str) -> torch.device:

@@ -7,6 +7,8 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
+from memcomp.experiments.processes import together
+
 T = TypeVar("T")
 
 
@@ -28,13 +30,15 @@ def gather(values: Sequence[T]) -> list[T]:
     additions in the same order.
 
     Raises:
+        Incomplete: another process has ended.
         ValueError: the processes' counts are not those of `share`.
     """
     world = place()[1]
     if world == 1:
         return list(values)
     parts: list[list[T]] = [[] for _ in range(world)]
-    dist.all_gather_object(parts, list(values))
+    with together():
+        dist.all_gather_object(parts, list(values))
     total = sum(map(len, parts))
     if [len(part) for part in parts] != [len(range(rank, total, world)) for rank in range(world)]:
         raise ValueError(f"expected the shares of {total} items, got {[len(part) for part in parts]} values")

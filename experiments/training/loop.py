@@ -6,11 +6,12 @@ A run's folder holds recipe.yaml (resolved), log.csv, losses.png, samples/, chec
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -87,13 +88,13 @@ def train(
             clips = len(run.info["damaged_clips"])  # not their names: what others get tells nothing of this machine
             with run.averaged():
                 save_trained(folder, run.host, run.recipe, done, run.info | {"damaged_clips": clips})
+        processes.stop()
     except BaseException:
         for place in fresh:  # nothing was trained
-            if place.is_dir() and not any(place.iterdir()):
+            with contextlib.suppress(OSError):  # it holds something, or another process was quicker
                 place.rmdir()
+        processes.stop(failed=True)
         raise
-    finally:
-        processes.stop()
     measured = (run.log.column("held_out") if run.log is not None else []) or [math.nan]
     tail = measured[-LAST:]
     return TrainingResult(folder, done, done == run.total, measured[0], sum(tail) / len(tail))
@@ -113,14 +114,17 @@ def loop(run: Training, stop_after: int | None, progress: bool) -> int:
             # what went wrong: in the steps before this one, in this one if something of it is written, in its pairs
             undone.check()
             undone.add(done, outcome.norm)
-            stopping = run.processes.any(bool(interrupted)) or done == stop_after
+            damaged = set(batch["skipped"]).difference(run.info["damaged_clips"])
+            stopping, some_damaged = run.processes.any_of([bool(interrupted), bool(damaged)])
+            stopping = stopping or done == stop_after
             due = due_after(run, done, stopping)
             if due:
                 undone.settle()
             images_per_second, waiting = clock.step_is_done(run.recipe.optim.batch_size)
-            for message in sorted(set(batch["skipped"]).difference(run.info["damaged_clips"])):
+            for message in sorted(set().union(*run.processes.gather(damaged)) if some_damaged else ()):
                 run.info["damaged_clips"].append(message)
-                tqdm.write(f"memcomp: skipped a damaged clip: {message}", file=sys.stderr)
+                if run.processes.first:
+                    tqdm.write(f"memcomp: skipped a damaged clip: {message}", file=sys.stderr)
             run.converted.update(batch["converted"])
 
             # what is told and kept of it
@@ -130,6 +134,8 @@ def loop(run: Training, stop_after: int | None, progress: bool) -> int:
                 bar.set_postfix_str(f"loss {told.read():.4g}, {speed}", refresh=False)
             told = Arriving(outcome.loss) if progress else None
             bar.update()
+            if _logged(run, done):
+                outcome = everywhere(run, outcome)
             rates = {"images_per_second": images_per_second, "waiting": waiting}
             write_down(run, done, outcome, rates, due, stopping)
             clock.restart()
@@ -146,11 +152,20 @@ def due_after(run: Training, done: int, stopping: bool) -> frozenset[str]:
         return frozenset()
     late = every.checkpoint_minutes is not None and time.monotonic() - run.saved > 60 * every.checkpoint_minutes
     found = {
-        "row": _measured(run, done) or done % every.every == 0,
+        "row": _logged(run, done),
         "checkpoint": done % every.checkpoint_every == 0 or done == run.total or stopping or late,
         "picture": _drawn(run, done) and not stopping,
     }
     return frozenset(name for name, is_due in found.items() if is_due)
+
+
+def everywhere(run: Training, outcome: Outcome) -> Outcome:
+    """The outcome of a step with loss and terms meant over the processes, each of which must call this."""
+    if run.processes.world == 1:
+        return outcome
+    loss, *terms = values = [value.clone() for value in (outcome.loss, *outcome.terms.values())]
+    run.processes.average(values)
+    return replace(outcome, loss=loss, terms=dict(zip(outcome.terms, terms, strict=True)))
 
 
 def write_down(
@@ -182,6 +197,10 @@ def catch_up(run: Training) -> None:
         run.log.complete(run.start, {"held_out": _measure(run, run.start)})
     if _drawn(run, run.start) and not _sample(run, run.start).is_file():
         _draw(run, run.start)
+
+
+def _logged(run: Training, done: int) -> bool:
+    return done % run.recipe.log.every == 0 or _measured(run, done)
 
 
 def _measured(run: Training, done: int) -> bool:

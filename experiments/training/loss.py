@@ -103,7 +103,8 @@ class Objective(nn.Module):
         if weights.ssim:
             terms["ssim"] = weights.ssim * (1 - ssim(output.prediction, target))
         terms |= self._host_terms(host, output, source, driving, generator)
-        total = torch.stack([value.float() for value in terms.values()]).sum()
+        exact = [value.to(torch.promote_types(value.dtype, torch.float32)) for value in terms.values()]
+        total = torch.stack(exact).sum()
         return total, {name: value.detach() for name, value in terms.items()}, output
 
     def _host_terms(

@@ -135,9 +135,9 @@ class Optimisers:
         for part, adam in self.adams.items():
             adam.load_state_dict({"state": entries[part], "param_groups": adam.state_dict()["param_groups"]})
 
-    def gradients(self) -> list[Tensor]:
-        """List every gradient there is, of all parts."""
-        return [gradient for part in self.adams for gradient in self._gradients(part)]
+    def parameters(self) -> dict[str, list[Tensor]]:
+        """Part → its parameters, a memory's last."""
+        return {part: self._parameters(part) for part in self.adams}
 
     def _clip(self, part: str, gradients: list[Tensor], norm: Tensor) -> None:
         section = self.section

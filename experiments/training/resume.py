@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from memcomp.experiments.errors import UserError
+from memcomp.experiments.processes import Processes
 from memcomp.experiments.recipe.checks import SCHEMA
 from memcomp.experiments.recipe.sections import LogSection, Recipe
 
@@ -56,6 +57,25 @@ def allowed_changes(
     return [f"{key}: {theirs.get(key)} → {ours.get(key)}" for key in differing]
 
 
+def check_agreement(processes: Processes, recipe: Recipe, start: int) -> None:
+    """Compare what the processes of a run are to train, where they go on from, and what they log.
+
+    Raises:
+        Incomplete: one of them has ended.
+        UserError: one has another recipe than the first, or another checkpoint.
+    """
+    mine = dict(_leaves(_essence(recipe, log=recipe.log)))
+    for rank, (theirs, step) in enumerate(found := processes.gather((mine, start))):
+        first, first_step = found[0]
+        for key in sorted(first.keys() | theirs.keys()):
+            if first.get(key) != theirs.get(key):
+                values = f"{key}={theirs.get(key)}, process 0 {first.get(key)}"
+                raise UserError(f"process {rank} has {values}: expected the same recipe in every process")
+        if step != first_step:
+            where = f"process {rank} goes on from step {step}, process 0 from {first_step}"
+            raise UserError(f"{where}: expected a folder that all processes see")
+
+
 def _check_keys(allow: Sequence[str]) -> None:
     known = {*SCHEMA.keys, *(key.split(".")[0] for key in SCHEMA.keys)}
     for key in allow:
@@ -67,10 +87,10 @@ def _check_keys(allow: Sequence[str]) -> None:
             raise UserError(f"--allow {key}: expected a key of a recipe{hint}")
 
 
-def _essence(recipe: Recipe) -> dict[str, Any]:
-    """What decides the numbers of a run."""
+def _essence(recipe: Recipe, log: LogSection | None = None) -> dict[str, Any]:
+    """What decides the numbers of a run, and what is logged of it if that counts too."""
     data = replace(recipe.data, workers=0, cache=None, cache_gb=0.0, root=None, shared_people=False)
-    return replace(recipe, device="", threads=None, data=data, log=LogSection()).to_dict()
+    return replace(recipe, device="", threads=None, data=data, log=log or LogSection()).to_dict()
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from memcomp.adapters import Host
@@ -29,12 +30,13 @@ from memcomp.experiments.processes import Processes
 from memcomp.experiments.recipe.sections import Recipe
 from memcomp.experiments.training.average import Average
 from memcomp.experiments.training.capacity import initialise_widened, resolved
+from memcomp.experiments.training.exchange import Exchange
 from memcomp.experiments.training.held_out import HeldOut
 from memcomp.experiments.training.log import RunLog
 from memcomp.experiments.training.loss import Objective
 from memcomp.experiments.training.optimizers import Optimisers
 from memcomp.experiments.training.precision import autocast, products_of
-from memcomp.experiments.training.resume import RULES, allowed_changes
+from memcomp.experiments.training.resume import RULES, allowed_changes, check_agreement
 
 
 class Training:
@@ -73,6 +75,7 @@ class Training:
         self.host = build_host(recipe, sync_batchnorm=processes.world > 1 and device.type == "cuda")
         self.recipe = recipe = replace(recipe, host=replace(recipe.host, model=self.host.model))
         changed = _load(self.host, recipe, saved, last, allow)
+        check_agreement(processes, recipe, self.start)
         self.rules = RULES if saved is None else saved.info.get("rules", 1)
         self.precision = recipe.precision
         if self.rules < RULES and self.precision == "float32" and device.type == "cuda":
@@ -82,8 +85,12 @@ class Training:
             warn(f"{last}: of an earlier version: each process goes on with random draws of its own")
         self.memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.host.to(device).lay_out(self.memory_format).train()
+        if processes.world > 1 and device.type == "cpu" and _has_batch_statistics(self.host):
+            own = f"{optim.batch_size // processes.world} pairs"
+            warn(f"{processes.world} processes on CPUs: each has batch statistics of its own {own}, not of the batch")
         self.objective = Objective(recipe.loss, recipe.stage).to(device)
         self.optimisers = Optimisers(self.host, optim)
+        self.exchange = Exchange(processes, self.optimisers.parameters(), self.host.generator_section)
         self.average = None if optim.ema is None else Average(self.host, optim.ema)
         if saved is not None:
             self.optimisers.load_state(saved.optimizer(), str(last))
@@ -120,6 +127,10 @@ class Training:
     def averaged(self) -> AbstractContextManager[None]:
         """Inside of the context the host has the weights that are measured and kept: the average, if there is one."""
         return nullcontext() if self.average is None else self.average.in_place(self.host)
+
+
+def _has_batch_statistics(host: Host) -> bool:
+    return any(isinstance(module, _BatchNorm) and module.training for module in host.modules())
 
 
 def _batch_bytes(recipe: Recipe, world: int) -> int:

@@ -43,7 +43,8 @@ def step(run: Training, batch: dict[str, Any], number: int) -> Outcome:
     statistics = [buffer for buffer in host.buffers() if buffer.is_floating_point()]
     before = [buffer.clone() for buffer in statistics]
 
-    # the host with its memory, part by part of the batch: forward, backward; what is kept are means over the parts
+    # the host with its memory, part by part of the batch: forward, backward, in the last of which gradients
+    # are averaged over the processes; what is kept are means over the parts
     optimisers.zero_grad()
     count, size = recipe.optim.accumulate, len(source) // recipe.optim.accumulate
     losses: list[Tensor] = []
@@ -53,14 +54,15 @@ def step(run: Training, batch: dict[str, Any], number: int) -> Outcome:
         part = source[first : first + size], driving[first : first + size]
         with autocast(run.precision, device):
             loss, found, output = run.objective(host, *part, draws(run, number, first), epoch)
-        (loss / count).backward()
+        last = first + size == len(source)
+        with run.exchange.of(optimisers.generator_parts() if last else ()):
+            (loss / count).backward()
         losses.append(loss.detach() / count)
         terms = {name: terms.get(name, 0) + value / count for name, value in found.items()}
         if run.objective.adversarial and output is not None:
             outputs.append((output, part[1]))
 
-    # averaged over the processes, clipped; a step unless not finite
-    run.processes.average(optimisers.gradients())
+    # clipped; a step unless not finite
     norm = optimisers.step(optimisers.generator_parts())
     finite = norm.isfinite()
 
@@ -84,12 +86,12 @@ def discriminator_step(run: Training, outputs: Sequence[tuple[HostOutput, Tensor
     """
     optimisers, total = run.optimisers, torch.zeros((), device=run.processes.device)
     optimisers.zero_grad()  # the generator's loss left gradients in it
-    for output, driving in outputs:
+    for number, (output, driving) in enumerate(outputs, 1):
         with autocast(run.precision, run.processes.device):
             judged = run.recipe.loss.discriminator_gan * run.host.discriminator_loss(output, driving)
-        (judged / len(outputs)).backward()
+        with run.exchange.of([DISCRIMINATOR] if number == len(outputs) else ()):
+            (judged / len(outputs)).backward()
         total = total + judged.detach() / len(outputs)
-    run.processes.average(optimisers.gradients())
     optimisers.step([DISCRIMINATOR], unless=~finite)
     return total
 

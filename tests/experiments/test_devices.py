@@ -53,9 +53,9 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch, has, device):
 
 def test_several_processes_share_no_mac(monkeypatch):
     machine(monkeypatch, mps=True)
-    monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(processes.dist, "is_initialized", lambda: True)
     monkeypatch.setattr(processes.dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(processes.dist, "get_world_size", lambda: 2)
     assert Processes.start("auto").device == torch.device("cpu")
 
 
