@@ -40,6 +40,11 @@ def warp_volume(volume: Tensor, grid: Tensor) -> Tensor:
     """Sample a volume (B or 1, C, D, H, W) at a grid (B, d, h, w, 3), in the grid's precision → (B, C, d, h, w).
 
     As published, align_corners is False although coordinates put ±1 at the centres of the border cells.
+
+    Volumes are contiguous, and stay so: 3-D convolutions keep their weights (see `Sectioned.lay_out`), and a volume is
+    made of a picture's channels and flattened into them again, which neither contiguous nor channels_last_3d volumes
+    share strides with where pictures are channels_last. The first 2-D convolution after it gives channels_last again.
+    cuDNN has no sampler of volumes, so that torch's own is the one that works here.
     """
     source = volume.to(grid.dtype).expand(len(grid), -1, -1, -1, -1)
     sampled = F.grid_sample(source, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

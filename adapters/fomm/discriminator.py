@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memcomp.adapters.outputs import Keypoints
-from memcomp.adapters.shared.blocks import AntiAliasDown, SpectralConv2d, gaussians
+from memcomp.adapters.shared.blocks import AntiAliasDown, SpectralConv2d, gaussians, instance_norm
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class DiscriminatorBlock(nn.Module):
     def __init__(self, channels: int, out_channels: int, *, norm: bool, pool: bool, sn: bool) -> None:
         super().__init__()
         self.conv = (SpectralConv2d if sn else nn.Conv2d)(channels, out_channels, 4)
-        self.norm = nn.InstanceNorm2d(out_channels, affine=True) if norm else None
+        self.norm = instance_norm(out_channels) if norm else None
         self.pool = pool
 
     def forward(self, x: Tensor) -> Tensor:

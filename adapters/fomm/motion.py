@@ -17,6 +17,7 @@ from memcomp.adapters.shared.blocks import (
     gaussians,
     inverse_2x2,
     joint_conv,
+    laid_out,
     matmul_2x2,
     warp,
 )
@@ -108,7 +109,8 @@ class DenseMotionNetwork(nn.Module):
             kp_source.value, height, width, self.kp_variance
         )
         heatmap = F.pad(heatmap, (0, 0, 0, 0, 1, 0)).unsqueeze(2)  # (B, K + 1, 1, h, w), zero for the background
-        feature = self.hourglass(torch.cat([heatmap.to(deformed.dtype), deformed], dim=2).flatten(1, 2))
+        seen = torch.cat([heatmap.to(deformed.dtype), deformed], dim=2).flatten(1, 2)
+        feature = self.hourglass(laid_out(seen, source_image))
         convs = [self.mask] if self.occlusion is None else [self.mask, self.occlusion]
         logits, *further = joint_conv(feature, *convs)
         mask = F.softmax(logits.to(self.mask.weight.dtype), dim=1)  # (B, K + 1, h, w)

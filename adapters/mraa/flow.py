@@ -19,6 +19,7 @@ from memcomp.adapters.shared.blocks import (
     gaussians,
     inverse_2x2,
     joint_conv,
+    laid_out,
     matmul_2x2,
     warp,
 )
@@ -128,7 +129,7 @@ class PixelwiseFlowPredictor(nn.Module):
             tall = warp(source_image, motions.flatten(1, 2), align_corners=False)  # (B, C, (K + 1) h, w)
             deformed = tall.unflatten(2, (-1, height)).transpose(1, 2)  # (B, K + 1, C, h, w)
             seen = torch.cat([seen.to(deformed.dtype), deformed], dim=2)
-        feature = self.hourglass(seen.flatten(1, 2))
+        feature = self.hourglass(laid_out(seen.flatten(1, 2), source_image))
         convs = [self.mask] if self.occlusion is None else [self.mask, self.occlusion]
         logits, *further = joint_conv(feature, *convs)
         mask = F.softmax(logits.to(self.mask.weight.dtype), dim=1)  # (B, K + 1, h, w)

@@ -10,11 +10,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Norm = Callable[[int], nn.Module]  # channels → normalisation layer
+PADDING = {"zeros": 0, "border": 1, "reflection": 2}  # the numbers that torch gives to `F.grid_sample`'s paddings
+
+
+class InstanceNorm(nn.InstanceNorm2d):
+    """Instance norm that keeps the memory format: torch's gives contiguous tensors whatever it is given."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, H, W) → the same shape."""
+        return laid_out(super().forward(input), input)
 
 
 def instance_norm(channels: int) -> nn.Module:
     """Instance norm with affine parameters and no running statistics: the `Norm` of TPSM."""
-    return nn.InstanceNorm2d(channels, affine=True)
+    return InstanceNorm(channels, affine=True)
 
 
 def axis(size: int, like: Tensor) -> Tensor:
@@ -39,15 +48,23 @@ def gaussians(points: Tensor, height: int, width: int, variance: float) -> Tenso
 
 
 def warp(image: Tensor, grid: Tensor, *, align_corners: bool, padding_mode: str = "zeros") -> Tensor:
-    """Sample image (B or 1, C, H, W) at grid (B, h, w, 2) → (B, C, h, w); computed in the grid's precision."""
-    sampled = F.grid_sample(
-        image.to(grid.dtype).expand(len(grid), -1, -1, -1),
-        grid,
-        mode="bilinear",
-        padding_mode=padding_mode,
-        align_corners=align_corners,
-    )
-    return sampled.to(image.dtype)
+    """Sample image (B or 1, C, H, W) at grid (B, h, w, 2) → (B, C, h, w); computed in the grid's precision.
+
+    The result has the image's memory format: torch's sampler gives contiguous tensors whatever it is given, and each
+    layer after it would convert. The sampler is always torch's own, which takes any strides, of the image and of the
+    gradient. `F.grid_sample` hands zero padding with `align_corners` to cuDNN's, with the strides as they are
+    (channels_last, an expanded batch), and nothing promises that cuDNN takes these.
+    """
+    source = image.to(grid.dtype).expand(len(grid), -1, -1, -1)
+    sampled = torch.grid_sampler_2d(source, grid, 0, PADDING[padding_mode], align_corners)  # 0: bilinear
+    return laid_out(sampled.to(image.dtype), image)
+
+
+def laid_out(x: Tensor, like: Tensor) -> Tensor:
+    """The tensor x (B, C, h, w) in channels_last if that is how the channels of `like` (B', C', H, W) lie, else x."""
+    # by its stride: pictures of an expanded batch, and some channels of others, are contiguous in no format
+    last = like.shape[1] > 1 and like.stride(1) == 1
+    return x.contiguous(memory_format=torch.channels_last) if last else x
 
 
 def inverse_2x2(matrix: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from memcomp.adapters.outputs import Keypoints
 from memcomp.adapters.shared.blocks import coordinate_grid, inverse_2x2, matmul_2x2, warp
 from memcomp.adapters.shared.draws import draw_each, to_device
 
+PLACES_AT_ONCE = 4 * 256**2  # of pictures that are warped at random: there, four pictures of 256×256
 RADIUS_EPSILON = 1e-6  # inside the logarithm of the thin-plate term
 
 
@@ -64,10 +65,15 @@ class RandomTransform:
         return cls(*(to_device(drawn.to(like.dtype), like.device) for drawn in (theta, control_params)))
 
     def warp_frame(self, frame: Tensor, *, align_corners: bool = False) -> Tensor:
-        """Images (B, C, H, W) sampled at T of each pixel's place, reflected at the border."""
-        height, width = frame.shape[2:]
-        places = coordinate_grid(height, width, self.theta).flatten(0, 1).expand(frame.shape[0], -1, -1)
-        grid = self.warp_coordinates(places).unflatten(1, (height, width))
+        """Images (B, C, H, W) sampled at T of each pixel's place, reflected at the border.
+
+        T is taken of `PLACES_AT_ONCE` at most, for the thin-plate term needs several numbers for each place and each
+        control point: of 64 pictures of 256×256, that would be the most memory that a whole training step takes.
+        """
+        batch, (height, width) = len(frame), frame.shape[2:]
+        places = coordinate_grid(height, width, self.theta).flatten(0, 1).expand(batch, -1, -1)
+        parts = places.split(max(1, PLACES_AT_ONCE // batch), dim=1)
+        grid = torch.cat([self.warp_coordinates(part) for part in parts], dim=1).unflatten(1, (height, width))
         return warp(frame, grid, align_corners=align_corners, padding_mode="reflection")
 
     def warp_coordinates(self, coordinates: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from memcomp.adapters.shared.blocks import (
     coordinate_grid,
     gaussians,
     instance_norm,
+    laid_out,
     warp,
 )
 from memcomp.adapters.tpsm.keypoints import POINTS, points
@@ -165,7 +166,8 @@ class DenseMotionNetwork(nn.Module):
             source, height, width, self.kp_variance
         )
         heatmap = F.pad(heatmap, (0, 0, 0, 0, 1, 0))  # (B, 5 K + 1, h, w), zero for the background
-        levels = self.hourglass.levels(torch.cat([heatmap.to(deformed.dtype), deformed.flatten(1, 2)], dim=1))
+        shown = torch.cat([heatmap.to(deformed.dtype), deformed.flatten(1, 2)], dim=1)
+        levels = self.hourglass.levels(laid_out(shown, source_image))
         finest = levels[-1]
         mask = contributions(self.maps(finest).to(self.maps.weight.dtype), kept)  # (B, K + 1, h, w)
         seen = levels[len(levels) - self.coarse :]
