@@ -169,6 +169,7 @@ class Recipe:
     threads: int | None = None
     precision: Literal["float32", "tf32", "bf16"] = "float32"
     channels_last: bool = True
+    compile: bool = False  # host and memory by torch.compile
     size: int = 256  # height and width of the pictures
     host: HostSection = field(default_factory=HostSection)
     memory: MemorySection | None = None

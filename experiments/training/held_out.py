@@ -16,6 +16,7 @@ from memcomp.experiments.data.pairs import PairSet, seeded
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write
 from memcomp.experiments.recipe.sections import Recipe
+from memcomp.experiments.training.compiled import eager
 from memcomp.experiments.training.loss import Objective
 from memcomp.experiments.video import Frame, to_frame
 
@@ -70,7 +71,7 @@ class HeldOut:
 def _evaluating(host: Host) -> Iterator[None]:
     host.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), eager():
             yield
     finally:
         host.train()

@@ -23,7 +23,8 @@ def allowed_changes(
 ) -> list[str]:
     """Compare the recipe that resumes with the one that trained.
 
-    How a run is carried out may change (device, threads, workers, caches, `data.root`, `data.shared_people`, logging).
+    How a run is carried out may change (device, threads, compile, workers, caches, `data.root`, `data.shared_people`,
+    logging).
 
     Args:
         given: what the caller wants.
@@ -90,7 +91,7 @@ def _check_keys(allow: Sequence[str]) -> None:
 def _essence(recipe: Recipe, log: LogSection | None = None) -> dict[str, Any]:
     """What decides the numbers of a run, and what is logged of it if that counts too."""
     data = replace(recipe.data, workers=0, cache=None, cache_gb=0.0, root=None, shared_people=False)
-    return replace(recipe, device="", threads=None, data=data, log=log or LogSection()).to_dict()
+    return replace(recipe, device="", threads=None, compile=False, data=data, log=log or LogSection()).to_dict()
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

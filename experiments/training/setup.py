@@ -30,6 +30,7 @@ from memcomp.experiments.processes import Processes
 from memcomp.experiments.recipe.sections import Recipe
 from memcomp.experiments.training.average import Average
 from memcomp.experiments.training.capacity import initialise_widened, resolved
+from memcomp.experiments.training.compiled import compile_host
 from memcomp.experiments.training.exchange import Exchange
 from memcomp.experiments.training.held_out import HeldOut
 from memcomp.experiments.training.log import RunLog
@@ -96,6 +97,8 @@ class Training:
             self.optimisers.load_state(saved.optimizer(), str(last))
         if self.average is not None and saved is not None and (averaged := saved.average()):
             self.average.load(averaged)
+        if recipe.compile:  # after all that hangs hooks on the host
+            compile_host(self.host, device)
 
         # what it learns from: pairs of frames, the same for any number of processes and workers
         pairs = training_pairs(recipe)  # after the host, for heads may take minutes to render
