@@ -25,9 +25,7 @@ def compile_host(host: Host, device: torch.device) -> None:
     try:  # before anything is trained or written
         torch.compile(_twice, backend=BACKEND)(torch.ones(2, device=device))
     except Exception as error:  # each backend says in its own way what it lacks
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
+        cause = getattr(error, "inner_exception", error)
         said = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
         needed = "Triton and a C compiler" if device.type == "cuda" else "a C++ compiler, such as g++"
         why = f"torch.compile does not work on this machine; it needs {needed}: {said}"

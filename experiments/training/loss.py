@@ -186,12 +186,21 @@ class PerceptualPyramid(nn.Module):
         """Compare two batches of pictures, (B, 3, H, W) in [0, 1] each → a scalar."""
         total = prediction.new_zeros(())
         for shrink in self.pyramid:
-            ours = self.features((shrink(prediction) - self.mean) / self.std)
-            with torch.no_grad():
-                theirs = self.features((shrink(target) - self.mean) / self.std)
-            for weight, a, b in zip(self.layer_weights, ours, theirs, strict=True):
-                total = total + weight * (a.float() - b.float()).abs().mean()
+            total = self._add(total, shrink(prediction), shrink(target))
         return self.weight * total
+
+    def _add(self, total: Tensor, prediction: Tensor, target: Tensor) -> Tensor:
+        """Add what two batches of one scale differ in; a function, so that the features are let go before the next.
+
+        The target's come first: what is needed for them alone is gone before the prediction's, which are kept for the
+        backward pass.
+        """
+        with torch.no_grad():
+            theirs = self.features((target - self.mean) / self.std)
+        ours = self.features((prediction - self.mean) / self.std)
+        for weight, a, b in zip(self.layer_weights, ours, theirs, strict=True):
+            total = total + weight * (a.float() - b.float()).abs().mean()
+        return total
 
     def train(self, mode: bool = True) -> "PerceptualPyramid":
         """Stay in eval mode whatever `mode` says: the network's statistics are not ours to change."""
