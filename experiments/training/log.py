@@ -24,6 +24,8 @@ COLUMNS = (
 class RunLog:
     """The table log.csv: `COLUMNS`, then the weighted loss terms; a cell is empty where nothing was measured.
 
+    On CUDA there is a column more, peak_gib: what the tensors of the first process took at most so far.
+
     Rows behind step `start` (of a run killed after its last checkpoint) are dropped.
     """
 
