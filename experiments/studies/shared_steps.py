@@ -67,6 +67,20 @@ NARROW: dict[str, tuple[str, ...]] = {
         "host.model.generator_params.max_features=16",
         "host.model.generator_params.num_bottleneck_blocks=1",
     ),
+    "facevid2vid": (
+        *(f"host.model.{prefix}.{value}" for prefix in PREFIXES["fomm"] for value in HOURGLASS),
+        "host.model.common_params.num_kp=4",
+        "host.model.common_params.feature_channel=4",
+        "host.model.kp_detector_params.reshape_channel=64",
+        "host.model.kp_detector_params.reshape_depth=4",
+        "host.model.he_estimator_params={block_expansion: 4, widths: [8, 8, 12, 16]}",
+        *(f"host.model.generator_params.{key}=4" for key in ("block_expansion", "reshape_channel", "reshape_depth")),
+        "host.model.generator_params.max_features=16",
+        "host.model.generator_params.num_resblocks=1",
+        "host.model.generator_params.dense_motion_params.reshape_depth=4",
+        "data.pose=true",
+        "loss.pose_teacher=null",
+    ),
 }
 RUN: tuple[str, ...] = (
     "device=cpu",
@@ -99,13 +113,14 @@ class Case:
         found = [*RUN, f"data.cache={cache}", *NARROW[recipe.host.name], *self.more]
         found += MEMORY if recipe.memory is not None else ()
         if recipe.host.model.get("discriminator_params"):
-            found.append(ADVERSARIAL[0])
+            found += [f"host.model.discriminator_params.{value}" for value in HOURGLASS]
         return [*found, *(() if recipe.stage else ("loss.perceptual=null", "loss.pyramid_l1=10"))]
 
 
 def cases() -> list[Case]:
     """Every host with a memory, an adversarial step (as DaGAN's), and the second stages, in both precisions."""
-    names = ("fomm_mcnet", "tpsm_mcnet", "dagan_mcnet", "mcnet", "mraa_mcnet", "tpsm_avd", "mraa_avd")
+    names = (*(f"{host}_mcnet" for host in ("fomm", "tpsm", "dagan", "mraa", "facevid2vid")), "mcnet")
+    names += ("tpsm_avd", "mraa_avd")
     return [
         Case(name, dtype, more)
         for dtype in LIMITS

@@ -27,6 +27,8 @@ COLUMNS = (
 class RunLog:
     """The table log.csv: `COLUMNS`, `USAGE` of a memory, the weighted loss terms; what was not measured is empty.
 
+    On CUDA there is a column more, peak_gib: what the tensors of the first process took at most so far.
+
     Args:
         path: of the table.
         start: rows behind this step (of a run killed after its last checkpoint) are dropped.

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import torch
 from tqdm import tqdm
 
 from memcomp.experiments.checkpoints.kept import BEST, has_run, save_checkpoint
@@ -180,6 +181,8 @@ def write_down(
     if "row" in due and run.log is not None:
         row = {"step": done, "loss": outcome.loss.item(), "lr": outcome.rate, "gradient_norm": outcome.norm.item()}
         row |= {"skipped_steps": info["skipped_steps"], "damaged_clips": len(info["damaged_clips"])}
+        if run.processes.device.type == "cuda":  # of this process, so far
+            row["peak_gib"] = torch.cuda.max_memory_allocated(run.processes.device) / 2**30
         row |= speed | {name: term.item() for name, term in outcome.terms.items()}
         run.log.add(row | (_measure(run, done) if _measured(run, done) and not stopping else {}))
     if "checkpoint" in due:

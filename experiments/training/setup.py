@@ -23,7 +23,7 @@ from memcomp.experiments.checkpoints.run_file import RunState
 from memcomp.experiments.checkpoints.trained import RECIPE
 from memcomp.experiments.data.batching import StepBatches, collate, loading
 from memcomp.experiments.data.sources import held_out_pairs, training_pairs
-from memcomp.experiments.errors import UserError, warn
+from memcomp.experiments.errors import UserError, counted, warn
 from memcomp.experiments.files import atomic_write, writable_folder
 from memcomp.experiments.interruption import ignore_interrupts
 from memcomp.experiments.processes import Processes
@@ -87,7 +87,7 @@ class Training:
         self.memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.host.to(device).lay_out(self.memory_format).train()
         if processes.world > 1 and device.type == "cpu" and _has_batch_statistics(self.host):
-            own = f"{optim.batch_size // processes.world} pairs"
+            own = counted(optim.batch_size // processes.world, "pair")
             warn(f"{processes.world} processes on CPUs: each has batch statistics of its own {own}, not of the batch")
         self.objective = Objective(recipe.loss, recipe.stage).to(device)
         self.optimisers = Optimisers(self.host, optim)
