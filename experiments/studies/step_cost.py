@@ -111,15 +111,8 @@ def page(costs: Sequence[StepCost]) -> str:
     """The table with its arithmetic, in Markdown."""
     header = ["recipe", "pairs of a step", "TFLOP of a step", "steps", f"hours of one {GPU}", f"of eight {GPU}s"]
     rows = [
-        [
-            cost.recipe,
-            str(cost.batch),
-            f"{cost.tflop:.1f}",
-            f"{cost.steps:,}",
-            f"{cost.hours:.0f}",
-            f"{cost.hours / 8:.0f}",
-        ]
-        for cost in costs
+        [one.recipe, f"{one.batch}", f"{one.tflop:.1f}", f"{one.steps:,}", f"{one.hours:.0f}", f"{one.hours / 8:.1f}"]
+        for one in costs
     ]
     return f"""# Hours of a training, computed
 
