@@ -8,6 +8,7 @@ arithmetic that `step_cost.md` writes out. Nothing in its hours is measured.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,7 @@ def step_cost(name: str, changes: Sequence[str] = ()) -> StepCost:
     recipe = load_recipe(name, [*fixed, *changes])
     batch, epochs = recipe.optim.batch_size, recipe.optim.epochs or 0
     tflop = step_flop(recipe) / 1e12 / PAIRS * batch
-    steps = round(epochs * PEOPLE * recipe.data.repeats / batch)
+    steps = math.ceil(epochs * PEOPLE * recipe.data.repeats / batch)
     return StepCost(name, batch, tflop, steps, steps * tflop / (PEAK * SHARE) / 3600)
 
 
