@@ -92,9 +92,9 @@ def step_flop(recipe: Recipe, pairs: int = PAIRS) -> int:
     with FakeTensorMode(allow_non_fake_inputs=True), Counted() as counted:
         source, driving = torch.empty(2, pairs, recipe.data.channels, recipe.size, recipe.size)
         loss, _, output = objective(host, source, driving, seeded(0, "step cost", 0), epoch=0.0)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if objective.adversarial and output is not None:
-            host.discriminator_loss(output, driving).backward()  # type: ignore[no-untyped-call]
+            host.discriminator_loss(output, driving).backward()
     return counted.flop
 
 
