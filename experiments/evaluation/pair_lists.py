@@ -169,7 +169,9 @@ class ListedClips:
         if name not in self._found:
             parts = [part for part in name.split("/") if part not in ("", ".", "..")]
             first = max((i + 1 for i, part in enumerate(parts) if part[0] == "."), default=0)  # behind what is hidden
-            ends = (folder.joinpath(*parts[i:]) for i in range(first, len(parts)) for folder in self._folders)
+            ends = [folder.joinpath(*parts[i:]) for i in range(first, len(parts)) for folder in self._folders]
+            if parts and "#" in parts[-1]:  # VoxCeleb's naming, of which `memcomp prepare` makes people's folders
+                ends += [folder / person(Path(parts[-1])) / parts[-1] for folder in self._folders]
             path = next((path for path in ends if path.exists() and is_clip(path)), None)
             self._found[name] = None if path is None else self.clips.add(path, self._owner(path))
         return self._found[name]

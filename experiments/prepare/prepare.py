@@ -87,8 +87,9 @@ class _Clip:
 
     @property
     def name(self) -> str:
-        """Of the clip's file in its place."""
-        span = f"{self.piece.first:06d}#{self.piece.end - 1:06d}"
+        """Of the clip's file in its place; of a row of VoxCeleb's metadata as the published lists of pairs call it."""
+        last = self.piece.end - 1 if self.piece.named_end is None else self.piece.named_end
+        span = f"{self.piece.first:06d}#{last:06d}"
         return f"{self.person}#{self.record.video}#{span}{f'#{self.copy}' * (self.copy > 1)}.mp4"
 
     @property

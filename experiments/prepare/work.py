@@ -47,6 +47,8 @@ class Piece:
     """Identity code, where the input does not say who it is."""
     number: int = 0
     """Among the input's pieces: rows of metadata may show two people at the same time."""
+    named_end: int | None = None
+    """What metadata give as its end, for its name; None = no metadata do."""
 
 
 @dataclass
@@ -176,6 +178,7 @@ def _take_parts(one: Input, path: Path, options: PrepareOptions, result: Result)
                 why = f"shorter than {options.min_frames} frames, {why}"
             piece = Piece(begin, stop, why if square or short else NO_SQUARE, None if short else square)
             piece.person, piece.partition = part.person, part.partition
+            piece.named_end = end if stop == last else stop
             result.pieces.append(piece)
 
 

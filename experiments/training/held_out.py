@@ -15,10 +15,14 @@ from memcomp.experiments.data.batching import batched, collate, on_device
 from memcomp.experiments.data.pairs import PairSet, seeded
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import atomic_write
+from memcomp.experiments.inspection.observe import watching
+from memcomp.experiments.inspection.usage import usage
 from memcomp.experiments.recipe.sections import Recipe
 from memcomp.experiments.training.compiled import eager
 from memcomp.experiments.training.loss import Objective
 from memcomp.experiments.video import Frame, to_frame
+
+WATCHED = 2  # pairs on which the use of the memory is measured
 
 
 class HeldOut:
@@ -51,8 +55,20 @@ class HeldOut:
                 total += loss.item() * len(source)
         return total / sum(len(source) for source, _ in self.batches)
 
-    def draw(self, path: Path, host: Host, rows: int = 6) -> None:
-        """Write the `sample_grid` of the first pairs as PNG; in a further training stage with the motion it teaches."""
+    def usage(self, host: Host) -> dict[str, float]:
+        """Measure how the host uses its memory on the first pairs, see `inspection.usage`; empty without a memory."""
+        if host.memory is None:
+            return {}
+        source, driving = (images[:WATCHED] for images in self.batches[0])
+        with _evaluating(host), watching(host) as views:
+            host.reconstruct(source, driving)
+            return usage(views.values())
+
+    def draw(self, path: Path, host: Host, rows: int = 6) -> Frame:
+        """Write the `sample_grid` of the first pairs as PNG, and return it.
+
+        In a further training stage it is drawn with the motion that the stage teaches.
+        """
         source, driving = (images[:rows] for images in self.batches[0])
         stage = self.objective.stage
         with _evaluating(host):
@@ -63,8 +79,10 @@ class HeldOut:
                 motion: dict[str, Any] = {"mode": stage}  # only hosts with such a stage take it
                 moved = host.transfer_motion(of_source, of_driving, of_driving, **motion)
                 output = host.generate(source, of_source, moved)
+        grid = sample_grid(source, driving, output)
         with atomic_write(path) as temporary:
-            iio.imwrite(temporary, sample_grid(source, driving, output), extension=".png")
+            iio.imwrite(temporary, grid, extension=".png")
+        return grid
 
 
 @contextmanager

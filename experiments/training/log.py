@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from memcomp.experiments.files import atomic_write, system_errors
+from memcomp.experiments.inspection.usage import USAGE
+from memcomp.experiments.training.board import Board
+from memcomp.experiments.video import Frame
 
 COLUMNS = (
     "step",
@@ -22,15 +25,18 @@ COLUMNS = (
 
 
 class RunLog:
-    """The table log.csv: `COLUMNS`, then the weighted loss terms; a cell is empty where nothing was measured.
+    """The table log.csv: `COLUMNS`, `USAGE` of a memory, the weighted loss terms; what was not measured is empty.
 
     On CUDA there is a column more, peak_gib: what the tensors of the first process took at most so far.
 
-    Rows behind step `start` (of a run killed after its last checkpoint) are dropped.
+    Args:
+        path: of the table.
+        start: rows behind this step (of a run killed after its last checkpoint) are dropped.
+        board: gets the same numbers.
     """
 
-    def __init__(self, path: Path, start: int) -> None:
-        self.path = path
+    def __init__(self, path: Path, start: int, board: Board | None = None) -> None:
+        self.path, self.board = path, board
         self.rows: list[dict[str, str]] = []
         if start and path.is_file():
             with path.open(newline="", encoding="utf-8") as file:
@@ -43,6 +49,7 @@ class RunLog:
         """Append a row, and flush it; a new column makes the file anew."""
         row = _texts(values)
         self.rows.append(row)
+        self._show(int(values["step"]), values)
         new = [name for name in row if name not in self.columns]
         if new:
             self.columns += new
@@ -56,6 +63,7 @@ class RunLog:
         if not self.rows or self.rows[-1]["step"] != str(step):
             self.add({"step": step} | dict(values))
             return
+        self._show(step, values)
         self.rows[-1] |= _texts(values)
         self.columns += [name for name in values if name not in self.columns]
         self._rewrite()
@@ -68,11 +76,20 @@ class RunLog:
         """Return the values of a column, of the rows behind step `above` that have one."""
         return [float(row[name]) for row in self.rows if row.get(name) and int(row["step"]) > above]
 
-    def draw(self, path: Path) -> None:
-        """Draw loss and held-out loss over the steps."""
+    def draw(self, folder: Path, step: int, samples: Frame) -> None:
+        """Draw loss and held-out loss over the steps, and the use of the memory; the board gets a grid of samples."""
         from memcomp.experiments.output.figures import loss_curves
 
-        loss_curves(path, {self.path.parent.name: self.path}, ["loss", "held_out"])
+        logs = {self.path.parent.name: self.path}
+        loss_curves(folder / "losses.png", logs, ["loss", "held_out"])
+        if any(map(self.column, USAGE)):
+            loss_curves(folder / "usage.png", logs, USAGE)
+        if self.board is not None:
+            self.board.picture(step, "samples", samples)
+
+    def _show(self, step: int, values: Mapping[str, float | int]) -> None:
+        if self.board is not None:
+            self.board.scalars(step, {name: value for name, value in values.items() if name != "step"})
 
     def _rewrite(self) -> None:
         text = io.StringIO()

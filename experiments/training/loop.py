@@ -1,6 +1,7 @@
 """Train what a recipe describes, by one process or by several under torchrun: set up, loop, step.
 
-A run's folder holds recipe.yaml (resolved), log.csv, losses.png, samples/, checkpoints/ (to resume, see
+A run's folder holds recipe.yaml (resolved), log.csv, tensorboard/ (where that is installed), losses.png, usage.png (of
+a memory), samples/, checkpoints/ (to resume, see
 `checkpoints/kept.py`) and, once it is done, model.safetensors and config.json: it is a pretrained folder then.
 """
 
@@ -183,7 +184,7 @@ def write_down(
         if run.processes.device.type == "cuda":  # of this process, so far
             row["peak_gib"] = torch.cuda.max_memory_allocated(run.processes.device) / 2**30
         row |= speed | {name: term.item() for name, term in outcome.terms.items()}
-        run.log.add(row | ({"held_out": _measure(run, done)} if _measured(run, done) and not stopping else {}))
+        run.log.add(row | (_measure(run, done) if _measured(run, done) and not stopping else {}))
     if "checkpoint" in due:
         states = {"optimizer": run.optimisers.state(), "average": run.average.values if run.average else {}}
         save_checkpoint(run.folder, run.recipe, run.host, done, **states, info=info, keep=run.recipe.log.keep)
@@ -197,7 +198,7 @@ def catch_up(run: Training) -> None:
     if run.log is None or run.start == 0:
         return
     if _measured(run, run.start) and not run.log.has("held_out", run.start):
-        run.log.complete(run.start, {"held_out": _measure(run, run.start)})
+        run.log.complete(run.start, _measure(run, run.start))
     if _drawn(run, run.start) and not _sample(run, run.start).is_file():
         _draw(run, run.start)
 
@@ -210,8 +211,8 @@ def _measured(run: Training, done: int) -> bool:
     return done % run.recipe.log.held_out_every == 0 or done > run.total - LAST
 
 
-def _measure(run: Training, done: int) -> float:
-    """Measure the held-out loss; the weights are kept if it is the least so far."""
+def _measure(run: Training, done: int) -> dict[str, float]:
+    """Measure the held-out loss, and now and then the use of the memory; the weights of the least loss are kept."""
     assert run.log is not None and run.held_out is not None  # the first process
     before = run.log.column("held_out", above=0)
     with run.averaged():
@@ -219,7 +220,8 @@ def _measure(run: Training, done: int) -> float:
             loss = run.held_out.loss(run.host)
         if run.recipe.log.keep_best and all(loss < other for other in before):
             save_run(run.folder / BEST, run.recipe, run.host, done, info=run.info | {"held_out": loss})
-    return loss
+        seldom = done % run.recipe.log.held_out_every == 0 or done == run.total  # not after each of the last steps
+        return {"held_out": loss} | (run.held_out.usage(run.host) if seldom else {})
 
 
 def _drawn(run: Training, done: int) -> bool:
@@ -233,5 +235,5 @@ def _sample(run: Training, done: int) -> Path:
 def _draw(run: Training, done: int) -> None:
     assert run.log is not None and run.held_out is not None  # the first process
     with run.averaged(), autocast(run.precision, run.processes.device):
-        run.held_out.draw(_sample(run, done), run.host)
-    run.log.draw(run.folder / "losses.png")
+        grid = run.held_out.draw(_sample(run, done), run.host)
+    run.log.draw(run.folder, done, grid)

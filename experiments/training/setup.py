@@ -29,6 +29,7 @@ from memcomp.experiments.interruption import ignore_interrupts
 from memcomp.experiments.processes import Processes
 from memcomp.experiments.recipe.sections import Recipe
 from memcomp.experiments.training.average import Average
+from memcomp.experiments.training.board import Board
 from memcomp.experiments.training.capacity import initialise_widened, resolved
 from memcomp.experiments.training.compiled import compile_host
 from memcomp.experiments.training.exchange import Exchange
@@ -148,11 +149,12 @@ def _open_log(run: Training, held_out: HeldOut) -> RunLog:
     before = []
     if run.start == 0:
         with products_of(run.precision), autocast(run.precision, run.processes.device):
-            before = [{"step": 0, "held_out": held_out.loss(run.host)}]
+            loss = held_out.loss(run.host)
+        before = [{"step": 0, "held_out": loss} | held_out.usage(run.host)]
     sweep(run.folder)
     with atomic_write(run.folder / RECIPE) as temporary:
         temporary.write_text(run.recipe.to_yaml(), encoding="utf-8")
-    log = RunLog(run.folder / "log.csv", run.start)
+    log = RunLog(run.folder / "log.csv", run.start, Board.beside(run.folder, run.start))
     for row in before:
         log.add(row)
     return log

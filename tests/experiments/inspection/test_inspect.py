@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import imageio.v3 as iio
 import numpy as np
@@ -29,6 +30,7 @@ from memcomp.experiments.inspection.observe import (
     spread,
     view,
 )
+from memcomp.experiments.inspection.usage import usage
 from memcomp.experiments.recipe.load import with_overrides
 
 SIZE = {"memory_channels": 8, "memory_size": (3, 4), "identity_hidden": 6, "identity_code": 7}
@@ -83,6 +85,33 @@ def test_the_attention_shown_gives_the_output_by_equation_2(choices, scale):
         assert spread(seen.memory) > 0.01
     else:
         assert torch.equal(seen.memory[1], memory.memory.value)
+
+
+def test_usage_is_that_of_every_place():
+    memory = small_memory()
+    seen, entropies, reads, changes = [], [], [], []
+    for scale in (0, 1):
+        feature, keypoints, output = called(memory, scale)
+        seen.append(view(memory, feature, keypoints, scale))
+        shares = torch.stack([every_attention(seen[scale], sample) for sample in range(2)])  # (B, H, W, M)
+        entropies.append(torch.special.entr(shares).sum(-1).mean().item() / math.log(12))
+        reads.append(torch.special.entr(shares.mean((0, 1, 2))).sum().exp().item() / 12)
+        before, after = (features.chunk(2, dim=1)[1] for features in (feature, output.feature))
+        changes.append(((after - before).norm() / before.norm()).item())
+    found = usage(seen)
+    expected = {"memory_entropy": entropies, "memory_read": reads, "memory_change": changes}
+    assert found == pytest.approx({name: sum(values) / 2 for name, values in expected.items()})
+    assert 0 < found["memory_entropy"] < 0.99 and 1 / 12 < found["memory_read"] < 0.99
+
+
+def test_even_attention_reads_everything_and_a_closed_gate_changes_nothing():
+    memory = small_memory(start="identity")
+    for layer in memory.scales:
+        torch.nn.init.zeros_(layer.gate)
+    feature, keypoints, _ = called(memory, 0)
+    seen = view(memory, feature, keypoints, 0)
+    even = usage([replace(seen, keys=torch.zeros_like(seen.keys))])
+    assert even == pytest.approx({"memory_entropy": 1, "memory_read": 1, "memory_change": 0}, abs=1e-9)
 
 
 def test_the_attention_shown_gives_the_output_of_the_released_unit():

@@ -65,9 +65,9 @@ def test_rows_become_clips(folder: Path, capsys: pytest.CaptureFixture[str], mon
     assert "1 of 3 inputs are missing or could not be read" in capsys.readouterr().err
     clips = sorted(str(path.relative_to(output)) for path in output.rglob("*.mp4"))
     assert clips == [
-        "test/id3/id3#second#000015#000019.mp4",
-        "train/id1/id1#first#000000#000009.mp4",
-        "train/id2/id2#first#000005#000011.mp4",
+        "test/id3/id3#second#000015#000025.mp4",
+        "train/id1/id1#first#000000#000010.mp4",
+        "train/id2/id2#first#000005#000012.mp4",
     ]
     for clip, channel, first, step in ((clips[1], 0, 0, 1), (clips[2], 1, 5, 1), (clips[0], 0, 30, 2)):
         colours = np.array([picture.mean((0, 1)) for picture in Frames(output / clip)])
@@ -130,7 +130,7 @@ def test_yt_dlp_fetches_what_is_missing(folder: Path, monkeypatch: pytest.Monkey
     output = folder / "clips"
     call = ["prepare", str(table), "--output", str(output), *OPTIONS]
     assert cli.main(call) == 3
-    assert (output / "train" / "id4" / "id4#third#000000#000009.mp4").is_file() and (folder / "third.mp4").is_file()
+    assert (output / "train" / "id4" / "id4#third#000000#000010.mp4").is_file() and (folder / "third.mp4").is_file()
     assert [line[2:] for line in manifest(output) if line[0] == "fourth"] == [
         ("missing", "fourth: yt-dlp did not download it (ERROR: Video unavailable)")
     ]

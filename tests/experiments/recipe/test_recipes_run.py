@@ -3,6 +3,11 @@
 import csv
 import json
 import math
+import re
+import shlex
+import shutil
+from importlib import resources
+from pathlib import Path
 
 import imageio.v3 as iio
 import pytest
@@ -11,17 +16,19 @@ from safetensors.torch import load_file
 from torch import nn
 
 from memcomp.adapters.facevid2vid.pose import with_pose
+from memcomp.experiments.benchmark.published import published
 from memcomp.experiments.checkpoints.build import build_host
 from memcomp.experiments.checkpoints.run_file import load_run
 from memcomp.experiments.checkpoints.trained import read_trained
 from memcomp.experiments.cli import main
+from memcomp.experiments.data.heads import Identity, Poses, render
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.recipe.load import load_recipe, with_overrides
 from memcomp.experiments.recipe.packaged import recipe_names
 from memcomp.experiments.training import loss as losses
 from memcomp.experiments.training.loop import train
 from memcomp.experiments.training.loss import HOST_TERMS, Objective
-from memcomp.experiments.video import Frames
+from memcomp.experiments.video import Frames, write_video
 
 # those of the laboratory cannot run on clips, nor animate: tests/experiments/studies/test_evidence.py trains them
 NAMES = [name for name in recipe_names() if not name.startswith("demo/true_motion")]
@@ -81,6 +88,11 @@ RUN = {
 
 def narrow(name, clips, *more):
     """The recipe, its networks as narrow as they go, for three steps on tiny clips."""
+    return with_overrides(load_recipe(name), [*narrowing(name, clips), *more], "test")
+
+
+def narrowing(name, clips):
+    """The overrides that make it so."""
     recipe = load_recipe(name)
     changes = {**RUN, "data.root": clips, "data.cache": clips / "cache"}
     changes["size"] = 256 if name == "mcnet_release" else 64
@@ -91,7 +103,7 @@ def narrow(name, clips, *more):
         changes |= {"data.pose": "false", "loss.pose_teacher": "teacher.pkl"}
     if recipe.memory is not None:
         changes |= {f"memory.{key}": value for key, value in MEMORY.items()}
-    return with_overrides(recipe, [*(f"{key}={value}" for key, value in changes.items()), *more], "test")
+    return [f"{key}={value}" for key, value in changes.items()]
 
 
 @pytest.fixture(scope="module")
@@ -249,3 +261,110 @@ def test_the_loss_is_the_host_s_terms_with_the_recipe_s_weights(name, clips, lig
         expected["consistency"] = recipe.loss.consistency * record.consistency_loss().item()
     assert {term: value.item() for term, value in terms.items()} == pytest.approx(expected, rel=1e-4)
     assert loss.item() == pytest.approx(sum(expected.values()), rel=1e-5)
+
+
+# ---- experiments/REPRODUCE.md ----------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[3] / "experiments" / "REPRODUCE.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```bash\n(.*?)^```", PAGE, re.M | re.S)
+LINES = [line for block in BLOCKS if not block.startswith("# download\n") for line in block.splitlines()]
+HERE = [line for line in LINES if not line.startswith("torchrun ")]
+PREPARED = "--size 64 --min-frames 4 --workers 0"
+SHORTER = {  # what makes a command of the page short enough for a test
+    "prepare video-preprocessing/vox-metadata.csv": PREPARED,
+    "prepare celebvhq": f"{PREPARED} --same-person 0 --test-share 0.5",
+    "convert": "--size 64",
+    "evaluate": "--metrics l1 --videos 0 --batch 2",
+    "benchmark": "--metrics l1 --repeats 0 --no-report --batch 2",
+}
+CLIPS = (("id1", "train", "one"), ("id10282", "test", "two"), ("id10283", "test", "three"))  # of whom, where, video
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    """Rendered heads as raw videos, VoxCeleb's metadata of them, and lists of pairs as published."""
+    folder = tmp_path_factory.mktemp("reproduce")
+    for seed, name in ((2_005_007, "one"), (2_005_003, "two")):
+        poses = Poses.make(yaw=[-4.0, -1.0, 2.0, 5.0], mouth=[0.0, 0.2, 0.4, 0.5])
+        pictures = (render(Identity.sample(seed), poses, 160).image * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        for place in (folder / "raw" / f"{name}.mp4", folder / "celebvhq" / f"{name}.mp4"):
+            with write_video(place, 25) as append:
+                for picture in pictures:
+                    append(picture)
+    shutil.copy(folder / "raw" / "one.mp4", folder / "raw" / "three.mp4")
+    rows = [f"{video},0,4,20-20-140-140,25,160,160,{side},{person}" for person, side, video in CLIPS]
+    write(
+        folder / "video-preprocessing" / "vox-metadata.csv",
+        "video_id,start,end,bbox,fps,width,height,partition,person_id",
+        *rows,
+    )
+    two, three = (f"/elsewhere/vox1_frames/test/{person}#{video}#000000#000004.mp4" for person, _, video in CLIPS[1:])
+    lists = folder / "CVPR2022-DaGAN" / "data"
+    header, rows = "source,driving,best_frame", [f"{clip}/0000000.png,{clip}/0000002.png" for clip in (two, three)]
+    write(lists / "vox_evaluation.csv", header, *rows)
+    rows = [f"{two}/0000000.png,{three}/0000003.png,{three}/0000001.png"]
+    write(lists / "vox_cross_id_evaluation_best_frame.csv", header, *rows)
+    return folder
+
+
+def write(file, *lines):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("line", HERE)
+def test_a_command_of_the_page_runs_in_small(line, raw, light, monkeypatch, capsys):
+    monkeypatch.chdir(raw)
+    monkeypatch.setenv("MEMCOMP_CACHE", str(raw / "cache"))
+    name, *words = shlex.split(line)
+    assert name == "memcomp"
+    if words[:2] == ["prepare", "celebvhq"]:
+        pytest.importorskip("dlib")
+    if words[0] == "convert":  # the checkpoint that somebody published
+        assert main(["convert", "runs/fomm", "--to", "upstream", "--output", words[1]]) == 0
+    short = SHORTER.get(words[0], SHORTER.get(" ".join(words[:2]), ""))
+    if words[0] == "train":
+        more = [*narrowing(words[1], Path("data/vox")), "optim.steps=1", "log.keep_best=false"]
+        short = shlex.join(more)
+    assert main([*words, *shlex.split(short)]) in (0, None)
+    if words[0] == "prepare":
+        output = Path(words[words.index("--output") + 1])
+        assert {clip.parts[2] for clip in output.glob("*/*/*.mp4")} and list(output.glob("test/*/*.mp4"))
+    if "--pairs-file" in words:  # every pair of the published list was found
+        said = capsys.readouterr()
+        assert "; 0 missing on disk; 0 unreadable" in said.out + said.err
+
+
+def test_several_gpus_share_every_batch_of_the_page():
+    ours = {shlex.split(line)[2]: shlex.split(line)[1:] for line in HERE if line.startswith("memcomp train ")}
+    shared = [shlex.split(line) for line in LINES if line.startswith("torchrun ")]
+    for words in shared:
+        processes, rest = int(words[2]), words[5:]
+        assert words[:2] + words[3:5] == ["torchrun", "--nproc-per-node", "-m", "memcomp.experiments.cli"]
+        assert rest[-1] == "--resume-auto" and rest[:-1] == ours.pop(rest[1])
+        recipe = load_recipe(rest[1])
+        assert recipe.optim.batch_size % processes == 0 and processes > 6
+    assert not ours
+
+
+def test_the_page_shows_the_published_rows_and_the_computed_hours():
+    table = re.search(r"^\| recipe .*?(?=^$)", PAGE, re.M | re.S).group().splitlines()
+    header, _, *lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    tables = {one["table"]: one["rows"] for one in published()["tables"] if one["kind"] == "same identity"}
+    names = {"SSIM": "ssim", "PSNR": "psnr", "LPIPS": "lpips", "L1": "l1", "AKD": "akd", "AED": "aed"}
+    computed = json.loads(resources.files("memcomp.experiments.results").joinpath("step_cost.json").read_text())
+    assert (computed["people"], computed["peak_tflops"], computed["share_of_peak"]) == (424, 156, 0.3)
+    costs = {one["recipe"]: one for one in computed["recipes"]}
+    assert [line[0].strip("`") for line in lines] == list(costs)
+    for line in lines:
+        cells = dict(zip(header, line, strict=True))
+        name, cost = cells["recipe"].strip("`"), costs[cells["recipe"].strip("`")]
+        where, _, row = cells["published row"].partition(", ")
+        printed = tables["Table 1 (a)" if where == "Table 1" else where][row] if row else {}
+        assert {title: cells[title] for title in names} == {t: printed.get(metric) or "" for t, metric in names.items()}
+        optim = load_recipe(name).optim
+        steps = math.ceil(optim.epochs * 424 * 75 / optim.batch_size)
+        assert (cost["batch"], cost["steps"]) == (optim.batch_size, steps)
+        assert cost["hours"] == pytest.approx(steps * cost["tflop"] / (156 * 0.3) / 3600)
+        shown = [f"{cost['tflop']:.1f}", f"{steps:,}", f"{cost['hours']:.0f}", f"{cost['hours'] / 8:.1f}"]
+        assert [cells[title] for title in header[-4:]] == shown
