@@ -418,6 +418,20 @@ def test_autocast_keeps_coordinates_in_full_precision(small):
     torch.testing.assert_close(output.prediction.float(), small.generate(source, *kp).prediction, atol=0.03, rtol=0)
 
 
+@torch.no_grad()
+def test_autocast_leaves_background_and_disentangled_keypoints_whole(small):
+    source, driving = pictures(2, 64, 64)
+    small.eval()
+    number = 1.013  # bfloat16 knows 1.0156 and 1.0078
+    torch.nn.init.constant_(small.bg_predictor.bg_encoder.fc.bias, number)
+    kp = small.keypoints(source), small.keypoints(driving)
+    expected = small.transfer_motion(*kp, kp[1], mode="avd").value
+    with torch.autocast("cpu", torch.bfloat16):
+        matrix = small.bg_predictor(source, driving)
+        assert torch.equal(small.transfer_motion(*kp, kp[1], mode="avd").value, expected)
+    assert torch.equal(matrix[:, :2], torch.full((2, 2, 3), number))
+
+
 def test_it_can_be_copied_and_pickled_after_a_training_step(small):
     source, driving = pictures()
     small(source, driving).prediction.sum().backward()
