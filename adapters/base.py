@@ -231,6 +231,8 @@ class Host(Sectioned):
         about: dict[str, Any] = {"config": None, "mode": handle.mode, "scales": list(handle.scales), "keypoints": None}
         if isinstance(handle.compensation, MemoryCompensation):  # not the control of mode "skip"
             about |= {"config": handle.compensation.config.to_dict(), "keypoints": handle.compensation.keypoints}
+            if handle.compensation.keypoint_dims != 2:  # as in the folders of version 0.1.0
+                about["keypoint_dims"] = handle.compensation.keypoint_dims
         return about
 
 

@@ -43,7 +43,7 @@ class Pretrained:
     Attributes:
         host, model: what `create_host` takes.
         memory: None, or what `attach` takes: "config" (fields of `CompensationConfig`; None of a control without
-            memory), "mode", "scales", "keypoints".
+            memory), "mode", "scales", "keypoints" and, unless it is 2, "keypoint_dims".
         size: height and width of the pictures that it was trained with, if known.
         source: where the weights came from, if known; of upstream's, "files" (name → sha256) and "epoch" (or None).
         tensors: the host's state dict, in the file's dtypes.
@@ -175,7 +175,7 @@ def _checked(about: dict[str, Any], file: Path, **further: tuple[type, ...]) -> 
     if unknown := sorted(about.keys() - kinds.keys()):
         raise ValueError(f"{file}: unknown key {unknown[0]!r}; known: {', '.join(kinds)}")
     memory = about["memory"]
-    if memory is not None and set(memory) != {"config", "mode", "scales", "keypoints"}:
+    if memory is not None and {*memory, "keypoint_dims"} != {"config", "mode", "scales", "keypoints", "keypoint_dims"}:
         raise ValueError(f"{file}: 'memory' must have config, mode, scales and keypoints, not {memory!r}")
     scales = [] if memory is None else memory["scales"]
     if not isinstance(scales, list) or not all(type(index) is int for index in scales):

@@ -18,7 +18,8 @@ class Keypoints:
             no keypoints, and moves by what a subclass carries.
         jacobian: (B, K, D, D) or None; rows are the output's x and y.
 
-    ``kp["value"]`` and ``"jacobian" in kp`` work as well, so modules written for dicts of keypoints accept these.
+    ``kp["value"]`` and ``"jacobian" in kp`` work as well, so modules written for dicts of keypoints accept these: every
+    tensor has its name as its key, also those that a subclass adds.
     """
 
     value: Tensor
@@ -54,7 +55,7 @@ class Keypoints:
         return getattr(self, key)
 
     def __contains__(self, key: object) -> bool:
-        return key == "value" or (key == "jacobian" and self.jacobian is not None)
+        return isinstance(key, str) and isinstance(getattr(self, key, None), Tensor)
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,8 @@ class _Site:
         return self.root.get_submodule(name)
 
     def dims(self) -> int:
-        """D, coordinates of a keypoint."""
-        return self.layout.keypoint_dims if self.layout else 2
+        """D, coordinates of a keypoint: as the layout says; without one read off the motion network, 2 by default."""
+        return self.layout.keypoint_dims if self.layout else getattr(self.motion(), "keypoint_dims", 2)
 
     def count(self) -> int:
         """K, read off the motion network."""
@@ -65,6 +65,7 @@ def attach(
     mode: str = "inplace",
     scales: Sequence[int] | None = None,
     keypoints: int | None = None,
+    keypoint_dims: int | None = None,
 ) -> Handle:
     """Give a generator a memory, its code untouched: convert SyncBN → attach → optimiser → DDP → compile.
 
@@ -83,6 +84,8 @@ def attach(
             same without a memory (`config` has no effect then).
         scales: which of the host's taps to use, by index, coarse to fine; None = all.
         keypoints: K; None = read off the motion network, as the host's `Layout.count` says (its `num_kp` by default).
+        keypoint_dims: D, coordinates of a keypoint; None = as the host's `Layout` says, and of a host without one the
+            motion network's `keypoint_dims`, or 2.
 
     Raises:
         ValueError: the target is compiled, wrapped or attached already (the message names the order), is not
@@ -95,12 +98,13 @@ def attach(
     taps = [site.taps[scale] for scale in chosen]
     motion = site.motion()
     channels, count = tap_channels(site.root, taps), keypoints if keypoints is not None else site.count()
+    dims = keypoint_dims if keypoint_dims is not None else site.dims()
     encoder = _encoder(site, mode, chosen)
     compensation: nn.Module
     if mode == "inplace":
-        compensation = MemoryCompensation(channels, count, config, site.dims())
+        compensation = MemoryCompensation(channels, count, config, dims)
     elif mode == "skip":
-        compensation = SkipCompensation(channels, encoder_channels(site.root, encoder), count, config, site.dims())
+        compensation = SkipCompensation(channels, encoder_channels(site.root, encoder), count, config, dims)
     else:
         compensation = SkipControl(channels, encoder_channels(site.root, encoder))
     # the control is no memory, yet does all that a handle asks of one

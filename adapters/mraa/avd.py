@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from memcomp.adapters.mraa.flow import axis_sign
 from memcomp.adapters.mraa.regions import Regions, spread
 from memcomp.adapters.outputs import Keypoints
-from memcomp.adapters.shared.blocks import linear_layers
+from memcomp.adapters.shared.blocks import linear_layers, unrounded
 
 NUMBERS = 6  # of a region: its shift and its frame
 
@@ -39,9 +39,9 @@ class AVDNetwork(nn.Module):
         if identity.jacobian is None or pose.jacobian is None:
             raise ValueError("animation via disentanglement needs regions with frames")
         aligned = identity.jacobian * axis_sign(identity.jacobian, pose.jacobian)
-        of_pose = self.pose_encoder(_numbers(pose.value, pose.jacobian))
-        of_identity = self.id_encoder(_numbers(identity.value, aligned))
-        made = self.decoder(torch.cat([of_pose, of_identity], dim=1)).to(self.decoder[-1].weight.dtype)
+        of_pose = unrounded(self.pose_encoder, _numbers(pose.value, pose.jacobian))
+        of_identity = unrounded(self.id_encoder, _numbers(identity.value, aligned))
+        made = unrounded(self.decoder, torch.cat([of_pose, of_identity], dim=1))
         value, affine = made.unflatten(1, (-1, NUMBERS)).split([2, 4], dim=2)
         affine = affine.unflatten(2, (2, 2))
         return Regions(value, affine, spread(affine))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memcomp.adapters.shared.blocks import Encoder, coordinate_grid
+from memcomp.adapters.shared.blocks import Encoder, coordinate_grid, unrounded
 
 NUMBERS = {"zero": 0, "shift": 2, "affine": 6, "perspective": 8}  # bg_type → numbers that are predicted
 
@@ -48,9 +48,7 @@ class BackgroundPredictor(nn.Module):
             still = torch.eye(3, dtype=source_image.dtype, device=source_image.device)
             return still.expand(len(source_image), 3, 3)
         feature = self.encoder(torch.cat([source_image, driving_image], dim=1))[-1]
-        weight = self.fc.weight
-        with torch.autocast(weight.device.type, enabled=False):  # half precision is too coarse for coordinates
-            numbers = self.fc(feature.mean((2, 3), dtype=weight.dtype))
+        numbers = unrounded(self.fc, feature.mean((2, 3), dtype=self.fc.weight.dtype))
         if self.bg_type == "shift":
             left = torch.eye(3, 2, dtype=numbers.dtype, device=numbers.device).expand(len(numbers), 3, 2)
             return torch.cat([left, F.pad(numbers, (0, 1), value=1.0).unsqueeze(2)], dim=2)

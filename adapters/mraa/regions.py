@@ -42,6 +42,11 @@ class Regions(Keypoints):
         """Upstream's name of `value`."""
         return self.value
 
+    @property
+    def affine(self) -> Tensor | None:
+        """Upstream's name of `jacobian`."""
+        return self.jacobian
+
 
 def spread(affine: Tensor | None) -> Tensor | None:
     """Covariance A Aᵀ of a unit circle in frames A (..., 2, 2)."""

@@ -97,6 +97,13 @@ def joint_conv(x: Tensor, *convs: nn.Conv2d) -> tuple[Tensor, ...]:
     return out.split([conv.out_channels for conv in convs], dim=1)
 
 
+def unrounded(layers: nn.Module, x: Tensor) -> Tensor:
+    """What layers make of x in the precision of their weights: autocast's half is too coarse for coordinates."""
+    weight = next(layers.parameters())
+    with torch.autocast(weight.device.type, enabled=False):
+        return layers(x.to(weight.dtype))
+
+
 def linear_layers(*widths: int) -> nn.Sequential:
     """Linear layers with batch norm and ReLU between them."""
     layers: list[nn.Module] = []

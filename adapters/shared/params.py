@@ -7,6 +7,12 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, get_origin, get_type_hints
 
+# integers that count something → the least that makes a network
+COUNTS = dict.fromkeys(("num_kp", "num_tps", "num_regions", "num_channels", "image_channel", "feature_channel"), 1)
+COUNTS |= dict.fromkeys(("block_expansion", "max_features", "num_blocks", "num_bins", "compress"), 1)
+COUNTS |= dict.fromkeys(("id_bottle_size", "pose_bottle_size", "reshape_channel", "reshape_depth"), 1)
+COUNTS |= dict.fromkeys(("num_down_blocks", "num_bottleneck_blocks", "num_resblocks"), 0)
+
 
 def checked_params(
     where: str, given: Any, constructor: Callable[..., Any], *, supplied: Iterable[str] = ()
@@ -21,7 +27,7 @@ def checked_params(
 
     Raises:
         ValueError: not a mapping; a key is unknown (the nearest right one is named) or missing; a number, truth value
-            or list is expected and something else given.
+            or list is expected and something else given; fewer of something than make a network.
     """
     if not isinstance(given, Mapping):
         raise ValueError(f"{where}: expected a mapping of parameters, got {given!r}")
@@ -36,6 +42,8 @@ def checked_params(
         if key not in known:
             raise ValueError(f"{where}.{key}: unknown key{nearest(str(key), known)}; known: {', '.join(known)}")
         _check_kind(f"{where}.{key}", given[key], hints.get(key))
+        if hints.get(key) is int and given[key] < (least := COUNTS.get(key, given[key])):
+            raise ValueError(f"{where}.{key}: expected {least} or more, got {given[key]}")
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in given:
             raise ValueError(f"{where}.{name}: this key is missing; given: {', '.join(map(str, given)) or 'nothing'}")

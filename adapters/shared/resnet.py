@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from memcomp.adapters.shared.blocks import unrounded
 
 BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}  # residual blocks of the four groups
 
@@ -101,5 +102,5 @@ class ResNet(nn.Module):
         return features
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, num_classes): `fc` of the mean over the coarsest feature."""
-        return self.fc(torch.mean(self.features(x)[-1], dim=(2, 3)))
+        """(B, C, H, W) → (B, num_classes): `fc` of the mean over the coarsest feature, in its own precision."""
+        return unrounded(self.fc, self.features(x)[-1].mean((2, 3), dtype=self.fc.weight.dtype))

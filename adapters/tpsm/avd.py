@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from memcomp.adapters.outputs import Keypoints
-from memcomp.adapters.shared.blocks import linear_layers
+from memcomp.adapters.shared.blocks import linear_layers, unrounded
 from memcomp.adapters.tpsm.keypoints import POINTS, points
 
 
@@ -31,7 +31,6 @@ class AVDNetwork(nn.Module):
         self, kp_source: Keypoints | Mapping[str, Tensor], kp_random: Keypoints | Mapping[str, Tensor]
     ) -> Keypoints:
         """Keypoints (B, 5 K, 2) of a source and of a driving image → the driving pose for the source's face."""
-        pose = self.pose_encoder(points(kp_random).flatten(1))
-        identity = self.id_encoder(points(kp_source).flatten(1))
-        value = self.decoder(torch.cat([pose, identity], dim=1))
-        return Keypoints(value.unflatten(1, (-1, 2)).to(self.decoder[-1].weight.dtype))
+        pose = unrounded(self.pose_encoder, points(kp_random).flatten(1))
+        identity = unrounded(self.id_encoder, points(kp_source).flatten(1))
+        return Keypoints(unrounded(self.decoder, torch.cat([pose, identity], dim=1)).unflatten(1, (-1, 2)))

@@ -33,7 +33,6 @@ class KeypointDetector(nn.Module):
     def forward(self, image: Tensor) -> Keypoints:
         """Images (B, 3, H, W) → 5 K keypoints of each, those of one spline after another."""
         raw = self.fg_encoder(image)
-        raw = raw.to(self.fg_encoder.fc.weight.dtype)  # autocast's half precision is too coarse for coordinates
         return Keypoints((torch.sigmoid(raw) * 2 - 1).unflatten(1, (-1, 2)))
 
 
@@ -49,7 +48,6 @@ class BackgroundPredictor(nn.Module):
 
     def forward(self, source_image: Tensor, driving_image: Tensor) -> Tensor:
         """Images (B, 3, H, W) → (B, 3, 3), which maps places (x, y, 1) in the driving image to the source's."""
-        raw = self.bg_encoder(torch.cat([source_image, driving_image], dim=1))
-        affine = raw.to(self.bg_encoder.fc.weight.dtype).unflatten(1, (2, 3))
+        affine = self.bg_encoder(torch.cat([source_image, driving_image], dim=1)).unflatten(1, (2, 3))
         last = F.pad(affine.new_ones(len(affine), 1, 1), (2, 0))  # (0, 0, 1)
         return torch.cat([affine, last], dim=1)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from memcomp import CompensationConfig, KeypointTap, Tap
-from memcomp.adapters import Host, HostOutput, Keypoints, Layout, attach
+from memcomp.adapters import Host, HostOutput, Keypoints, Layout, attach, from_pretrained, registry
 from memcomp.adapters.attachment import attach as attachment
 from memcomp.experiments.training.held_out import sample_grid
 
@@ -82,6 +82,32 @@ def test_keypoints_in_space_reach_the_memory():
 def test_an_upstream_generator_with_keypoints_in_space_is_attached(monkeypatch):
     monkeypatch.setattr(attachment, "host_classes", lambda: [Solid])
     assert attach(Volume(), MEMORY).compensation.keypoint_dims == 3
+
+
+class Bare(Solid):
+    """Its taps are its own: no layout tells what its keypoints are."""
+
+    name, layouts = "bare", ()
+
+    def taps(self):
+        return [Tap("decode")], KeypointTap("")
+
+
+@pytest.mark.parametrize("said", [{}, {"keypoint_dims": 3}], ids=["by its network", "by whoever attaches"])
+def test_a_host_without_a_layout_has_keypoints_in_space_too(said, tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_HOSTS", {**registry._HOSTS, "bare": Bare})
+    host = Bare({}).eval()
+    if not said:
+        monkeypatch.setattr(Volume, "keypoint_dims", 3, raising=False)
+    source, driving = pictures()
+    plain = host(source, driving).prediction
+    memory = attach(host, MEMORY, **said).compensation
+    assert memory.keypoint_dims == 3 and torch.equal(host(source, driving).prediction, plain)
+    nn.init.ones_(memory.scales[0].gate)
+    host.save_pretrained(tmp_path)
+    again = from_pretrained(tmp_path)
+    assert again.memory.keypoint_dims == 3
+    assert torch.equal(again(source, driving).prediction, host(source, driving).prediction)
 
 
 def test_a_host_without_keypoints_works_and_takes_no_memory():

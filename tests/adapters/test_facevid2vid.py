@@ -303,6 +303,11 @@ WRONG = {
     "depth": (changed(**{f"{MOTION}reshape_depth": 8}), "dense_motion_params.reshape_depth: expected .* 4, got 8"),
     "widths": (changed(he_estimator_params__widths=[8, 8, 10, 16]), "widths: expected four multiples of 4, got"),
     "spade": (MODEL | {"generator": "spade"}, "expected block_expansion 64 and num_down_blocks 2 .* got 4 and 2"),
+    "blocks": (changed(**{f"{MOTION}num_blocks": 0}), "dense_motion_params.num_blocks: expected 1 or more, got 0"),
+    "judge": (
+        changed(discriminator_params__num_blocks=0),
+        "discriminator_params.num_blocks: expected 1 or more",
+    ),
     "motion": (changed(**{f"{MOTION}num_block": 3}), "dense_motion_params.num_block: unknown key, did you mean"),
 }
 

@@ -177,6 +177,8 @@ def test_regions_are_made_of_upstream_s_dicts_and_of_plain_keypoints():
     assert torch.equal(named.covar, plain.covar) and torch.equal(named.shift, value)
     assert Regions.of(Keypoints(value)).covar is None and Regions.of(plain) is plain
     assert Regions.of({"shift": value, "affine": affine, "covar": affine}).covar is affine
+    assert plain["shift"] is value and plain["affine"] is affine and "covar" in plain
+    assert "affine" not in Regions(value) and "each" not in plain
     first = plain.each(lambda x: x[:1])
     assert isinstance(first, Regions) and first.covar.shape == (1, 3, 2, 2)
     host = make().eval()
@@ -303,6 +305,12 @@ WRONG = {
         changed(**{f"{FLOW}num_block": 3}),
         "flow_predictor_params.num_block: unknown key, did you mean",
     ),
+    "blocks": (changed(**{f"{FLOW}num_blocks": 0}), "flow_predictor_params.num_blocks: expected 1 or more, got 0"),
+    "regions": (changed(num_regions=0), "model.num_regions: expected 1 or more, got 0"),
+    "bottleneck": (
+        changed(generator_params__num_bottleneck_blocks=-1),
+        "bottleneck_blocks: expected 0 or more",
+    ),
     "unseen": (changed(**{f"{FLOW}estimate_occlusion_map": False}), "estimate_occlusion_map: expected true with skips"),
     "heatmaps": (PLAIN | {"generator_params": MODEL["generator_params"]}, "use_covar_heatmap: expected false without"),
 }
@@ -333,6 +341,16 @@ def test_autocast_leaves_the_background_s_numbers_whole(bg_type):
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         found = host.bg_predictor(*pictures())
     assert ((found == number) | (found == 0) | (found == 1)).all() and (found == number).any()
+
+
+def test_autocast_leaves_disentangled_regions_whole():
+    host = make().eval()
+    source, driving = pictures()
+    of_source, of_driving = host.keypoints(source), host.keypoints(driving)
+    expected = host.transfer_motion(of_source, of_driving, of_driving, mode="avd")
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = host.transfer_motion(of_source, of_driving, of_driving, mode="avd")
+    assert torch.equal(found.value, expected.value) and torch.equal(found.jacobian, expected.jacobian)
 
 
 def test_a_copy_and_a_pickle_are_the_host():

@@ -11,6 +11,8 @@ from memcomp import CompensationConfig
 from memcomp.adapters import TPSM, Keypoints, attach, create_host
 from memcomp.adapters.shared.losses import equivariance_value
 from memcomp.adapters.tpsm import motion, splines
+from memcomp.adapters.tpsm.avd import AVDNetwork
+from memcomp.adapters.tpsm.keypoints import BackgroundPredictor
 from memcomp.adapters.tpsm.schedule import Schedule
 
 MODEL = {
@@ -416,6 +418,20 @@ def test_autocast_keeps_coordinates_in_full_precision(small):
     assert {output.kp_source.value.dtype, output.mask.dtype, output.deformation.dtype} == {torch.float32}
     kp = output.kp_source, output.kp_driving
     torch.testing.assert_close(output.prediction.float(), small.generate(source, *kp).prediction, atol=0.03, rtol=0)
+
+
+@torch.no_grad()
+def test_autocast_leaves_background_and_disentangled_keypoints_whole():
+    source, driving = pictures(2, 64, 64)
+    predictor, network = BackgroundPredictor().eval(), AVDNetwork(2).eval()
+    number = 1.013  # bfloat16 knows 1.0156 and 1.0078
+    torch.nn.init.constant_(predictor.bg_encoder.fc.bias, number)
+    kp = torch.rand(2, 2, 10, 2).unbind()
+    expected = network(*map(Keypoints, kp)).value
+    with torch.autocast("cpu", torch.bfloat16):
+        matrix, found = predictor(source, driving), network(*map(Keypoints, kp)).value
+    assert torch.equal(found, expected)
+    assert torch.equal(matrix[:, :2], torch.full((2, 2, 3), number))
 
 
 def test_it_can_be_copied_and_pickled_after_a_training_step(small):

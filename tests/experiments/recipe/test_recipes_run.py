@@ -19,7 +19,7 @@ from memcomp.adapters.facevid2vid.pose import with_pose
 from memcomp.experiments.benchmark.published import published
 from memcomp.experiments.checkpoints.build import build_host
 from memcomp.experiments.checkpoints.run_file import load_run
-from memcomp.experiments.checkpoints.trained import read_trained
+from memcomp.experiments.checkpoints.trained import read_trained, save_trained
 from memcomp.experiments.cli import main
 from memcomp.experiments.data.heads import Identity, Poses, render
 from memcomp.experiments.errors import UserError
@@ -195,6 +195,26 @@ def test_a_recipe_trains_resumes_is_measured_and_animates(name, clips, tmp_path,
     command = ["animate", "--checkpoint", str(folder), "--source", str(tmp_path / "face.png"), "--motion", motion]
     assert main([*command, "--driving", str(clip[1]), "--output", str(output), "--no-adapt-scale"]) == 0
     assert [frame.shape for frame in Frames(output)] == [(recipe.size, recipe.size, 3)] * 4
+
+
+@pytest.mark.parametrize(
+    ("published", "name", "scales"), [("MRAA", "demo/mraa_mcnet", 4), ("face-vid2vid", "demo/facevid2vid_mcnet", 3)]
+)
+def test_a_memory_is_looked_into_and_its_row_stands_beside_the_published(
+    published, name, scales, clips, tmp_path, light
+):
+    recipe, run, face = narrow(name, clips, "size=32"), tmp_path / "run", tmp_path / "face.png"
+    run.mkdir()
+    (run / "recipe.yaml").write_text(recipe.to_yaml())
+    save_trained(run, build_host(recipe), recipe, 0, {"backbone": None})
+    iio.imwrite(face, next(iter(Frames(min((clips / "test").iterdir())))))
+    assert main(["inspect", str(run), "--source", str(face), "--output", str(tmp_path / "looks")]) == 0
+    assert len(json.loads((tmp_path / "looks" / "inspect.json").read_text())["scales"]) == scales
+    words = ["--published", "--pairs", "1", "--repeats", "0", "--no-report", "--output", str(tmp_path / "table")]
+    assert main(["benchmark", str(run), *words]) == 0
+    table = (tmp_path / "table" / "report.md").read_text()
+    assert f"| {recipe.host.name} + memory " in table
+    assert f"| {published}, VoxCeleb1 (published, not measured here) " in table
 
 
 def alone(recipe):
