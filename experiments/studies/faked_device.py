@@ -145,6 +145,8 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
     result = f"{len(rows)} recipes: {len(failed)} ended on a tensor or operation that a device refuses"
     result += f" ({', '.join(failed)})" if failed else ""
     result += f"; in {len(waiting)} the host waits" + (f" ({', '.join(waiting)})." if waiting else ".")
+    left = [name for name in recipe_names() if "/" not in name and all(row["recipe"] != name for row in rows)]
+    result += f"\n\nNot measured yet; the same command goes on with them: {', '.join(left)}." if left else ""
     sizes = " and ".join(f"{size} px" for size in sorted({row["size"] for row in rows}))
     return ABOUT.format(sizes=sizes, table=table(rows), result=result, versions=versions_line())
 

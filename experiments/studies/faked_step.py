@@ -136,7 +136,7 @@ def measure(recipe: Recipe, ways: Sequence[tuple[Precision, int]], parted_above:
                 yield batch
                 row = {"precision": precision, "accumulate": parts, "peak": watch.peak, "kept": kept}
                 rows.append(row | {"waits": dict(watch.waits)})
-                if number == len(ways) and len(todo) == number + 1 and max(row["peak"] for row in rows) > parted_above:
+                if number == len(ways) and len(todo) == number and max(row["peak"] for row in rows) > parted_above:
                     todo.append((ways[0][0], 2))
 
         run.batches = batches()  # type: ignore[assignment]

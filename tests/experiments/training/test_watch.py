@@ -47,7 +47,7 @@ def test_what_the_host_waits_for(call, waits):
 
 def test_numbers_of_the_host_are_its_own():
     with Faked(), Watch(CUDA) as watch:
-        assert torch.tensor([3, 4]).tolist() == [3, 4] and torch.tensor(0.5).item() == 0.5
+        assert torch.tensor(0.5).item() == 0.5 and len(torch.tensor([3, 4]).tolist()) == 2
     assert not watch.waits
 
 
