@@ -149,7 +149,9 @@ def _turn(what: str, way: str, recipe: Recipe, folder: Path, device: torch.devic
         take = lambda number: (step(run, batch, number), None)[1]  # noqa: E731
     else:
         adams = [
-            torch.optim.Adam(parameters, lr=recipe.optim.lr, betas=recipe.optim.betas, foreach=False)
+            torch.optim.Adam(
+                parameters, lr=recipe.optim.lr, betas=(recipe.optim.betas[0], recipe.optim.betas[1]), foreach=False
+            )
             for parameters in run.optimisers.parameters().values()
             if parameters
         ]
