@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from memcomp import CompensationConfig
-from memcomp.experiments.checkpoints.build import build_host
 from memcomp.experiments.cli import main
 from memcomp.experiments.speed import hosts, loading, training
 from memcomp.experiments.speed.compensation import _in_own_process
@@ -156,15 +155,14 @@ def test_training_steps_take_turns(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_the_plain_training_step_is_the_same_step(tmp_path: Path) -> None:
-    """Same pairs, same draws, nothing clipped: after the first step the weights agree."""
+    """Same pairs, same draws, nothing clipped: the gradients agree (Adam's first step would show only their signs)."""
     options = TrainingSpeedOptions(tuple(SMALL_STEP), "demo/fomm_mcnet", 32, 2, 1, "cpu")
     turns = training.set_up(options, tmp_path, torch.device("cpu"))
-    for plain, ours in (turns[:2], turns[2:]):
-        start = build_host(ours.run.recipe).state_dict()
-        state = ours.run.host.state_dict()
-        assert sum(not torch.equal(value, start[key]) for key, value in state.items()) > 10
-        for key, value in plain.run.host.state_dict().items():
-            torch.testing.assert_close(value, state[key], atol=2e-4, rtol=1e-4, msg=key)
+    for pair in (turns[:2], turns[2:]):
+        plain, ours = (
+            torch.cat([p.grad.flatten() for p in turn.run.host.parameters() if p.grad is not None]) for turn in pair
+        )
+        assert ours.norm() > 0 and (plain - ours).norm() < 1e-3 * ours.norm()
 
 
 def test_training_steps_want_a_recipe_with_a_memory(capsys: pytest.CaptureFixture[str]) -> None:
