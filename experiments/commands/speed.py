@@ -1,4 +1,4 @@
-"""`memcomp speed`: time the memory against its plain equations; hosts, training data, heads, a process's start."""
+"""`memcomp speed`: time the memory against its plain equations; training steps and data, hosts, heads, the start."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from memcomp.experiments.speed.options import (
     CompensationOptions,
     DataOptions,
     HostsOptions,
+    TrainingSpeedOptions,
 )
 
 
@@ -24,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _compensation(kinds.add_parser("compensation", help=core))
     _hosts(kinds.add_parser("hosts", help="every recipe: attach parity, precisions, compilation, training steps"))
     _animation(kinds.add_parser("animate", help="a source encoded once against one encoded for every frame"))
+    step = "a training step, host and host + memory, ours against one written plainly: time, operations, peak memory"
+    _training(kinds.add_parser("training", help=step))
     _data(kinds.add_parser("data", help="training pairs: CPU time, pairs per second, share of time spent waiting"))
     heads = kinds.add_parser("heads", help="how fast procedural heads are rendered")
     heads.add_argument(
@@ -70,6 +73,17 @@ def _hosts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of hosts.json")
 
 
+def _training(parser: argparse.ArgumentParser) -> None:
+    parser.argument_default = argparse.SUPPRESS
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe")
+    parser.add_argument("--recipe", help="one with a memory (default fomm_mcnet)")
+    parser.add_argument("--size", type=shared.at_least(8), help="pixels (default 256)")
+    parser.add_argument("--batch", type=shared.at_least(1), help="pairs of a step (default 2)")
+    parser.add_argument("--rounds", type=shared.at_least(1), help="timed steps of each, the median counts (default 5)")
+    parser.add_argument("--device", help="auto, cpu, cuda or mps (default auto)")
+    parser.add_argument("--output", type=Path, help="also write the rows to this JSON file")
+
+
 def _data(parser: argparse.ArgumentParser) -> None:
     parser.argument_default = argparse.SUPPRESS  # what is not said keeps the default of `DataOptions`
     parser.add_argument("--root", type=Path, help="folder of clips with train/ (default: clips made for it)")
@@ -104,6 +118,10 @@ def run(args: argparse.Namespace) -> None:
         from memcomp.experiments.speed.animation import time_animation
 
         time_animation(shared.options_of(AnimationSpeedOptions, args))
+    elif args.what == "training":
+        from memcomp.experiments.speed.training import time_training
+
+        time_training(shared.options_of(TrainingSpeedOptions, args))
     elif args.what == "data":
         from memcomp.experiments.speed.data import time_data
 

@@ -61,6 +61,24 @@ class HostsOptions:
 
 
 @dataclass(frozen=True)
+class TrainingSpeedOptions:
+    """What `memcomp speed training` times."""
+
+    overrides: tuple[str, ...] = ()
+    """`key=value` words that change the recipe."""
+    recipe: str = "fomm_mcnet"
+    """Name or path of one with a memory; the host alone is the same without it."""
+    size: int = 256
+    """Pixels."""
+    batch: int = 2
+    rounds: int = 5
+    """Steps of each that are timed."""
+    device: str = "auto"
+    output: Path | None = None
+    """JSON file for the rows."""
+
+
+@dataclass(frozen=True)
 class DataOptions:
     """What `memcomp speed data` times."""
 

@@ -10,8 +10,9 @@ import torch
 
 from memcomp import CompensationConfig
 from memcomp.experiments.cli import main
-from memcomp.experiments.speed import hosts, loading
+from memcomp.experiments.speed import hosts, loading, training
 from memcomp.experiments.speed.compensation import _in_own_process
+from memcomp.experiments.speed.options import TrainingSpeedOptions
 
 
 def test_prints_a_line_for_each_size_and_mode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,3 +132,39 @@ def test_animation_is_timed_both_ways_and_its_peaks_compared(small_recipe, monke
         main(["speed", "animate", "--hosts", "fom"]) == 2
         and "hosts: expected some of dagan, facevid2vid, fomm" in capsys.readouterr().err
     )
+
+
+SMALL_STEP = ["loss.perceptual=null", "host.model.common_params.num_kp=4", "memory.memory_channels=8"]
+SMALL_STEP += ["memory.memory_size=[4, 4]", "optim.clip=null"]
+
+
+def test_training_steps_take_turns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "training.json"
+    words = ["--recipe", "demo/fomm_mcnet", "--size", "32", "--batch", "1", "--rounds", "2", "--device", "cpu"]
+    assert main(["speed", "training", *words, "--output", str(output), *SMALL_STEP]) == 0
+    told = json.loads(output.read_text())
+    assert [(row["what"], row["way"]) for row in told["rows"]] == [
+        ("host", "plain"),
+        ("host", "ours"),
+        ("host + memory", "plain"),
+        ("host + memory", "ours"),
+    ]
+    assert all(row["seconds"] > 0 and row["cpu"] > 0 and row["megabytes"] > 0 for row in told["rows"])
+    assert told["ratios"]["with / without memory, ours: operations"] > 1
+    assert "plain / ours, CPU time" in capsys.readouterr().out
+
+
+def test_the_plain_training_step_is_the_same_step(tmp_path: Path) -> None:
+    """Same pairs, same draws, nothing clipped: the gradients agree (Adam's first step would show only their signs)."""
+    options = TrainingSpeedOptions(tuple(SMALL_STEP), "demo/fomm_mcnet", 32, 2, 1, "cpu")
+    turns = training.set_up(options, tmp_path, torch.device("cpu"))
+    for pair in (turns[:2], turns[2:]):
+        plain, ours = (
+            torch.cat([p.grad.flatten() for p in turn.run.host.parameters() if p.grad is not None]) for turn in pair
+        )
+        assert ours.norm() > 0 and (plain - ours).norm() < 1e-3 * ours.norm()
+
+
+def test_training_steps_want_a_recipe_with_a_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["speed", "training", "--recipe", "demo/fomm"]) == 2
+    assert "demo/fomm: expected a recipe with a memory" in capsys.readouterr().err
