@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -10,11 +10,12 @@ from torch import Tensor
 
 from memcomp.adapters import Host, Keypoints
 from memcomp.experiments.animation.motion import Motion
-from memcomp.experiments.animation.track import CausalSmoother, Track
+from memcomp.experiments.animation.track import Track
 from memcomp.experiments.data.batching import batched
 from memcomp.experiments.errors import UserError
 
 FIRST = "the driving video's first frame"
+Smoother = Callable[[Keypoints], Keypoints]
 
 
 class Animator:
@@ -121,7 +122,7 @@ class Animator:
         *,
         track: Track | None = None,
         reference: int = 0,
-        smoother: CausalSmoother | None = None,
+        smoother: Smoother | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield each driving frame and what is made of it, as `animate` does; see `move`."""
         moved = move([self], poses, batch, track=track, references=[reference], smoother=smoother)
@@ -165,7 +166,7 @@ def move(
     *,
     track: Track | None = None,
     references: Sequence[int] = (),
-    smoother: CausalSmoother | None = None,
+    smoother: Smoother | None = None,
 ) -> Iterator[tuple[Tensor, list[Tensor]]]:
     """Yield each driving frame and what is made of it of every source; a batch of 1 is for live use.
 
@@ -175,7 +176,7 @@ def move(
         batch: frames generated at once.
         track: keypoints of these very frames, found before; without it they are found here.
         references: with a track, the frame that each source's relative motion counts from; otherwise it is the first.
-        smoother: smooths keypoints as they come.
+        smoother: smooths keypoints as they come, such as a `CausalSmoother`.
 
     Raises:
         UserError: as `Animator.render`.
