@@ -146,6 +146,8 @@ def _packets(container: Any, stream: Any, kind: int, shift: Fraction) -> Iterato
                     continue
                 offset += last + (packet.duration or 1) - dts  # recordings put one behind the other
                 dts = packet.dts + offset
+            if not packet.duration and last is not None:  # NUT does not tell; a last packet of no length is left out
+                packet.duration = dts - last
             packet.pts, packet.dts, last = (packet.dts if packet.pts is None else packet.pts) + offset, dts, dts
             yield float(dts * base), kind, packet
     except av.error.FFmpegError:  # the sound breaks off; what there is of it is kept
