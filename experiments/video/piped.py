@@ -64,6 +64,11 @@ class Pipe:
                 return data
         return b""
 
+    def close(self) -> None:
+        """Let go of it: the other side cannot write any more."""
+        self.stop = [0]
+        self._file.close()
+
 
 class Piped(Frames):
     """The frames of a video that comes through a pipe, which can be iterated over once.
@@ -154,6 +159,8 @@ def name_of(path: Path) -> Path:
 
 
 def _refusal(name: Path, pipe: Pipe, why: str) -> UserError:
+    """Let go of a pipe, so that nobody writes into it for nothing, and say why."""
+    pipe.close()
     if pipe.count == 0:
         return UserError(f"{name}: expected a video through the pipe, nothing came")
     return UserError(f"{name}: expected a video that can be read from front to end ({FORMS}): {why}")
