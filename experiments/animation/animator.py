@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from memcomp.adapters import Host, Keypoints
+from memcomp.adapters import Host, HostOutput, Keypoints
 from memcomp.experiments.animation.motion import Motion
 from memcomp.experiments.animation.track import Track
 from memcomp.experiments.data.batching import batched
@@ -47,7 +47,7 @@ class Animator:
         motion.check(host)
         self.host, self.motion, self.dtype, self.compiled = host, motion, dtype, compiled
         self.device = next(host.parameters()).device
-        self._generate = torch.compile(host.generate_from) if compiled else host.generate_from
+        self._generate = _compiled(host.generate_from) if compiled else host.generate_from
         try:
             with torch.inference_mode():
                 pictures = source[None].to(self.device)
@@ -196,6 +196,24 @@ def move(
         done += len(group)
         for number, pose in enumerate(group):
             yield pose, [result[number] for result in results]
+
+
+def _compiled(generate: Callable[..., HostOutput]) -> Callable[..., HostOutput]:
+    """What torch.compile makes of a function; it compiles, or finds that it cannot, at the first call."""
+    from torch._dynamo.exc import BackendCompilerFailed  # takes seconds
+
+    compiled = torch.compile(generate)
+
+    def call(*inputs: object) -> HostOutput:
+        try:
+            return compiled(*inputs)
+        except BackendCompilerFailed as error:
+            why = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"compile: expected what torch.compile needs, a C++ compiler (CXX, g++) and on a GPU Triton: {why}"
+            ) from None
+
+    return call
 
 
 def _padded(keypoints: Keypoints, count: int) -> Keypoints:

@@ -15,6 +15,7 @@ import numpy as np
 from memcomp.experiments.files import atomic_write
 from memcomp.experiments.video.opening import open_media
 from memcomp.experiments.video.timing import JUMP
+from memcomp.experiments.video.writing import INDEX_FIRST
 
 # container → codecs that its players know, and the one that others become
 COPIED = {"mp4": ("aac", "mp3", "ac3", "eac3", "alac", "opus"), "webm": ("opus", "vorbis")}
@@ -105,7 +106,11 @@ def _joined(video: str, original: str, output: str | Path, start: Fraction, end:
         first = min(start, begin)  # time 0 of the output: nothing lies before it
         until = None if end is None else start + end - first
         try:
-            with atomic_write(output) as temporary, av.open(str(temporary), "w", format=form) as container:
+            index = INDEX_FIRST.get(form)
+            with (
+                atomic_write(output) as temporary,
+                av.open(str(temporary), "w", format=form, container_options=index) as container,
+            ):
                 about = {key.lower(): value for key, value in pictures.metadata.items()}
                 container.metadata.update({key: about[key] for key in ("comment",) if key in about})
                 picture = pictures.streams.video[0]
