@@ -208,7 +208,7 @@ def _compiled(generate: Callable[..., HostOutput]) -> Callable[..., HostOutput]:
         try:
             return compiled(*inputs)
         except BackendCompilerFailed as error:
-            why = str(error).strip().splitlines()[0]
+            why = str(getattr(error, "inner_exception", error)).strip().splitlines()[0]
             raise UserError(
                 f"compile: expected what torch.compile needs, a C++ compiler (CXX, g++) and on a GPU Triton: {why}"
             ) from None

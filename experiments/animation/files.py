@@ -250,8 +250,8 @@ def _write(
     end = append.end if stop or times.broken else None
     sound = None
     if form in SOUNDING:
-        heard, later = frames.sound()
-        sound = keep_audio(job.output, heard, job.output, times.start + later, end)
+        heard, ahead = frames.sound()
+        sound = keep_audio(job.output, heard, job.output, times.start + ahead, end)
     return Animated(
         path=job.output,
         frames=int(bar.n),

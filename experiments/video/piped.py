@@ -89,7 +89,7 @@ class Piped(Frames):
         try:
             self._container = open_media(self._pipe)
         except av.error.FFmpegError as error:
-            raise _refusal(name_of(path), self._pipe, error.strerror) from None
+            raise _refusal(name_of(path), self._pipe, str(error.strerror)) from None
         self._stream = video_stream(self._container, name_of(path))
         sound = self._container.streams.best("audio")
         self._sound = None if sound is None else SoundAside(sound)
