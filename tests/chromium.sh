@@ -14,4 +14,4 @@ of_debian() {
   $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null
 }
 of_debian || .venv/bin/python -m playwright install --with-deps chromium ||
-  echo "no Chromium could be installed: tests of pages fail if CI is set, and are skipped otherwise" >&2
+  echo "no Chromium could be installed here: name one by MEMCOMP_CHROMIUM, else tests of pages are skipped, with CI=true they fail" >&2

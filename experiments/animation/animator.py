@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from memcomp.adapters import Host, Keypoints
+from memcomp.adapters import Host, HostOutput, Keypoints
 from memcomp.experiments.animation.motion import Motion
-from memcomp.experiments.animation.track import CausalSmoother, Track
+from memcomp.experiments.animation.track import Track
 from memcomp.experiments.data.batching import batched
 from memcomp.experiments.errors import UserError
 
 FIRST = "the driving video's first frame"
+Smoother = Callable[[Keypoints], Keypoints]
 
 
 class Animator:
@@ -46,7 +47,7 @@ class Animator:
         motion.check(host)
         self.host, self.motion, self.dtype, self.compiled = host, motion, dtype, compiled
         self.device = next(host.parameters()).device
-        self._generate = torch.compile(host.generate_from) if compiled else host.generate_from
+        self._generate = _compiled(host.generate_from) if compiled else host.generate_from
         try:
             with torch.inference_mode():
                 pictures = source[None].to(self.device)
@@ -121,7 +122,7 @@ class Animator:
         *,
         track: Track | None = None,
         reference: int = 0,
-        smoother: CausalSmoother | None = None,
+        smoother: Smoother | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield each driving frame and what is made of it, as `animate` does; see `move`."""
         moved = move([self], poses, batch, track=track, references=[reference], smoother=smoother)
@@ -165,7 +166,7 @@ def move(
     *,
     track: Track | None = None,
     references: Sequence[int] = (),
-    smoother: CausalSmoother | None = None,
+    smoother: Smoother | None = None,
 ) -> Iterator[tuple[Tensor, list[Tensor]]]:
     """Yield each driving frame and what is made of it of every source; a batch of 1 is for live use.
 
@@ -175,7 +176,7 @@ def move(
         batch: frames generated at once.
         track: keypoints of these very frames, found before; without it they are found here.
         references: with a track, the frame that each source's relative motion counts from; otherwise it is the first.
-        smoother: smooths keypoints as they come.
+        smoother: smooths keypoints as they come, such as a `CausalSmoother`.
 
     Raises:
         UserError: as `Animator.render`.
@@ -195,6 +196,24 @@ def move(
         done += len(group)
         for number, pose in enumerate(group):
             yield pose, [result[number] for result in results]
+
+
+def _compiled(generate: Callable[..., HostOutput]) -> Callable[..., HostOutput]:
+    """What torch.compile makes of a function; it compiles, or finds that it cannot, at the first call."""
+    from torch._dynamo.exc import BackendCompilerFailed  # takes seconds
+
+    compiled = torch.compile(generate)
+
+    def call(*inputs: object) -> HostOutput:
+        try:
+            return compiled(*inputs)
+        except BackendCompilerFailed as error:
+            why = str(getattr(error, "inner_exception", error)).strip().splitlines()[0]
+            raise UserError(
+                f"compile: expected what torch.compile needs, a C++ compiler (CXX, g++) and on a GPU Triton: {why}"
+            ) from None
+
+    return call
 
 
 def _padded(keypoints: Keypoints, count: int) -> Keypoints:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +13,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from memcomp.adapters import Host, Keypoints
-from memcomp.experiments.animation.animator import Animator, move
+from memcomp.experiments.animation.animator import Animator, Smoother, move
 from memcomp.experiments.animation.layout import ContactSheet, Layout
 from memcomp.experiments.animation.options import AnimationOptions, Job
 from memcomp.experiments.animation.paste import Paste
 from memcomp.experiments.animation.pipeline import read_ahead, write_behind
 from memcomp.experiments.animation.square import Square, find_square
-from memcomp.experiments.animation.track import Track
+from memcomp.experiments.animation.track import CausalSmoother, Track
 from memcomp.experiments.checkpoints.trained import read_trained
 from memcomp.experiments.data.batching import batched
 from memcomp.experiments.errors import UserError
@@ -29,10 +30,12 @@ from memcomp.experiments.video import (
     SOUNDING,
     Frame,
     Frames,
+    Piped,
     Timetable,
     even,
     form_of,
     keep_audio,
+    open_frames,
     read_picture,
     write_frames,
 )
@@ -65,14 +68,19 @@ class Scene:
     square: Square | None
     """None = the largest centred one of each frame."""
 
-    def poses(self, times: Timetable, size: int, batch: int) -> Iterator[Tensor]:
+    def poses(self, times: Timetable, size: int, batch: int) -> Generator[Tensor, None, None]:
         """The driving frames as the host takes them, (3, size, size) each, decoded in a thread of their own."""
         cut = ((self.square or Square.centred(frame)).cut(frame, size) for frame in times.pictures(self.frames.timed()))
         return read_ahead(cut, AHEAD * batch)
 
     def again(self) -> Scene:
-        """The same for one more reading: what it converts is said once."""
-        return Scene(Frames(self.frames.path), self.square)
+        """The same for one more reading: what it converts is said once. A pipe has no other."""
+        return self if isinstance(self.frames, Piped) else Scene(Frames(self.frames.path), self.square)
+
+    def close(self) -> None:
+        """Wait for no frame of a pipe, which may never come."""
+        if isinstance(self.frames, Piped):
+            self.frames.close()
 
 
 @dataclass(frozen=True)
@@ -119,7 +127,7 @@ def animate_files(options: AnimationOptions, warn: Say = lambda text: None) -> I
         KeyboardInterrupt: interrupted before the first frame of a video, which then is not written.
     """
     sources = {path: read_picture(path, warn) for path in options.sources}
-    drivings = {path: Frames(path, warn) for path in options.drivings}
+    drivings = {path: open_frames(path, warn) for path in options.drivings}
     trained = read_trained(options.checkpoint)
     host = trained.host(resolve_device(options.device))
     options.motion.check(host)  # before the first line of progress
@@ -132,6 +140,9 @@ def animate_files(options: AnimationOptions, warn: Say = lambda text: None) -> I
     animators = {path: animator_of(host, source, size, options) for path, source in found.items()}
     tracks = dict[Path, Track]()  # of one driving video at a time: its keypoints serve all sources
     with interruption() as stop:
+        for frames in drivings.values():
+            if isinstance(frames, Piped):
+                frames.heed(stop)
         for job in options.jobs():
             moved = [animators[path] for path in job.sources]
             if options.wants_track and job.driving not in tracks:
@@ -153,8 +164,7 @@ def square_of(path: Path, frame: Frame, options: AnimationOptions) -> Square:
 def _driving_square(frames: Frames, options: AnimationOptions) -> Square | None:
     if options.crop_driving is None:
         return None
-    first = next(iter(Frames(frames.path)))
-    return find_square(frames.path, first, options.crop_driving, numbered=False)
+    return find_square(frames.path, frames.first(), options.crop_driving, numbered=False)
 
 
 def animator_of(host: Host, source: Source, size: int, options: AnimationOptions) -> Animator:
@@ -218,11 +228,13 @@ def _write(
     best = track is not None and options.wants_best_frame
     references = [track.best_frame(animator.keypoints) for animator in animators] if track and best else []
     poses = scene.poses(times, layout.pictures[0].shape[-1], options.batch)
+    smoother = _as_they_come(options, frames, times) if track is None and options.smooth else None
     bar = tqdm(total=frames.length, unit=" frames", desc="animate")
     sheet, shape = ContactSheet() if options.contact_sheet else None, (0, 0)
     output = write_frames(job.output, frames.frame_rate, SYNTHETIC)
-    with bar, output as append, write_behind(append, AHEAD * options.batch) as later:
-        for pose, results in move(animators, poses, options.batch, track=track, references=references):
+    with closing(poses), closing(scene), bar, output as append, write_behind(append, AHEAD * options.batch) as later:
+        moved = move(animators, poses, options.batch, track=track, references=references, smoother=smoother)
+        for pose, results in moved:
             shown, (time, lasts) = layout(pose, results), times.next()
             if form in SOUNDING:
                 shown = even(shown)
@@ -236,18 +248,27 @@ def _write(
     if sheet is not None:
         sheet.draw(job.output.with_name(f"{job.output.stem}_sheet.png"))
     end = append.end if stop or times.broken else None
-    sounding = form in SOUNDING
+    sound = None
+    if form in SOUNDING:
+        heard, ahead = frames.sound()
+        sound = keep_audio(job.output, heard, job.output, times.start + ahead, end)
     return Animated(
         path=job.output,
         frames=int(bar.n),
         size=shape,
         pace=str(append.pace),
-        sound=keep_audio(job.output, job.driving, job.output, times.start, end) if sounding else None,
+        sound=sound,
         references=tuple(_said(track, number) for number in references) if track else (),
         broken=str(times.broken) if times.broken else None,
         expected=frames.length,
         interrupted=bool(stop),
     )
+
+
+def _as_they_come(options: AnimationOptions, frames: Frames, times: Timetable) -> Smoother:
+    """What smooths the keypoints of frames that are seen once, by the times of the frames."""
+    smoother = CausalSmoother(options.smooth, float(frames.frame_rate))
+    return lambda found: smoother(found, times.ahead(len(found.value)))
 
 
 def _said(track: Track, number: int) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from memcomp.experiments.animation.motion import Motion
 from memcomp.experiments.files import untaken
+from memcomp.experiments.video import is_pipe
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -20,15 +21,18 @@ class AnimationOptions:
     sources: tuple[Path, ...]
     """Pictures."""
     drivings: tuple[Path, ...]
-    """Videos, or folders of pictures; none: the sources are turned, see `turning`."""
+    """Videos, or folders of pictures; none: the sources are turned, see `turning`. A pipe ("-" is the standard
+    input) comes alone and becomes one result: it shows each frame once."""
     output: Path
     """mp4, webm or gif file, or a folder of PNG; with several results a folder of them. Each appears when it is done,
     or when it is interrupted."""
     motion: Motion = field(default_factory=Motion)
     best_frame: bool | None = None
-    """Let relative motion count from the driving frame most like the source; None = if the motion is relative."""
+    """Let relative motion count from the driving frame most like the source; None = if the motion is relative.
+    Never of a pipe."""
     smooth: float = 0
-    """Seconds over which the driving keypoints are averaged; 0 = not."""
+    """Seconds over which the driving keypoints are averaged, before and after each frame; of a pipe before it alone, so
+    that the motion comes about as late. 0 = not."""
     crop: str | None = None
     """The square of the source, see `find_square`; None = the largest centred one."""
     face: int | None = None
@@ -59,15 +63,20 @@ class AnimationOptions:
     """Generate by torch.compile."""
 
     @property
+    def piped(self) -> bool:
+        """Whether the driving video comes through a pipe."""
+        return any(is_pipe(path) for path in self.drivings)
+
+    @property
     def wants_best_frame(self) -> bool:
-        """Whether a reference is to be chosen; only relative motion has one."""
+        """Whether a reference is to be chosen; only relative motion has one, and who sees each frame once cannot."""
         relative = self.motion.mode == "relative"
-        return relative and (self.best_frame is None or self.best_frame)
+        return relative and not self.piped and (self.best_frame is None or self.best_frame)
 
     @property
     def wants_track(self) -> bool:
         """Whether the whole driving video must be looked at before its first frame is generated."""
-        return self.wants_best_frame or self.smooth > 0
+        return self.wants_best_frame or (self.smooth > 0 and not self.piped)
 
     def jobs(self) -> list[Job]:
         """The videos to write of driving videos."""

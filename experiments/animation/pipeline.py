@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ _END = object()
 POLL = 0.1  # seconds after which a waiting thread looks whether the other is gone
 
 
-def read_ahead(items: Iterable[T], depth: int) -> Iterator[T]:
+def read_ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     """Yield what `items` yields, taken in a thread of its own up to `depth` ahead.
 
     An exception of `items` comes after what was yielded before it. The thread ends with the generator.

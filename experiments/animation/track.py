@@ -80,22 +80,24 @@ class CausalSmoother:
 
     Args:
         seconds: time constant, above 0.
-        frame_rate: frames per second.
+        frame_rate: frames per second, of frames that come without times.
     """
 
     def __init__(self, seconds: float, frame_rate: float) -> None:
-        self.keep = math.exp(-1 / (seconds * frame_rate))
+        self.seconds, self.step = seconds, 1 / frame_rate
         self._last: dict[str, Tensor] | None = None
+        self._time = 0.0
 
-    def __call__(self, keypoints: Keypoints) -> Keypoints:
-        """Smooth the next keypoints (B, K, D), one frame after the other."""
+    def __call__(self, keypoints: Keypoints, times: Sequence[float] | None = None) -> Keypoints:
+        """Smooth the next keypoints (B, K, D), one frame after the other, at `times` in seconds."""
         smoothed = list[dict[str, Tensor]]()
         for number in range(len(keypoints.value)):
             now = {name: value[number : number + 1] for name, value in tensors_of(keypoints).items()}
-            last = self._last
+            last, time = self._last, self._time + self.step if times is None else times[number]
             if last is not None:
-                now = {name: torch.lerp(value, last[name], self.keep) for name, value in now.items()}
-            self._last = now
+                keep = math.exp((self._time - time) / self.seconds)
+                now = {name: torch.lerp(value, last[name], keep) for name, value in now.items()}
+            self._last, self._time = now, time
             smoothed.append(now)
         return replace(keypoints, **{name: torch.cat([one[name] for one in smoothed]) for name in smoothed[0]})
 

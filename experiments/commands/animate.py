@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         default=[],
-        help="video, or folder of pictures, to follow, or more (may be missing with --yaw, --pitch or --roll)",
+        help="video, or folder of pictures, to follow, or more; - or a named pipe: one that comes through a pipe "
+        "(may be missing with --yaw, --pitch or --roll)",
     )
     parser.add_argument(
         "--output",
@@ -62,7 +63,11 @@ def _motion(group: argparse._ArgumentGroup) -> None:
         help="relative: count motion from the driving frame most like the source, not from the first (default: yes)",
     )
     group.add_argument(
-        "--smooth", type=number(0), default=0, metavar="SECONDS", help="average the driving motion over about that long"
+        "--smooth",
+        type=number(0),
+        default=0,
+        metavar="SECONDS",
+        help="average the driving motion over about that long; from a pipe it then comes about as late",
     )
     for angle, way in (("yaw", "to the side"), ("pitch", "up or down"), ("roll", "about the line of sight")):
         group.add_argument(
@@ -102,6 +107,8 @@ def run(args: argparse.Namespace) -> None:
     files = {"sources": tuple(args.source), "drivings": tuple(args.driving)}
     options = options_of(AnimationOptions, args, motion=motion, **files)
     _check(args, options.jobs())
+    if options.piped:
+        _check_pipe(args, len(options.jobs()))
     broken = []
     for made in animate_files(options, warn) if args.driving else turn_files(options, warn):
         sound = {True: ", with its sound", False: ", without sound", None: ": the form has no sound"}[made.sound]
@@ -111,7 +118,8 @@ def run(args: argparse.Namespace) -> None:
             of = f" for {source}" * (len(made.references) > 1)
             print(f"motion counts from {reference} of the driving video, the one most like the source{of}")
         if made.interrupted:
-            raise KeyboardInterrupt(f"{made.path} holds {made.frames} of {made.expected or 'more'} frames")
+            of = "" if made.expected is None else f" of {made.expected}"
+            raise KeyboardInterrupt(f"{made.path} holds {made.frames}{of} frames")
         broken += [f"{made.path}: written, but incomplete: {made.broken}"] * bool(made.broken)
     if broken:
         raise Incomplete("; ".join(broken))
@@ -121,6 +129,8 @@ def _check(args: argparse.Namespace, jobs: list) -> None:
     """Raise UserError for options that do not go together, and for outputs that would replace an input."""
     if not args.driving:
         _check_turn(args)
+    if str(args.output) == "-":
+        raise UserError("--output -: expected a file or a folder, videos are not written into a pipe")
     if args.paste and (args.side_by_side or args.grid):
         raise UserError("--paste: expected without --side-by-side and --grid, which show the square alone")
     if args.side_by_side and args.grid:
@@ -136,6 +146,16 @@ def _check(args: argparse.Namespace, jobs: list) -> None:
     for output in [job.output for job in jobs] or [args.output]:
         if os.path.realpath(output) in inputs:
             raise UserError(f"{output}: expected an output that is neither the source nor the driving video")
+
+
+def _check_pipe(args: argparse.Namespace, results: int) -> None:
+    """Say what a video is given up that shows each frame once; raise UserError where it would be needed again."""
+    if len(args.driving) > 1 or results > 1:
+        raise UserError("--driving: expected a pipe alone, with one --source or --grid: it shows each frame once")
+    if args.best_frame:
+        warn("--best-frame: a pipe shows each frame once, so motion counts from its first frame")
+    if args.smooth:
+        warn(f"--smooth {args.smooth:g}: a pipe does not show what follows, so the motion comes about as late")
 
 
 def _check_turn(args: argparse.Namespace) -> None:

@@ -2,12 +2,13 @@
 
 What a file says of itself is obeyed: when each frame is shown (`reading`), which way up and how wide its pixels are,
 its transparency and its colours (`pixels`, `colours`, `pictures`), and when its sound begins (`sound`). Which files
-of a folder are taken, and in which order: `folders`.
+of a folder are taken, and in which order: `folders`. What comes through a pipe: `piped`.
 """
 
 from memcomp.experiments.video.folders import PICTURES, VIDEOS, ClipFolder, is_clip, pictures_in
 from memcomp.experiments.video.forms import SOUNDING, FrameWriter, form_of, write_frames
 from memcomp.experiments.video.pictures import Frame, even, fit, picture_size, read_picture, to_frame
+from memcomp.experiments.video.piped import Piped, is_pipe, open_frames
 from memcomp.experiments.video.reading import DECODER_VERSION, BrokenOff, Frames, Shown, Timetable
 from memcomp.experiments.video.seeking import FrameList, sought
 from memcomp.experiments.video.sound import keep_audio
@@ -26,13 +27,16 @@ __all__ = [
     "FrameList",
     "FrameWriter",
     "Frames",
+    "Piped",
     "Shown",
     "Timetable",
     "even",
     "fit",
     "form_of",
     "is_clip",
+    "is_pipe",
     "keep_audio",
+    "open_frames",
     "picture_size",
     "pictures_in",
     "rate_of",

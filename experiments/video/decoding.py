@@ -15,6 +15,7 @@ from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import kind_of
 from memcomp.experiments.video.ending import lacks_index
 from memcomp.experiments.video.opening import open_media
+from memcomp.experiments.video.sound import SoundAside
 
 
 @contextmanager
@@ -32,23 +33,38 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
         why = "it breaks off before its index" if lacks_index(path) else error.strerror
         raise UserError(f"{path}: expected a video, it cannot be read as one ({why})") from None
     with container:
-        stream = container.streams.best("video")  # not a cover picture
-        cover = stream is not None and bool(stream.disposition & av.stream.Disposition.attached_pic)  # of a song
-        if stream is None or cover or container.format.name == "tty":  # a text file is none
-            raise UserError(f"{path}: expected a video, it has no video stream")
-        yield container, stream
+        yield container, video_stream(container, path)
+
+
+def video_stream(container: Any, path: Path) -> Any:
+    """The stream of a container that is read.
+
+    Raises:
+        UserError: it has none; it names `path`.
+    """
+    stream = container.streams.best("video")  # not a cover picture
+    cover = stream is not None and bool(stream.disposition & av.stream.Disposition.attached_pic)  # of a song
+    if stream is None or cover or container.format.name == "tty":  # a text file is none
+        raise UserError(f"{path}: expected a video, it has no video stream")
+    return stream
 
 
 class Decoding:
     """The frames of a stream as the decoder gives them, up to the first that it cannot read.
+
+    Args:
+        container: opened.
+        stream: of it.
+        aside: takes the packets of the container's sound on the way; None = they are passed over.
 
     Attributes:
         broken: whether there was one.
         reason: what the decoder said of it.
     """
 
-    def __init__(self, container: Any, stream: Any) -> None:
+    def __init__(self, container: Any, stream: Any, aside: SoundAside | None = None) -> None:
         self.container, self.stream, self.decoder = container, stream, decoder_of(stream)
+        self.aside = aside
         self.broken, self.reason = False, ""
         # AVI stamps frames in the order in which they are stored; where some refer to later ones, another is shown
         self._stored: list[int] | None = [] if container.format.name == "avi" else None
@@ -61,9 +77,13 @@ class Decoding:
         """The packets that hold something."""
         skip_damage = self.container.format.name == "mpegts"  # marks every packet after a disturbance
         try:
-            for packet in self.container.demux(self.stream):
+            beside = [] if self.aside is None else [self.aside.stream]
+            for packet in self.container.demux(self.stream, *beside):
                 if self.broken:
                     return
+                if self.aside is not None and packet.stream_index != self.stream.index:
+                    self.aside.add(packet)
+                    continue
                 if packet.is_corrupt and not skip_damage:
                     self.broken, self.reason = True, "its data end"
                     return

@@ -43,20 +43,24 @@ def breaks_off(path: Path, form: str) -> bool:
         path: file.
         form: libavformat's name of the container.
     """
-    size = path.stat().st_size
     with path.open("rb") as file:
-        if form.startswith("mov,"):
-            return _boxes_end(file, size) > size
-        if form.startswith("matroska"):
-            return _segment_end(file) > size
-        if form == "avi":
-            head = file.read(8)
-            return int.from_bytes(head[4:], "little") + 8 > size
-        if form == "mpegts":
-            return size % 188 != 0 and size % 192 != 0 and size % 204 != 0
-        if form == "gif":
-            file.seek(max(0, size - 16))
-            return b";" not in file.read()
+        return broken_off(file, path.stat().st_size, form)
+
+
+def broken_off(file: BinaryIO, size: int, form: str) -> bool:
+    """Whether what an open file of so many bytes says of its structure goes on beyond them; see `breaks_off`."""
+    if form.startswith("mov,"):
+        return _boxes_end(file, size) > size
+    if form.startswith("matroska"):
+        return _segment_end(file) > size
+    if form == "avi":
+        head = file.read(8)
+        return int.from_bytes(head[4:], "little") + 8 > size
+    if form == "mpegts":
+        return size % 188 != 0 and size % 192 != 0 and size % 204 != 0
+    if form == "gif":
+        file.seek(max(0, size - 16))
+        return b";" not in file.read()
     return False
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -61,6 +62,10 @@ class Timetable:
         except BrokenOff as error:
             self.broken = error
 
+    def ahead(self, count: int) -> list[float]:
+        """Seconds from the first frame to each of the next `count`, which are not taken away."""
+        return [float(self._times[number][0]) for number in range(count)]
+
     def next(self) -> tuple[Fraction, Fraction]:
         """Seconds from the first frame to the next one that was not asked for, and how long it lasts."""
         return self._times.popleft()
@@ -107,7 +112,7 @@ class Frames:
         if self._webp:
             self.length = None
             return
-        with opened(self.path) as (container, stream):
+        with self._opened() as (container, stream):
             rate = stream.average_rate or stream.base_rate
             self.frame_rate = Fraction(rate) if rate and rate <= FASTEST else FOLDER_RATE
             self.length = promised_frames(container, stream)
@@ -134,6 +139,14 @@ class Frames:
         for draw, _, _ in self._undrawn():
             yield draw
 
+    def first(self) -> Frame:
+        """The first frame."""
+        return next(iter(Frames(self.path)))
+
+    def sound(self) -> tuple[Path | None, Fraction]:
+        """The file that has the sound, if there is one, and how many seconds its clock is ahead of the frames'."""
+        return self.path, Fraction(0)
+
     def times(self) -> list[Fraction]:
         """When each frame is shown, in seconds; the file is decoded only if it cannot be told otherwise.
 
@@ -155,7 +168,7 @@ class Frames:
             UserError: as iterating does.
         """
         if self._list is None and not self._pictures and not self._webp:
-            with opened(self.path) as (container, stream):
+            with self._opened() as (container, stream):
                 if container.format.name in PACKED and stream.codec_context.name.split("-")[0] in WHOLE:
                     listing = Decoding(container, stream)
                     found = FrameList.of(listing.packets(), stream.codec_context)
@@ -180,8 +193,8 @@ class Frames:
 
     def _decoded(self) -> Iterator[tuple[Callable[[], Frame], Fraction, Fraction]]:
         """Decode a video; each frame waits until the next one tells how long it is shown."""
-        with opened(self.path) as (container, stream):
-            decoding = Decoding(container, stream)
+        with self._opened() as (container, stream):
+            decoding = self._decoding(container, stream)
             clock, look = Clock(1 / self.frame_rate), Look()
             shown, waiting, time = 0, None, Fraction(0)
             for frame in decoding:
@@ -197,6 +210,15 @@ class Frames:
                 yield partial(look.picture, waiting), time, lasts
             self._check_end(container, stream, shown, decoding)
 
+    def _opened(self) -> AbstractContextManager[tuple[Any, Any]]:
+        return opened(self.path)
+
+    def _decoding(self, container: Any, stream: Any) -> Decoding:
+        return Decoding(container, stream)
+
+    def _breaks_off(self, container: Any, stream: Any) -> bool:
+        return breaks_off(self.path, container.format.name)
+
     def _say(self, notes: Iterable[str]) -> None:
         if self.say is not None:
             for note in notes:
@@ -208,7 +230,7 @@ class Frames:
             raise UserError(f"{self.path}: expected a video, {why}")
         promised = promised_frames(container, stream)
         exact = container.format.name == PACKED[0] and promised is not None
-        if decoding.broken or (breaks_off(self.path, container.format.name) and (not exact or shown < (promised or 0))):
+        if decoding.broken or (self._breaks_off(container, stream) and (not exact or shown < (promised or 0))):
             raise BrokenOff(self.path, shown, promised, decoding.reason)
 
 

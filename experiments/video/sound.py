@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import tempfile
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from memcomp.experiments.files import atomic_write
 from memcomp.experiments.video.opening import open_media
 from memcomp.experiments.video.timing import JUMP
+from memcomp.experiments.video.writing import INDEX_FIRST
 
 # container → codecs that its players know, and the one that others become
 COPIED = {"mp4": ("aac", "mp3", "ac3", "eac3", "alac", "opus"), "webm": ("opus", "vorbis")}
@@ -24,7 +26,7 @@ Timed = tuple[float, int, Any]  # seconds, number of the stream, packet
 
 def keep_audio(
     video: str | Path,
-    original: str | Path,
+    original: str | Path | None,
     output: str | Path,
     start: Fraction = Fraction(0),
     end: Fraction | None = None,
@@ -36,7 +38,7 @@ def keep_audio(
 
     Args:
         video: its first frame has time 0.
-        original: has the sound.
+        original: has the sound; None = there is none.
         output: mp4 or WebM file to write, as `video` is; may be `video` itself.
         start: the time of that frame on the clock of `original`.
         end: seconds after the first frame at which the sound is cut; None = whole.
@@ -44,7 +46,7 @@ def keep_audio(
     Returns:
         whether sound was written. If not, nothing is.
     """
-    if not Path(original).is_file():
+    if original is None or not Path(original).is_file():
         return False
     for encode in (False, True):
         try:
@@ -53,6 +55,41 @@ def keep_audio(
         except (av.error.FFmpegError, ValueError):  # a codec that the container does not know, or damaged data
             continue
     return False
+
+
+class SoundAside:
+    """Lays the sound of a container that can be read only once into a temporary file, while its pictures are decoded.
+
+    Attributes:
+        stream: the sound in that container.
+        refused: whether a packet could not be laid aside; none after it is.
+    """
+
+    later = Fraction(10)
+    """Seconds by which the file's clock is ahead of the container's: a file has no negative times."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream, self.refused = stream, False
+        self._file = tempfile.NamedTemporaryFile(prefix="memcomp-", suffix=".nut")  # noqa: SIM115 (kept while this is)
+        self._container: Any = av.open(self._file.name, "w", format="nut")
+        self._target = self._container.add_stream_from_template(stream)
+
+    def add(self, packet: Any) -> None:
+        """Take the next packet of the sound."""
+        if self.refused or not packet.size or packet.dts is None or packet.is_corrupt:
+            return
+        ticks = round(self.later / packet.time_base)
+        packet.pts, packet.dts = (packet.dts if packet.pts is None else packet.pts) + ticks, packet.dts + ticks
+        packet.stream = self._target
+        try:
+            self._container.mux(packet)
+        except (av.error.FFmpegError, ValueError):  # a codec that the file does not know, times that go back
+            self.refused = True
+
+    def finished(self) -> Path:
+        """The file, once nothing follows; `keep_audio` reads it."""
+        self._container.close()
+        return Path(self._file.name)
 
 
 class _Nothing(Exception):
@@ -69,7 +106,11 @@ def _joined(video: str, original: str, output: str | Path, start: Fraction, end:
         first = min(start, begin)  # time 0 of the output: nothing lies before it
         until = None if end is None else start + end - first
         try:
-            with atomic_write(output) as temporary, av.open(str(temporary), "w", format=form) as container:
+            index = INDEX_FIRST.get(form)
+            with (
+                atomic_write(output) as temporary,
+                av.open(str(temporary), "w", format=form, container_options=index) as container,
+            ):
                 about = {key.lower(): value for key, value in pictures.metadata.items()}
                 container.metadata.update({key: about[key] for key in ("comment",) if key in about})
                 picture = pictures.streams.video[0]
@@ -110,6 +151,8 @@ def _packets(container: Any, stream: Any, kind: int, shift: Fraction) -> Iterato
                     continue
                 offset += last + (packet.duration or 1) - dts  # recordings put one behind the other
                 dts = packet.dts + offset
+            if not packet.duration and last is not None:  # NUT does not tell; a last packet of no length is left out
+                packet.duration = dts - last
             packet.pts, packet.dts, last = (packet.dts if packet.pts is None else packet.pts) + offset, dts, dts
             yield float(dts * base), kind, packet
     except av.error.FFmpegError:  # the sound breaks off; what there is of it is kept

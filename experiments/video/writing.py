@@ -19,6 +19,7 @@ from memcomp.experiments.video.timing import Pace
 # container, codec and its options; crf: constant rate factor, 0 = without loss; bf: frames that refer to later ones,
 # without which a file's header tells the true end of its last frame
 MP4 = "mp4", "libx264", {"crf": "16", "bf": "0"}
+INDEX_FIRST = {"mp4": {"movflags": "faststart"}}  # a player, or a pipe, begins before the whole file has come
 WEBM = "webm", "libvpx-vp9", {"crf": "22", "b:v": "0", "deadline": "good", "cpu-used": "4"}
 FINE = 10_000  # ticks in a second, at least: times are rounded to ticks
 BT709 = 1  # primaries, transfer characteristic and matrix, in ITU-T H.273
@@ -114,7 +115,10 @@ def write_video(
     """
     rate = Fraction(frame_rate).limit_denominator(60_000)
     form, codec, options = WEBM if Path(path).suffix == ".webm" else MP4
-    with atomic_write(path) as temporary, av.open(str(temporary), "w", format=form) as container:
+    with (
+        atomic_write(path) as temporary,
+        av.open(str(temporary), "w", format=form, container_options=INDEX_FIRST.get(form)) as container,
+    ):
         options = options | ({} if key_frames is None else {"g": str(key_frames)})
         if comment:
             container.metadata["comment"] = comment

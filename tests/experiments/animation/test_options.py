@@ -120,6 +120,17 @@ def test_half_precision_and_compilation_change_little(small_host, clips_root, mo
     assert torch.allclose(again, plain, atol=1e-5) and batches == [2, 2, 2]  # the last one filled up
 
 
+def test_where_nothing_compiles_one_line_says_so(animate, tmp_path, monkeypatch, capsys):
+    def refuse(graph, inputs):
+        raise RuntimeError("No working C++ compiler found")
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=refuse))
+    assert animate("--compile", output="out.mp4") == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert "compile: expected what torch.compile needs, a C++ compiler (CXX, g++) and on a GPU Triton: " in line
+    assert "No working C++ compiler found" in line and not (tmp_path / "out.mp4").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

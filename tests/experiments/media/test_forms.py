@@ -49,6 +49,29 @@ def test_pictures_times_and_the_word(name, most, tmp_path):
     assert said(path) == WORD and [one.name for one in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "pix"), [("a.mp4", "h264", "yuv420p"), ("a.webm", "vp9", "yuv420p"), ("a.gif", "gif", "bgra")]
+)
+@pytest.mark.parametrize("sound", [False, True])
+def test_videos_are_what_browsers_play(name, codec, pix, sound, tmp_path, media):
+    path = tmp_path / name
+    with write_frames(path, Fraction(25), WORD) as append:
+        for picture, time in zip(pictures(), TIMES, strict=True):
+            append(picture, time, Fraction(1, 25))
+    if sound and name != "a.gif":
+        beep = (np.sin(np.arange(24_000) / 9) * 9000).astype(np.int16)
+        media.write(tmp_path / "b.mkv", list(pictures()), sound=("aac", beep, 0))
+        assert keep_audio(path, tmp_path / "b.mkv", path)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == (codec, pix)
+    data = path.read_bytes()
+    if name == "a.mp4":
+        assert data.index(b"moov") < data.index(b"mdat")  # playing begins before all of it is there
+    if name == "a.gif":
+        assert data[:6] == b"GIF89a" and b"NETSCAPE2.0\x03\x01\x00\x00" in data  # which repeats for ever
+
+
 @pytest.mark.parametrize("name", ["a.gif", "frames"])
 def test_what_fails_half_way_is_not_there(name, tmp_path):
     with pytest.raises(KeyError), write_frames(tmp_path / name, Fraction(25)) as append:

@@ -1,0 +1,166 @@
+"""A video that comes through a pipe: read once, from front to end, as it comes."""
+
+from __future__ import annotations
+
+import io
+import select
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import av
+
+from memcomp.experiments.errors import UserError
+from memcomp.experiments.video.decoding import Decoding, video_stream
+from memcomp.experiments.video.ending import broken_off
+from memcomp.experiments.video.opening import open_media
+from memcomp.experiments.video.pixels import Frame
+from memcomp.experiments.video.reading import Frames, Shown
+from memcomp.experiments.video.sound import SoundAside
+
+STDIN = Path("-")
+HEAD = 64  # bytes, in which a container says how long it is
+POLL = 0.1  # seconds after which one who waits for bytes looks whether they are still wanted
+FORMS = "mpegts, Matroska, NUT, Y4M, fragmented mp4"
+
+
+def is_pipe(path: Path) -> bool:
+    """Whether a path is "-", the standard input, or a named pipe."""
+    return path == STDIN or path.is_fifo()
+
+
+class Pipe:
+    """The bytes that come through a pipe, as libavformat asks for them.
+
+    Attributes:
+        stop: holds something once no more bytes are wanted; reading then finds the end.
+        head: the first bytes.
+        count: how many there were.
+        ended: whether the other side has ended.
+
+    Raises:
+        UserError: the standard input is closed, or a terminal.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.stop: Sequence[int] = ()
+        self.head, self.count, self.ended = b"", 0, False
+        try:
+            self._file = io.FileIO(0, closefd=False) if path == STDIN else io.FileIO(path)
+        except OSError as error:
+            raise UserError(f"{name_of(path)}: expected a pipe that can be read ({error.strerror})") from None
+        if self._file.isatty():
+            raise UserError(f"{name_of(path)}: expected a video through a pipe, it is a terminal")
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes; none at the end."""
+        while not self.stop:
+            if select.select([self._file], [], [], POLL)[0]:
+                data = self._file.read(size)
+                self.head, self.count, self.ended = self.head or data[:HEAD], self.count + len(data), not data
+                return data
+        return b""
+
+    def close(self) -> None:
+        """Let go of it: the other side cannot write any more."""
+        self.stop = [0]
+        self._file.close()
+
+
+class Piped(Frames):
+    """The frames of a video that comes through a pipe, which can be iterated over once.
+
+    Its sound is laid aside meanwhile.
+
+    Args:
+        path: of a named pipe, or `STDIN`.
+        say: as of `Frames`.
+
+    Raises:
+        UserError: what comes is no video, or one that cannot be read from front to end; it was iterated over before.
+    """
+
+    def __init__(self, path: Path, say: Callable[[str], None] | None = None) -> None:
+        self._pipe, self._begun = Pipe(path), False
+        self._coming: Iterator[Shown] | None = None
+        try:
+            self._container = open_media(self._pipe)
+        except av.error.FFmpegError as error:
+            raise _refusal(name_of(path), self._pipe, str(error.strerror)) from None
+        self._stream = video_stream(self._container, name_of(path))
+        sound = self._container.streams.best("audio")
+        self._sound = None if sound is None else SoundAside(sound)
+        super().__init__(name_of(path), say)
+
+    def heed(self, stop: Sequence[int]) -> None:
+        """Let the video end where it is once `stop` holds something."""
+        self._pipe.stop = stop
+
+    def close(self) -> None:
+        """Wait for no more bytes."""
+        self._pipe.stop = [0]
+
+    def first(self) -> Frame:
+        """The first frame, which the iteration still gives."""
+        coming = super().timed()
+        shown = next(coming)
+        self._coming = chain([shown], coming)
+        return shown.picture
+
+    def timed(self) -> Iterator[Shown]:
+        """Iterate over the frames with their times, once."""
+        coming, self._coming = self._coming or super().timed(), None
+        return coming
+
+    def listed(self) -> None:
+        """None: the frames have to be decoded to be known."""
+
+    def sound(self) -> tuple[Path | None, Fraction]:
+        """Where the sound was laid that came with the frames; see `Frames.sound`."""
+        return (None, Fraction(0)) if self._sound is None else (self._sound.finished(), self._sound.later)
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[Any, Any]]:
+        yield self._container, self._stream
+
+    def _decoding(self, container: Any, stream: Any) -> Decoding:
+        if self._begun:
+            raise UserError(f"{self.path}: expected to be read once, a pipe shows each frame one time")
+        self._begun = True
+        return Decoding(container, stream, self._sound)
+
+    def _check_end(self, container: Any, stream: Any, shown: int, decoding: Decoding) -> None:
+        if self._pipe.stop:
+            if shown == 0:
+                raise KeyboardInterrupt
+        elif shown == 0:
+            raise _refusal(self.path, self._pipe, decoding.reason or "it holds no frame")
+        else:
+            super()._check_end(container, stream, shown, decoding)
+
+    def _breaks_off(self, container: Any, stream: Any) -> bool:
+        form = container.format.name
+        if form.startswith("mov,"):
+            return bool(stream.frames)  # those that it promises are counted
+        return self._pipe.ended and form != "gif" and broken_off(io.BytesIO(self._pipe.head), self._pipe.count, form)
+
+
+def open_frames(path: Path, say: Callable[[str], None] | None = None) -> Frames:
+    """The frames of a file, of a folder of pictures, or of what comes through a pipe."""
+    return Piped(path, say) if is_pipe(path) else Frames(path, say)
+
+
+def name_of(path: Path) -> Path:
+    """What messages call a pipe."""
+    return Path("standard input") if path == STDIN else path
+
+
+def _refusal(name: Path, pipe: Pipe, why: str) -> UserError:
+    """Let go of a pipe, so that nobody writes into it for nothing, and say why."""
+    pipe.close()
+    if pipe.count == 0:
+        return UserError(f"{name}: expected a video through the pipe, nothing came")
+    return UserError(f"{name}: expected a video that can be read from front to end ({FORMS}): {why}")

@@ -1,0 +1,152 @@
+"""A video through a pipe: the very frames, times and sound of its file, read once, as far as it comes."""
+
+import contextlib
+import os
+import threading
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from memcomp.experiments.errors import UserError
+from memcomp.experiments.video import BrokenOff, Frames, Piped, is_pipe, keep_audio, open_frames
+from memcomp.experiments.video.decoding import Decoding
+
+COUNT = 50
+FORMS = ("a.ts", "a.mkv", "a.mp4", "fragments.mp4", "a.nut")
+
+
+def numbered(count=COUNT):
+    frames = np.random.default_rng(0).integers(60, 190, (count, 32, 32, 1), np.uint8).repeat(3, 3)
+    for i, frame in enumerate(frames):
+        frame[:16, :16] = 12 + 4 * i
+    return list(frames)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, media):
+    """Files of 50 frames with sound that need no seeking, and one that has its index at the end."""
+    folder = tmp_path_factory.mktemp("whole")
+    sound = (np.sin(np.arange(96_000) / 9) * 9000).astype(np.int16)
+    for name, codec in (("a.ts", "aac"), ("a.mkv", "libopus"), ("a.nut", "pcm_s16le"), ("end.mp4", "aac")):
+        path = folder / name
+        heard = (codec, sound, Fraction(1, 5))
+        media.write(path, numbered(), form="mpegts" if name == "a.ts" else None, options={"g": "10"}, sound=heard)
+    for name, flags in (("a.mp4", "faststart"), ("fragments.mp4", "frag_keyframe+empty_moov")):
+        with (
+            av.open(str(folder / "end.mp4")) as given,
+            av.open(str(folder / name), "w", options={"movflags": flags}) as made,
+        ):
+            targets = {stream.index: made.add_stream_from_template(stream) for stream in given.streams}
+            for packet in given.demux():
+                if packet.dts is not None:
+                    packet.stream = targets[packet.stream_index]
+                    made.mux(packet)
+    return folder
+
+
+@pytest.fixture
+def piped(tmp_path):
+    """`piped(data)`: a named pipe into which somebody writes bytes, and then ends unless told to stay."""
+    stay, threads = threading.Event(), []
+
+    def write(path, data, ends):
+        with contextlib.suppress(BrokenPipeError), open(path, "wb", buffering=0) as file:
+            file.write(data)
+            if not ends:
+                stay.wait(60)
+
+    def make(data, ends=True):
+        path = tmp_path / f"pipe{len(threads)}"
+        os.mkfifo(path)
+        threads.append(threading.Thread(target=write, args=(path, data, ends), daemon=True))
+        threads[-1].start()
+        return path
+
+    yield make
+    stay.set()
+    for thread in threads:
+        thread.join(60)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_frames_times_and_sound_are_those_of_the_file(name, whole, piped, tmp_path, media):
+    frames = open_frames(piped((whole / name).read_bytes()))
+    assert isinstance(frames, Piped)
+    first = frames.first()
+    shown, expected = list(frames.timed()), list(Frames(whole / name).timed())
+    assert len(shown) == COUNT and np.array_equal(first, shown[0].picture)
+    for one, other in zip(shown, expected, strict=True):
+        assert np.array_equal(one.picture, other.picture) and one[1:] == other[1:]
+    with pytest.raises(UserError, match="expected to be read once, a pipe shows each frame one time"):
+        next(frames.timed())
+    media.write(tmp_path / "video.mp4", numbered(), options={"bf": "0"})
+    heard, later = frames.sound()
+    found = {}
+    for way, original, start in (("file", whole / name, Fraction(0)), ("pipe", heard, later)):
+        output = tmp_path / f"{way}.mp4"
+        assert keep_audio(tmp_path / "video.mp4", original, output, start + shown[0].time)
+        with av.open(str(output)) as container:
+            packets = [packet for packet in container.demux(container.streams.audio[0]) if packet.size]
+            picture = container.streams.video[0]
+            begins = min(packet.pts * packet.time_base for packet in packets) - picture.start_time * picture.time_base
+            found[way] = [bytes(packet) for packet in packets], float(begins)
+    if name != "a.nut":  # whose sound no mp4 takes as it is: encoded anew
+        assert found["file"][0] == found["pipe"][0]
+    assert abs(found["file"][1] - found["pipe"][1]) < 0.005
+
+
+@pytest.mark.parametrize("name", ["a.ts", "a.mkv", "a.mp4"])
+def test_one_that_breaks_off_says_so(name, whole, piped):
+    data = (whole / name).read_bytes()
+    frames, seen = Piped(piped(data[: len(data) * 6 // 10 // 188 * 188 + 94])), []
+    with pytest.raises(BrokenOff, match=r"pipe0: damaged after frame \d+, \d+ of \d+ frames"):
+        seen.extend(frames.timed())
+    assert 20 <= len(seen) < COUNT
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", r"pipe0: expected a video through the pipe, nothing came"),
+        (b"\x93\x01" * 999, r"pipe0: expected a video that can be read from front to end \(mpegts, Matroska"),
+        (b"a text is no video\n" * 50, r"pipe0: expected a video"),
+        ("end.mp4", r"pipe0: expected a video that can be read from front to end \(mpegts, Matroska"),
+    ],
+)
+def test_what_is_no_video_or_cannot_be_read_from_front_to_end_is_refused(data, said, whole, piped):
+    data = (whole / data).read_bytes() if isinstance(data, str) else data
+    with pytest.raises(UserError, match=said):
+        list(Piped(piped(data)))
+
+
+def test_nobody_waits_for_frames_that_are_no_longer_wanted(whole, piped, monkeypatch):
+    stop = []
+    frames = Piped(piped((whole / "a.ts").read_bytes(), ends=False))
+    frames.heed(stop)
+    seen = []
+    for frame in frames:  # a decoder gives those that it holds when it knows that no more come
+        seen.append(frame)
+        if len(seen) == 20:
+            threading.Timer(0.3, stop.append, [2]).start()
+    assert 20 < len(seen) <= COUNT
+    monkeypatch.setattr(Decoding, "__iter__", lambda self: iter(()))  # not one was there
+    with pytest.raises(KeyboardInterrupt):
+        waiting = Piped(piped((whole / "a.ts").read_bytes(), ends=False))
+        waiting.close()
+        list(waiting)
+
+
+def test_what_is_a_pipe(whole, tmp_path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    assert is_pipe(Path("-")) and is_pipe(fifo) and not is_pipe(whole / "a.ts") and not is_pipe(whole)
+    own, other = os.openpty()
+    try:
+        with pytest.raises(UserError, match="expected a video through a pipe, it is a terminal"):
+            Piped(Path(os.ttyname(other)))
+    finally:
+        os.close(own)
+        os.close(other)
