@@ -35,7 +35,7 @@ def sent(data, **words):
         (lambda x: x.index_put_((x > 0,), torch.zeros((), device="cuda")), {"index_put_": 1}),
         (lambda x: torch.where(x > 0, x, 0).mean() * 2, {}),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else "call",
 )
 def test_what_the_host_waits_for(call, waits):
     with Faked(), Watch(CUDA) as watch:
