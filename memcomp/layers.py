@@ -1,4 +1,4 @@
-"""Layers without an equation of their own: splitting channels, folding 1x1 convolutions, dynamic convolution."""
+"""Layers without an equation of their own: splitting channels, folding 1x1 convolutions, norm, dynamic convolution."""
 
 import math
 
@@ -50,6 +50,19 @@ def preserve_variance(conv: nn.Conv2d) -> None:
     nn.init.normal_(conv.weight, std=1 / math.sqrt(conv.weight[0].numel()))
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
+
+
+class InstanceNorm(nn.InstanceNorm2d):
+    """Instance norm of features of any size and memory format, which it keeps: a group norm of one channel each.
+
+    torch's own refuses 1x1, which becomes the bias here; gives contiguous tensors whatever it is given; and, seen with
+    torch 2.14 on a CPU, gives a wrong gradient where that of a single picture comes back in channels_last.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same shape and dtype."""
+        # autocast, which leaves instance norms alone, makes group norms float32
+        return torch.group_norm(x, x.shape[1], self.weight, self.bias, self.eps).to(x.dtype)
 
 
 class DynamicConv2d(nn.Module):

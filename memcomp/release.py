@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from memcomp.attention import Query
 from memcomp.iicm import IICM, ModulatedConv2d
 from memcomp.layers import DynamicConv2d, compose
+from memcomp.layers import InstanceNorm as InstanceNorm  # pickles of version 0.1.0 look for it here
 
 # Released key -> ours. {level} is the feature size the released unit was written for, {scale} its index here.
 KEYS = {
@@ -59,16 +60,6 @@ class EqualLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs) -> (B, outputs)."""
         return F.linear(x, self.weight / math.sqrt(self.in_features), self.bias)
-
-
-class InstanceNorm(nn.InstanceNorm2d):
-    """Instance norm of features of any size: torch's own refuses 1x1, which becomes the bias here."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same shape."""
-        return torch.instance_norm(
-            x, self.weight, self.bias, None, None, True, 0.0, self.eps, torch.backends.cudnn.enabled
-        )
 
 
 class ReleaseIICM(IICM):

@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memcomp.config import CompensationConfig
-from memcomp.layers import merge, preserve_variance, split
+from memcomp.layers import InstanceNorm, merge, preserve_variance, split
 from memcomp.placed import visible_mean
-from memcomp.release import InstanceNorm
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from memcomp.layers import InstanceNorm
+
 Norm = Callable[[int], nn.Module]  # channels → normalisation layer
 PADDING = {"zeros": 0, "border": 1, "reflection": 2}  # the numbers that torch gives to `F.grid_sample`'s paddings
-
-
-class InstanceNorm(nn.InstanceNorm2d):
-    """Instance norm that keeps the memory format: torch's gives contiguous tensors whatever it is given."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(B, C, H, W) → the same shape."""
-        return laid_out(super().forward(input), input)
 
 
 def instance_norm(channels: int) -> nn.Module:

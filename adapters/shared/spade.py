@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memcomp.adapters.shared.blocks import SpectralConv2d, laid_out
+from memcomp.adapters.shared.blocks import SpectralConv2d
 
 HIDDEN = 128  # channels between a guide and the scale and shift made of it
 
@@ -22,7 +22,8 @@ class Spade(nn.Module):
     def forward(self, x: Tensor, guide: Tensor) -> Tensor:
         """(B, C, H, W) and a guide (B, G, h, w) of any size → (B, C, H, W)."""
         shared = self.mlp_shared(F.interpolate(guide, size=x.shape[2:], mode="nearest"))
-        return laid_out(F.instance_norm(x), x) * (1 + self.mlp_gamma(shared)) + self.mlp_beta(shared)
+        normed = F.group_norm(x, x.shape[1])  # as an instance norm, see `memcomp.layers.InstanceNorm`
+        return normed.to(x.dtype) * (1 + self.mlp_gamma(shared)) + self.mlp_beta(shared)
 
 
 class SpadeBlock(nn.Module):

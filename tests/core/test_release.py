@@ -14,6 +14,7 @@ from torch import Tensor
 from memcomp import CompensationConfig, MemoryCompensation
 from memcomp.attention import cross_attention
 from memcomp.checkpoint import from_release
+from memcomp.layers import InstanceNorm
 from memcomp.mcm import compose
 
 GOLDEN = Path(__file__).parent.parent / "data" / "mcnet_memory.safetensors"
@@ -136,3 +137,35 @@ def test_state_of_another_module_is_refused(golden: tuple) -> None:
         from_release({**weights, "g.extra": torch.zeros(1)}, prefix="g.")
     with pytest.raises(ValueError, match="missing"):
         from_release({"other.weight": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_instance_norm_and_its_gradients_in_any_memory_format(batch, memory_format):
+    """torch's own gives a wrong gradient for one picture whose gradient is channels_last."""
+    norm = InstanceNorm(4, affine=True).double()
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    plain = torch.randn(batch, 4, 6, 5, dtype=torch.float64).requires_grad_()
+    mean, variance = plain.mean((2, 3), keepdim=True), plain.var((2, 3), correction=0, keepdim=True)
+    expected = (plain - mean) / (variance + norm.eps).sqrt() * norm.weight[:, None, None] + norm.bias[:, None, None]
+    gradient = torch.randn_like(expected)
+    of_expected = torch.autograd.grad(expected, (plain, norm.weight, norm.bias), gradient)
+
+    x = plain.detach().clone(memory_format=memory_format).requires_grad_()
+    found = norm(x)
+    assert found.is_contiguous(memory_format=memory_format)
+    torch.testing.assert_close(found, expected)
+    of_found = torch.autograd.grad(found, (x, norm.weight, norm.bias), gradient.contiguous(memory_format=memory_format))
+    for one, other in zip(of_found, of_expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_instance_norm_of_one_place_is_the_bias_and_of_bf16_is_bf16():
+    norm = InstanceNorm(4, affine=True)
+    torch.nn.init.normal_(norm.bias)
+    torch.testing.assert_close(
+        norm(torch.randn(2, 4, 1, 1)), norm.bias.expand(2, 4)[:, :, None, None], atol=1e-4, rtol=0
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        assert norm(torch.randn(2, 4, 3, 3, dtype=torch.bfloat16)).dtype == torch.bfloat16
