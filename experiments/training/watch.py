@@ -23,8 +23,6 @@ WAITING = {
 SHAPES: dict[str, Callable[..., Any]] = {
     "pin_memory": lambda data, *device: torch.empty_like(data),
     "_pin_memory": lambda data, *device: torch.empty_like(data),
-    "cudnn_grid_sampler": lambda data, grid: data.new_empty(*data.shape[:2], *grid.shape[1:3]),
-    "cudnn_grid_sampler_backward": lambda data, grid, gradient: (torch.empty_like(data), torch.empty_like(grid)),
 }
 INDEXING = {"index", "index_put", "index_put_", "_unsafe_index", "_index_put_impl_"}
 MASKS = {torch.bool, torch.uint8}

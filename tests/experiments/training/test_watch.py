@@ -62,10 +62,3 @@ def test_live_bytes_and_their_peak(device):
         assert watch.peak == 4096 + 2 * 8192 and watch.live == 4096 + 512
         del other
         assert watch.live == 4096
-
-
-def test_the_samplers_shapes():
-    with Faked(), Watch(CUDA):
-        picture = torch.zeros(2, 3, 8, 8, device="cuda", requires_grad=True)
-        grid = torch.zeros(2, 4, 5, 2, device="cuda")
-        assert torch.nn.functional.grid_sample(picture, grid, align_corners=True).shape == (2, 3, 4, 5)
