@@ -17,12 +17,32 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from memcomp.adapters import Host
 from memcomp.handle import CHILD
 
 NOT_COUNTED = "normalisation, activations, softmax, resizing, warping and other element-wise work are not counted"
+
+
+class Counted(TorchDispatchMode):
+    """Adds up the operations of convolutions and matrix products by torch's own formulas.
+
+    In-place ones too, which `FlopCounterMode` passes over: the gradients of the memory's attention are such.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flop = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation and count it."""
+        result = func(*args, **(kwargs or {}))
+        packet = getattr(torch.ops.aten, func.overloadpacket.__name__.removesuffix("_"), func.overloadpacket)
+        if formula := flop_registry.get(packet):
+            given = {name: value for name, value in (kwargs or {}).items() if name != "out"}
+            self.flop += formula(*args, **given, out_val=result)
+        return result
 
 
 @dataclass(frozen=True)

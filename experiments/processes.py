@@ -40,6 +40,8 @@ class Processes:
         if chosen.type == "mps" and world > 1:
             chosen = torch.device("cpu")  # gloo, which averages, knows no other here
         if chosen.type == "cuda" and world > 1:
+            if "LOCAL_RANK" not in os.environ and torch.cuda.device_count() > 1:
+                raise UserError("LOCAL_RANK: expected the process's number on this machine, as torchrun sets it")
             if local >= torch.cuda.device_count():
                 found = counted(torch.cuda.device_count(), "GPU")
                 raise UserError(f"LOCAL_RANK={local}: this machine has {found}; expected as many --nproc-per-node")
@@ -115,13 +117,15 @@ class Processes:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Around what all processes do at once: one that is gone ends this one too, in one line.
+    """Around a call in which all processes take part, and that alone: one that is gone ends this one too, in one line.
 
     Raises:
         Incomplete: another process has ended, or cannot be reached any more.
     """
     try:
         yield
+    except torch.cuda.OutOfMemoryError:
+        raise
     except RuntimeError as error:  # gloo's and NCCL's
         gone = f"process {dist.get_rank()} of {dist.get_world_size()}: another one has ended or cannot be reached"
         raise Incomplete(f"{gone} ({_short(error)})") from None
@@ -136,8 +140,9 @@ def _place() -> tuple[int, int, int]:
     told = {name: os.environ[name] for name in (*NUMBERS, *MASTER) if name in os.environ}
     wrong = [f"{name}={value}" for name, value in told.items() if name in NUMBERS and not value.isdecimal()]
     numbers = {name: int(told.get(name, 0)) for name in NUMBERS} if not wrong else {}
-    if wrong or numbers["RANK"] >= numbers["WORLD_SIZE"] > 0:
-        wrong = wrong or [f"RANK={told['RANK']} of WORLD_SIZE={told['WORLD_SIZE']}"]
+    if "WORLD_SIZE" in told and not wrong and numbers["RANK"] >= numbers["WORLD_SIZE"]:
+        wrong = [f"RANK={numbers['RANK']} of WORLD_SIZE={told['WORLD_SIZE']}"]
+    if wrong:
         raise UserError(f"{wrong[0]}: expected whole numbers, ranks from 0 below WORLD_SIZE, as torchrun sets them")
     if numbers["WORLD_SIZE"] == 1 or not any(name in told for name in NUMBERS):
         return 0, 1, 0

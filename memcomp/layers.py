@@ -1,4 +1,4 @@
-"""Layers without an equation of their own: splitting channels, folding 1x1 convolutions, norm, dynamic convolution."""
+"""Layers without an equation: splitting channels, folding 1x1 convolutions, memory format, norm, dynamic ones."""
 
 import math
 
@@ -52,17 +52,24 @@ def preserve_variance(conv: nn.Conv2d) -> None:
         nn.init.zeros_(conv.bias)
 
 
+def laid_out(x: Tensor, like: Tensor) -> Tensor:
+    """The tensor x (B, C, h, w) in channels_last if that is how the channels of `like` (B', C', H, W) lie, else x."""
+    # by its stride: pictures of an expanded batch, and some channels of others, are contiguous in no format
+    last = like.shape[1] > 1 and like.stride(1) == 1
+    return x.contiguous(memory_format=torch.channels_last) if last else x
+
+
 class InstanceNorm(nn.InstanceNorm2d):
     """Instance norm of features of any size and memory format, which it keeps: a group norm of one channel each.
 
-    torch's own refuses 1x1, which becomes the bias here; gives contiguous tensors whatever it is given; and, seen with
-    torch 2.14 on a CPU, gives a wrong gradient where that of a single picture comes back in channels_last.
+    torch's own refuses 1x1, which becomes the bias here, to rounding; gives contiguous tensors whatever it is given;
+    and, seen with torch 2.14 on a CPU, gives a wrong gradient where that of a single picture is channels_last.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape and dtype."""
-        # autocast, which leaves instance norms alone, makes group norms float32
-        return torch.group_norm(x, x.shape[1], self.weight, self.bias, self.eps).to(x.dtype)
+        # autocast, which leaves instance norms alone, makes group norms float32; on CUDA they come back contiguous
+        return laid_out(torch.group_norm(x, x.shape[1], self.weight, self.bias, self.eps).to(x.dtype), x)
 
 
 class DynamicConv2d(nn.Module):

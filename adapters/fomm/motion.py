@@ -17,10 +17,10 @@ from memcomp.adapters.shared.blocks import (
     gaussians,
     inverse_2x2,
     joint_conv,
-    laid_out,
     matmul_2x2,
     warp,
 )
+from memcomp.layers import laid_out
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from memcomp.adapters.shared.blocks import (
     gaussians,
     inverse_2x2,
     joint_conv,
-    laid_out,
     matmul_2x2,
     warp,
 )
+from memcomp.layers import laid_out
 
 
 def ellipses(points: Tensor, covar: Tensor, height: int, width: int) -> Tensor:

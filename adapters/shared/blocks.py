@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memcomp.layers import InstanceNorm
+from memcomp.layers import InstanceNorm, laid_out
 
 Norm = Callable[[int], nn.Module]  # channels → normalisation layer
 PADDING = {"zeros": 0, "border": 1, "reflection": 2}  # the numbers that torch gives to `F.grid_sample`'s paddings
@@ -52,13 +52,6 @@ def warp(image: Tensor, grid: Tensor, *, align_corners: bool, padding_mode: str 
     source = image.to(grid.dtype).expand(len(grid), -1, -1, -1)
     sampled = torch.grid_sampler_2d(source, grid, 0, PADDING[padding_mode], align_corners)  # 0: bilinear
     return laid_out(sampled.to(image.dtype), image)
-
-
-def laid_out(x: Tensor, like: Tensor) -> Tensor:
-    """The tensor x (B, C, h, w) in channels_last if that is how the channels of `like` (B', C', H, W) lie, else x."""
-    # by its stride: pictures of an expanded batch, and some channels of others, are contiguous in no format
-    last = like.shape[1] > 1 and like.stride(1) == 1
-    return x.contiguous(memory_format=torch.channels_last) if last else x
 
 
 def inverse_2x2(matrix: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memcomp.adapters.shared.blocks import SpectralConv2d
+from memcomp.layers import laid_out
 
 HIDDEN = 128  # channels between a guide and the scale and shift made of it
 
@@ -23,7 +24,7 @@ class Spade(nn.Module):
         """(B, C, H, W) and a guide (B, G, h, w) of any size → (B, C, H, W)."""
         shared = self.mlp_shared(F.interpolate(guide, size=x.shape[2:], mode="nearest"))
         normed = F.group_norm(x, x.shape[1])  # as an instance norm, see `memcomp.layers.InstanceNorm`
-        return normed.to(x.dtype) * (1 + self.mlp_gamma(shared)) + self.mlp_beta(shared)
+        return laid_out(normed.to(x.dtype), x) * (1 + self.mlp_gamma(shared)) + self.mlp_beta(shared)
 
 
 class SpadeBlock(nn.Module):

@@ -18,11 +18,11 @@ from memcomp.adapters.shared.blocks import (
     coordinate_grid,
     gaussians,
     instance_norm,
-    laid_out,
     warp,
 )
 from memcomp.adapters.tpsm.keypoints import POINTS, points
 from memcomp.adapters.tpsm.splines import spline_motions
+from memcomp.layers import laid_out
 
 RESOLUTIONS = 4  # of the occlusion maps with multi_mask: 1/8, 1/4, 1/2 and 1 of the image
 DROPOUT_EPSILON = 1e-6  # added to the sum of what dropout left, as published

@@ -18,8 +18,8 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from memcomp.experiments.cost import Counted
 from memcomp.experiments.data.batching import on_device
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.output.tables import versions, write_json
@@ -156,9 +156,9 @@ def _turn(what: str, way: str, recipe: Recipe, folder: Path, device: torch.devic
             if parameters
         ]
         take = lambda number: (plain_step(run, adams, batch, number), None)[1]  # noqa: E731
-    with products_of(run.precision), FlopCounterMode(display=False) as counter, Watch(device) as watch:
+    with products_of(run.precision), Counted() as counter, Watch(device) as watch:
         take(0)
-    return Turn(what, way, run, take, counter.get_total_flops() / 1e12, watch.peak / 2**20, [], [])
+    return Turn(what, way, run, take, counter.flop / 1e12, watch.peak / 2**20, [], [])
 
 
 def _time(turn: Turn, number: int, device: torch.device) -> None:

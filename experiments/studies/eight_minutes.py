@@ -27,6 +27,7 @@ from memcomp.experiments.training.loop import train
 
 RECIPES = ("fomm_mcnet", "tpsm_mcnet")
 HEADS = ("data.kind=heads", "data.identities=200", "data.repeats=75")
+OFTEN = ("log.held_out_every=100",)  # a curve of some points
 HEADER = ("training", "steps", "images/s", "waiting for data", "peak GiB", "held-out loss before", "after")
 
 
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for kind, own in data.items():
             label = f"{recipe}, {kind}"
             folder = output / f"{recipe}_{kind}"
-            run_for(args.minutes, recipe, [*own, *args.overrides], folder)
+            run_for(args.minutes, recipe, [*own, *OFTEN, *args.overrides], folder)
             logs[label] = folder / "log.csv"
             rows.append(row(label, logs[label]))
 

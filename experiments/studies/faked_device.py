@@ -54,7 +54,8 @@ measured once. In two parts: `optim.accumulate=2`, measured where a step takes m
 batch statistics are those of the parts then. Of a batch shared by several GPUs each takes its share.
 
 A tensor on a wrong device would have ended a step. Waits: how often the host waits for the device in a step that is not
-logged (numbers read, copies that block, sizes that depend on values), in any precision.
+logged (numbers read, copies that block, sizes that depend on values), in any precision. Not counted: that each step,
+once it is handed over, waits for the one before it to be done, to learn whether it was undone.
 
 {table}
 

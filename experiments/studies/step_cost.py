@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,9 @@ from unittest import mock
 import timm
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from memcomp.experiments.checkpoints.build import build_host
-from memcomp.experiments.cost import NOT_COUNTED
+from memcomp.experiments.cost import NOT_COUNTED, Counted
 from memcomp.experiments.data.pairs import seeded
 from memcomp.experiments.files import atomic_write
 from memcomp.experiments.output.tables import markdown, versions_line, write_json
@@ -41,6 +39,7 @@ CHANGES = {  # fixed networks whose files others publish: not counted
 }
 PAIRS = 2  # whose step is counted; it grows with their number
 GPU, PEAK = "A100", 156.0  # TFLOP/s of tf32 products without sparsity, as its maker says
+LATE = 1e6  # an epoch at which all that a host begins later, as TPSM its background's motion, has begun
 SHARE = 0.3  # of the peak: an assumption
 PEOPLE = 424  # in train/, as VoxCeleb1's metadata list them: hours grow with their number
 
@@ -64,23 +63,6 @@ class StepCost:
     hours: float
 
 
-class Counted(TorchDispatchMode):
-    """Adds up the operations of convolutions and matrix products by torch's own formulas, in-place ones too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flop = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation and count it."""
-        result = func(*args, **(kwargs or {}))
-        packet = getattr(torch.ops.aten, func.overloadpacket.__name__.removesuffix("_"), func.overloadpacket)
-        if formula := flop_registry.get(packet):
-            given = {name: value for name, value in (kwargs or {}).items() if name != "out"}
-            self.flop += formula(*args, **given, out_val=result)
-        return result
-
-
 def step_flop(recipe: Recipe, pairs: int = PAIRS) -> int:
     """Count a training step of `pairs` pairs: the host's, the loss's, and the discriminator's if there is one."""
 
@@ -91,7 +73,7 @@ def step_flop(recipe: Recipe, pairs: int = PAIRS) -> int:
         host, objective = build_host(recipe), losses.Objective(recipe.loss, recipe.stage)
     with FakeTensorMode(allow_non_fake_inputs=True), Counted() as counted:
         source, driving = torch.empty(2, pairs, recipe.data.channels, recipe.size, recipe.size)
-        loss, _, output = objective(host, source, driving, seeded(0, "step cost", 0), epoch=0.0)
+        loss, _, output = objective(host, source, driving, seeded(0, "step cost", 0), epoch=LATE)
         loss.backward()
         if objective.adversarial and output is not None:
             host.discriminator_loss(output, driving).backward()
@@ -108,13 +90,22 @@ def step_cost(name: str, changes: Sequence[str] = ()) -> StepCost:
     return StepCost(name, batch, tflop, steps, steps * tflop / (PEAK * SHARE) / 3600)
 
 
+def gpus(batch: int) -> int:
+    """How many GPUs, eight at most, share a batch evenly."""
+    return next(number for number in range(8, 0, -1) if batch % number == 0)
+
+
+def numbers(cost: Mapping[str, Any]) -> list[str]:
+    """The last columns of a recipe's row: operations, steps, hours of one GPU and of several."""
+    hours = cost["hours"]
+    several = hours / gpus(cost["batch"])
+    return [f"{cost['tflop']:.1f}", f"{cost['steps']:,}", f"{hours:.0f}", f"{several:.1f}"]
+
+
 def page(costs: Sequence[StepCost]) -> str:
     """The table with its arithmetic, in Markdown."""
-    header = ["recipe", "pairs of a step", "TFLOP of a step", "steps", f"hours of one {GPU}", f"of eight {GPU}s"]
-    rows = [
-        [one.recipe, f"{one.batch}", f"{one.tflop:.1f}", f"{one.steps:,}", f"{one.hours:.0f}", f"{one.hours / 8:.1f}"]
-        for one in costs
-    ]
+    header = ["recipe", "pairs of a step", "TFLOP of a step", "steps", f"hours of one {GPU}", f"of up to eight {GPU}s"]
+    rows = [[one.recipe, f"{one.batch}", *numbers(vars(one))] for one in costs]
     return f"""# Hours of a training, computed
 
 **Computed, not measured:** nobody has run these trainings here. `python -m memcomp.experiments.studies.step_cost` made
@@ -125,8 +116,10 @@ how many it found; hours grow with them):
     hours = steps × TFLOP of a step / (GPUs × {PEAK:g} TFLOP/s × {SHARE:g}) / 3600
 
 {PEAK:g} TFLOP/s is what the maker of the {GPU} gives for TF32 without sparsity, which the recipes compute in; that a
-training reaches {SHARE:g} of it is an assumption, and so is that eight GPUs are eight times as fast as one. Yours is
-`images_per_second` in log.csv: hours = steps × optim.batch_size / images_per_second / 3600.
+training reaches {SHARE:g} of it is an assumption, and so is that eight GPUs are eight times as fast as one (seven,
+where eight cannot share the batch). Yours is `images_per_second` in log.csv:
+
+    hours = steps × optim.batch_size / images_per_second / 3600
 
 The operations are those of forward and backward pass at the recipe's widths, with the perceptual loss, the
 discriminator where there is one, and what the memory's attention computes a second time for its gradients; counted on

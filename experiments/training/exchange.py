@@ -73,8 +73,7 @@ class Exchange:
 
     def _send(self) -> None:
         bucket = self._waiting.pop(0)
-        with together():
-            bucket.send()
+        bucket.send()
         self._sent.append(bucket)
 
     def _finish(self) -> None:
@@ -84,8 +83,7 @@ class Exchange:
         mine = [parameter.grad is not None for bucket in self._sent for parameter in bucket.parameters]
         used = iter(self.processes.any_of(mine))
         for bucket in self._sent:
-            with together():
-                bucket.receive([next(used) for _ in bucket.parameters], self.processes.world)
+            bucket.receive([next(used) for _ in bucket.parameters], self.processes.world)
 
     def _buckets(self, parts: tuple[str, ...]) -> list[_Bucket]:
         """Parameters in about the order in which backward reaches them, as many of a dtype as fill a bucket."""
@@ -118,11 +116,13 @@ class _Bucket:
         """Begin to add up over the processes."""
         gradients = (torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters)
         self.flat = torch.cat([gradient.detach().reshape(-1) for gradient in gradients])
-        self.work = dist.all_reduce(self.flat, async_op=True)
+        with together():
+            self.work = dist.all_reduce(self.flat, async_op=True)
 
     def receive(self, used: Sequence[bool], world: int) -> None:
         """Wait for the sums, and put their means where the gradients were."""
-        self.work.wait()
+        with together():
+            self.work.wait()
         means = self.flat.div_(world).split([parameter.numel() for parameter in self.parameters])
         for parameter, mean, somewhere in zip(self.parameters, means, used, strict=True):
             if somewhere:

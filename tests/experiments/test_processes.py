@@ -12,6 +12,7 @@ from memcomp.experiments.cli import main
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.processes import Processes
 from memcomp.experiments.recipe.load import with_overrides
+from memcomp.experiments.training import exchange as exchange_module
 from memcomp.experiments.training.exchange import Exchange
 
 
@@ -22,6 +23,7 @@ from memcomp.experiments.training.exchange import Exchange
         ({"LOCAL_RANK": "0"}, "LOCAL_RANK=0, but no RANK and no WORLD_SIZE"),
         ({"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}, "WORLD_SIZE=2, but no RANK: expected"),
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two: expected whole numbers"),
+        ({"WORLD_SIZE": "0", "RANK": "0"}, "RANK=0 of WORLD_SIZE=0: expected whole numbers, ranks from 0 below"),
         ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK=2 of WORLD_SIZE=2: expected whole numbers, ranks from 0 below"),
     ],
 )
@@ -78,6 +80,28 @@ def partly(rank):
 
 def test_parameters_without_gradient_hang_nobody():
     assert in_two(partly) == [0, 0]
+
+
+def in_layers(rank):
+    """Gradients leave while the backward pass goes on: those of the last layers before those of the first."""
+    exchange_module.BUCKET_BYTES = 8  # a bucket for each parameter
+    processes = Processes.start("cpu")
+    parameters = [torch.ones(1, requires_grad=True, dtype=torch.float64) for _ in range(3)]
+    exchange = Exchange(processes, {"generator": parameters}, "generator")
+    seen = []
+    x = torch.ones(1, dtype=torch.float64) * (rank + 1)
+    for parameter in parameters:
+        x = x * parameter
+        x.register_hook(lambda gradient: seen.append(len(exchange._sent)))
+    with exchange.of(["generator"]):
+        x.sum().backward()
+    assert exchange.ahead == 3 and seen[-1] == 2  # two had left when the gradient reached the first layer's output
+    assert [parameter.grad.item() for parameter in parameters] == [1.5] * 3
+    processes.stop()
+
+
+def test_gradients_travel_during_the_backward_pass():
+    assert in_two(in_layers) == [0, 0]
 
 
 def write_small(recipe, folder):
