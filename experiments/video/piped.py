@@ -84,7 +84,7 @@ class Piped(Frames):
     """
 
     def __init__(self, path: Path, say: Callable[[str], None] | None = None) -> None:
-        self._pipe, self._begun = Pipe(path), False
+        self._pipe, self._begun, self._told = Pipe(path), False, False
         self._coming: Iterator[Shown] | None = None
         try:
             self._container = open_media(self._pipe)
@@ -94,6 +94,7 @@ class Piped(Frames):
         sound = self._container.streams.best("audio")
         self._sound = None if sound is None else SoundAside(sound)
         super().__init__(name_of(path), say)
+        self._say_lost()
 
     def heed(self, stop: Sequence[int]) -> None:
         """Let the video end where it is once `stop` holds something."""
@@ -120,7 +121,16 @@ class Piped(Frames):
 
     def sound(self) -> tuple[Path | None, Fraction]:
         """Where the sound was laid that came with the frames; see `Frames.sound`."""
-        return (None, Fraction(0)) if self._sound is None else (self._sound.finished(), self._sound.later)
+        if self._sound is None:
+            return None, Fraction(0)
+        self._say_lost()
+        return self._sound.finished(), self._sound.later
+
+    def _say_lost(self) -> None:
+        """Say once what of the sound is not kept."""
+        if self._sound is not None and self._sound.lost and not self._told:
+            self._told = True
+            self._say([self._sound.lost])
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[Any, Any]]:

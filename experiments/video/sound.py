@@ -21,6 +21,7 @@ from memcomp.experiments.video.writing import INDEX_FIRST
 COPIED = {"mp4": ("aac", "mp3", "ac3", "eac3", "alac", "opus"), "webm": ("opus", "vorbis")}
 ENCODED = {"mp4": "aac", "webm": "libopus"}
 RATE, SLACK = 48_000, 960  # of sound that is encoded anew, and by how many samples its clock may be off
+ASIDE = "nut", "matroska"  # containers that need not keep it for players: any clock; more codecs, clock of 1 ms
 Timed = tuple[float, int, Any]  # seconds, number of the stream, packet
 
 
@@ -62,32 +63,44 @@ class SoundAside:
 
     Attributes:
         stream: the sound in that container.
-        refused: whether a packet could not be laid aside; none after it is.
+        lost: what of it cannot be laid aside, as a person would say it; empty if nothing is lost.
     """
 
     later = Fraction(10)
     """Seconds by which the file's clock is ahead of the container's: a file has no negative times."""
 
     def __init__(self, stream: Any) -> None:
-        self.stream, self.refused = stream, False
-        self._file = tempfile.NamedTemporaryFile(prefix="memcomp-", suffix=".nut")  # noqa: SIM115 (kept while this is)
-        self._container: Any = av.open(self._file.name, "w", format="nut")
-        self._target = self._container.add_stream_from_template(stream)
+        self.stream, self.lost = stream, ""
+        self._file = tempfile.NamedTemporaryFile(prefix="memcomp-")  # noqa: SIM115 (kept while this is)
+        self._container: Any = None
+        for form in ASIDE:
+            container = av.open(self._file.name, "w", format=form)
+            try:
+                self._target = container.add_stream_from_template(stream)
+            except (av.error.FFmpegError, ValueError):  # a codec that the container does not know
+                container.close()
+                continue
+            self._container = container
+            return
+        self.lost = f"its sound cannot be kept ({stream.codec_context.name})"
 
     def add(self, packet: Any) -> None:
         """Take the next packet of the sound."""
-        if self.refused or not packet.size or packet.dts is None or packet.is_corrupt:
+        if self.lost or not packet.size or packet.dts is None or packet.is_corrupt:
             return
         ticks = round(self.later / packet.time_base)
         packet.pts, packet.dts = (packet.dts if packet.pts is None else packet.pts) + ticks, packet.dts + ticks
+        time = float(packet.dts * packet.time_base - self.later)
         packet.stream = self._target
         try:
             self._container.mux(packet)
-        except (av.error.FFmpegError, ValueError):  # a codec that the file does not know, times that go back
-            self.refused = True
+        except (av.error.FFmpegError, ValueError) as error:
+            self.lost = f"its sound cannot be kept from {time:.2f} s on ({error})"
 
-    def finished(self) -> Path:
-        """The file, once nothing follows; `keep_audio` reads it."""
+    def finished(self) -> Path | None:
+        """The file, once nothing follows, which `keep_audio` reads; None if there is none."""
+        if self._container is None:
+            return None
         self._container.close()
         return Path(self._file.name)
 

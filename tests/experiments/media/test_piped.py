@@ -122,6 +122,38 @@ def test_what_is_no_video_or_cannot_be_read_from_front_to_end_is_refused(data, s
         list(Piped(piped(data)))
 
 
+def with_sound_as(codec, given, output):
+    """Write a file's pictures and a second of noise as a codec's."""
+    flags = {"movflags": "faststart"} if output.suffix == ".mov" else {}
+    with av.open(str(given)) as pictures, av.open(str(output), "w", options=flags) as made:
+        picture = made.add_stream_from_template(pictures.streams.video[0])
+        sound = made.add_stream(codec, rate=48_000, layout="stereo")
+        form = sound.codec_context.codec.audio_formats[0].name
+        for packet in pictures.demux(pictures.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = picture
+                made.mux(packet)
+        noise = np.random.default_rng(0).integers(-9000, 9000, (2, 48_000)).astype(np.int16)
+        part = av.AudioFrame.from_ndarray(noise, format="s16p", layout="stereo")
+        part.sample_rate, part.pts = 48_000, 0
+        size = sound.codec_context.frame_size or 1024
+        for frame in av.AudioResampler(form, "stereo", 48_000, frame_size=size).resample(part):
+            made.mux(sound.encode(frame))
+        made.mux(sound.encode(None))
+
+
+@pytest.mark.parametrize(("codec", "form", "kept"), [("alac", "mkv", True), ("adpcm_ima_qt", "mov", False)])
+def test_sound_that_cannot_be_kept_is_said_and_the_pictures_come(codec, form, kept, whole, piped, tmp_path, media):
+    with_sound_as(codec, whole / "a.mp4", tmp_path / f"a.{form}")
+    said = []
+    frames = Piped(piped((tmp_path / f"a.{form}").read_bytes()), said.append)
+    assert len(list(frames)) == COUNT
+    heard, later = frames.sound()
+    media.write(tmp_path / "video.mp4", numbered(), options={"bf": "0"})
+    assert keep_audio(tmp_path / "video.mp4", heard, tmp_path / "out.mp4", later) == kept
+    assert [text.split(": ")[1] for text in said] == ([] if kept else [f"its sound cannot be kept ({codec})"])
+
+
 def test_nobody_waits_for_frames_that_are_no_longer_wanted(whole, piped, monkeypatch):
     stop = []
     frames = Piped(piped((whole / "a.ts").read_bytes(), ends=False))
