@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+import re
 import threading
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -152,6 +154,39 @@ def test_sound_that_cannot_be_kept_is_said_and_the_pictures_come(codec, form, ke
     media.write(tmp_path / "video.mp4", numbered(), options={"bf": "0"})
     assert keep_audio(tmp_path / "video.mp4", heard, tmp_path / "out.mp4", later) == kept
     assert [text.split(": ")[1] for text in said] == ([] if kept else [f"its sound cannot be kept ({codec})"])
+
+
+def test_sound_goes_on_where_the_clock_goes_back(whole, piped, tmp_path, media):
+    media.write(tmp_path / "video.mp4", numbered() * 2, options={"bf": "0"})
+    (tmp_path / "twice.ts").write_bytes((whole / "a.ts").read_bytes() * 2)
+    said, sounds = [], []
+    frames = Piped(piped((tmp_path / "twice.ts").read_bytes()), said.append)
+    start = [shown.time for shown in frames.timed()][0]
+    heard, later = frames.sound()
+    for original, ahead in ((heard, later), (tmp_path / "twice.ts", 0)):
+        assert keep_audio(tmp_path / "video.mp4", original, tmp_path / "out.mp4", start + ahead)
+        with av.open(str(tmp_path / "out.mp4")) as container:
+            sounds.append([bytes(one) for one in container.demux(container.streams.audio[0]) if one.size])
+    assert sounds[0] == sounds[1] and len(sounds[0]) > 180 and not said
+
+
+def test_sound_that_is_lost_on_the_way_is_said(whole, piped):
+    said = []
+    frames = Piped(piped((whole / "a.ts").read_bytes()), said.append)
+    aside = frames._sound._container
+
+    def mux(packet):
+        if packet.dts * packet.time_base > 12:
+            raise av.error.OSError(28, "No space left on device")
+        aside.mux(packet)
+
+    frames._sound._container = SimpleNamespace(mux=mux, close=aside.close)
+    assert len(list(frames)) == COUNT
+    heard, _ = frames.sound()
+    frames.sound()
+    with av.open(str(heard)) as container:
+        assert 20 < sum(bool(packet.size) for packet in container.demux()) < 90
+    assert len(said) == 1 and re.search(r"its sound cannot be kept from 2\.0\d s on \(No space left", said[0])
 
 
 def test_nobody_waits_for_frames_that_are_no_longer_wanted(whole, piped, monkeypatch):
