@@ -60,7 +60,7 @@ class Pipe:
         while not self.stop:
             if select.select([self._file], [], [], POLL)[0]:
                 data = self._file.read(size)
-                self.head, self.count, self.ended = self.head or data[:HEAD], self.count + len(data), not data
+                self.head, self.count, self.ended = (self.head + data)[:HEAD], self.count + len(data), not data
                 return data
         return b""
 

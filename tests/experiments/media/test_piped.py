@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import threading
+import time
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from memcomp.experiments.errors import UserError
 from memcomp.experiments.video import BrokenOff, Frames, Piped, is_pipe, keep_audio, open_frames
 from memcomp.experiments.video.decoding import Decoding
 
-COUNT = 50
+COUNT, PART = 50, 5
 FORMS = ("a.ts", "a.mkv", "a.mp4", "fragments.mp4", "a.nut")
 
 
@@ -56,7 +57,9 @@ def piped(tmp_path):
 
     def write(path, data, ends):
         with contextlib.suppress(BrokenPipeError), open(path, "wb", buffering=0) as file:
-            file.write(data)
+            file.write(data[:PART])  # less than the head of a container
+            time.sleep(0.02)
+            file.write(data[PART:])
             if not ends:
                 stay.wait(60)
 
@@ -161,7 +164,7 @@ def test_sound_goes_on_where_the_clock_goes_back(whole, piped, tmp_path, media):
     (tmp_path / "twice.ts").write_bytes((whole / "a.ts").read_bytes() * 2)
     said, sounds = [], []
     frames = Piped(piped((tmp_path / "twice.ts").read_bytes()), said.append)
-    start = [shown.time for shown in frames.timed()][0]
+    start, *_ = (shown.time for shown in frames.timed())
     heard, later = frames.sound()
     for original, ahead in ((heard, later), (tmp_path / "twice.ts", 0)):
         assert keep_audio(tmp_path / "video.mp4", original, tmp_path / "out.mp4", start + ahead)
