@@ -1,6 +1,7 @@
 """A video through a pipe: the very frames, times and sound of its file, read once, as far as it comes."""
 
 import contextlib
+import io
 import os
 import re
 import threading
@@ -37,6 +38,7 @@ def whole(tmp_path_factory, media):
         path = folder / name
         heard = (codec, sound, Fraction(1, 5))
         media.write(path, numbered(), form="mpegts" if name == "a.ts" else None, options={"g": "10"}, sound=heard)
+    media.write(folder / "a.avi", numbered(), codec="mpeg4")
     for name, flags in (("a.mp4", "faststart"), ("fragments.mp4", "frag_keyframe+empty_moov")):
         with (
             av.open(str(folder / "end.mp4")) as given,
@@ -110,6 +112,24 @@ def test_one_that_breaks_off_says_so(name, whole, piped):
     with pytest.raises(BrokenOff, match=r"pipe0: damaged after frame \d+, \d+ of \d+ frames"):
         seen.extend(frames.timed())
     assert 20 <= len(seen) < COUNT
+
+
+def test_an_avi_that_was_written_into_a_pipe_is_whole(whole, piped, tmp_path):
+    written = io.BytesIO()  # without seek, as a pipe
+    with (
+        av.open(str(whole / "a.avi")) as given,
+        av.open(SimpleNamespace(write=written.write), "w", format="avi") as made,
+    ):
+        target = made.add_stream_from_template(given.streams.video[0])
+        for packet in given.demux(given.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = target
+                made.mux(packet)
+    (tmp_path / "live.avi").write_bytes(written.getvalue())
+    with av.open(str(tmp_path / "live.avi")) as container:
+        assert container.streams.video[0].frames == 1 << 30
+    for frames in (Frames(tmp_path / "live.avi"), Piped(piped(written.getvalue()))):
+        assert frames.length is None and len(list(frames)) == COUNT
 
 
 @pytest.mark.parametrize(
