@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import select
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -14,6 +15,7 @@ from typing import Any
 import av
 
 from memcomp.experiments.errors import UserError
+from memcomp.experiments.interruption import interruption
 from memcomp.experiments.video.decoding import Decoding, video_stream
 from memcomp.experiments.video.ending import broken_off
 from memcomp.experiments.video.opening import open_media
@@ -40,6 +42,7 @@ class Pipe:
         head: the first bytes.
         count: how many there were.
         ended: whether the other side has ended.
+        interrupted: whether KeyboardInterrupt was raised while it waited; libavformat would lose it on the way out.
 
     Raises:
         UserError: the standard input is closed, or a terminal.
@@ -47,7 +50,7 @@ class Pipe:
 
     def __init__(self, path: Path) -> None:
         self.stop: Sequence[int] = ()
-        self.head, self.count, self.ended = b"", 0, False
+        self.head, self.count, self.ended, self.interrupted = b"", 0, False, False
         try:
             self._file = io.FileIO(0, closefd=False) if path == STDIN else io.FileIO(path)
         except OSError as error:
@@ -57,12 +60,29 @@ class Pipe:
 
     def read(self, size: int) -> bytes:
         """Up to `size` bytes; none at the end."""
-        while not self.stop:
-            if select.select([self._file], [], [], POLL)[0]:
-                data = self._file.read(size)
-                self.head, self.count, self.ended = (self.head + data)[:HEAD], self.count + len(data), not data
-                return data
+        try:
+            while not self.stop:
+                if select.select([self._file], [], [], POLL)[0]:
+                    data = self._file.read(size)
+                    self.head, self.count, self.ended = (self.head + data)[:HEAD], self.count + len(data), not data
+                    return data
+        except KeyboardInterrupt:
+            self.stop, self.interrupted = [signal.SIGINT], True
         return b""
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Let SIGINT and SIGTERM end the waiting for bytes, whatever comes of it, as KeyboardInterrupt."""
+        with interruption() as stop:
+            self.stop = stop
+            try:
+                yield
+            finally:
+                if stop or self.interrupted:
+                    self.close()
+                    raise KeyboardInterrupt
+                if self.stop is stop:  # not closed
+                    self.stop = ()
 
     def close(self) -> None:
         """Let go of it: the other side cannot write any more."""
@@ -86,10 +106,11 @@ class Piped(Frames):
     def __init__(self, path: Path, say: Callable[[str], None] | None = None) -> None:
         self._pipe, self._begun, self._told = Pipe(path), False, False
         self._coming: Iterator[Shown] | None = None
-        try:
-            self._container = open_media(self._pipe)
-        except av.error.FFmpegError as error:
-            raise _refusal(name_of(path), self._pipe, str(error.strerror)) from None
+        with self._pipe.interruptible():
+            try:
+                self._container = open_media(self._pipe)
+            except av.error.FFmpegError as error:
+                raise _refusal(name_of(path), self._pipe, str(error.strerror)) from None
         self._stream = video_stream(self._container, name_of(path))
         sound = self._container.streams.best("audio")
         self._sound = None if sound is None else SoundAside(sound)
@@ -107,7 +128,8 @@ class Piped(Frames):
     def first(self) -> Frame:
         """The first frame, which the iteration still gives."""
         coming = super().timed()
-        shown = next(coming)
+        with self._pipe.interruptible():
+            shown = next(coming)
         self._coming = chain([shown], coming)
         return shown.picture
 
@@ -144,7 +166,7 @@ class Piped(Frames):
 
     def _check_end(self, container: Any, stream: Any, shown: int, decoding: Decoding) -> None:
         if self._pipe.stop:
-            if shown == 0:
+            if shown == 0 or self._pipe.interrupted:
                 raise KeyboardInterrupt
         elif shown == 0:
             raise _refusal(self.path, self._pipe, decoding.reason or "it holds no frame")

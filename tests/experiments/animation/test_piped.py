@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import av
 import imageio.v3 as iio
@@ -131,6 +132,20 @@ def test_interrupted_while_nothing_comes_the_file_is_whole(words, clip_writer, t
     count = len(shown(output))
     assert 1 <= count <= 200 and re.search(rf"out.mp4 holds {count} (of 200 )?frames", progress.decode())
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_interrupted_before_the_header_nothing_is_written(words, tmp_path):
+    output, pipe = tmp_path / "out.mp4", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    command = [*PROGRAM, *words, "--driving", str(pipe), "--output", str(output)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
+        with open(pipe, "wb", buffering=0) as file:  # waits for the reader
+            file.write(b"\x1a\x45")
+            time.sleep(0.3)
+            run.send_signal(signal.SIGINT)
+            said = run.stderr.read()
+        assert run.wait(60) == 130, said
+    assert said == "memcomp: interrupted\n" and not output.exists()
 
 
 def test_smoothing_as_frames_come_goes_by_their_times():

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import re
+import signal
 import threading
 import time
 from fractions import Fraction
@@ -227,6 +228,24 @@ def test_nobody_waits_for_frames_that_are_no_longer_wanted(whole, piped, monkeyp
         waiting = Piped(piped((whole / "a.ts").read_bytes(), ends=False))
         waiting.close()
         list(waiting)
+
+
+@pytest.mark.parametrize("end", [b"ftyp", b"mdat"])
+def test_an_interrupt_before_the_first_header_or_frame_is_raised(end, whole, piped):
+    data = (whole / "a.mp4").read_bytes()
+    pipe = piped(data[: data.index(end)], ends=False)
+    threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt):
+        Piped(pipe).first()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_between_frames_is_raised(whole, piped):
+    frames = Piped(piped((whole / "a.ts").read_bytes(), ends=False))
+    threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
+    seen = []
+    with pytest.raises(KeyboardInterrupt):
+        seen.extend(frames)
 
 
 def test_what_is_a_pipe(whole, tmp_path):
