@@ -93,17 +93,18 @@ class Pipe:
 class Piped(Frames):
     """The frames of a video that comes through a pipe, which can be iterated over once.
 
-    Its sound is laid aside meanwhile.
+    Its sound is laid aside meanwhile if it is wanted.
 
     Args:
         path: of a named pipe, or `STDIN`.
         say: as of `Frames`.
+        sounding: whether its sound is wanted.
 
     Raises:
         UserError: what comes is no video, or one that cannot be read from front to end; it was iterated over before.
     """
 
-    def __init__(self, path: Path, say: Callable[[str], None] | None = None) -> None:
+    def __init__(self, path: Path, say: Callable[[str], None] | None = None, sounding: bool = True) -> None:
         self._pipe, self._begun, self._told = Pipe(path), False, False
         self._coming: Iterator[Shown] | None = None
         with self._pipe.interruptible():
@@ -112,7 +113,7 @@ class Piped(Frames):
             except av.error.FFmpegError as error:
                 raise _refusal(name_of(path), self._pipe, str(error.strerror)) from None
         self._stream = video_stream(self._container, name_of(path))
-        sound = self._container.streams.best("audio")
+        sound = self._container.streams.best("audio") if sounding else None
         self._sound = None if sound is None else SoundAside(sound)
         super().__init__(name_of(path), say)
         self._say_lost()
@@ -180,9 +181,9 @@ class Piped(Frames):
         return self._pipe.ended and form != "gif" and broken_off(io.BytesIO(self._pipe.head), self._pipe.count, form)
 
 
-def open_frames(path: Path, say: Callable[[str], None] | None = None) -> Frames:
-    """The frames of a file, of a folder of pictures, or of what comes through a pipe."""
-    return Piped(path, say) if is_pipe(path) else Frames(path, say)
+def open_frames(path: Path, say: Callable[[str], None] | None = None, sounding: bool = True) -> Frames:
+    """The frames of a file, of a folder of pictures, or of what comes through a pipe, with its sound if `sounding`."""
+    return Piped(path, say, sounding) if is_pipe(path) else Frames(path, say)
 
 
 def name_of(path: Path) -> Path:

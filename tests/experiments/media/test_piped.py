@@ -5,6 +5,7 @@ import io
 import os
 import re
 import signal
+import tempfile
 import threading
 import time
 from fractions import Fraction
@@ -211,6 +212,12 @@ def test_sound_that_is_lost_on_the_way_is_said(whole, piped):
     with av.open(str(heard)) as container:
         assert 20 < sum(bool(packet.size) for packet in container.demux()) < 90
     assert len(said) == 1 and re.search(r"its sound cannot be kept from 2\.0\d s on \(No space left", said[0])
+
+
+def test_sound_that_is_not_wanted_is_not_laid_aside(whole, piped, monkeypatch):
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", None)
+    frames = open_frames(piped((whole / "a.ts").read_bytes()), sounding=False)
+    assert len(list(frames)) == COUNT and frames.sound() == (None, 0)
 
 
 def test_nobody_waits_for_frames_that_are_no_longer_wanted(whole, piped, monkeypatch):
