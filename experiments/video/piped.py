@@ -26,7 +26,8 @@ from memcomp.experiments.video.sound import SoundAside
 STDIN = Path("-")
 HEAD = 64  # bytes, in which a container says how long it is
 POLL = 0.1  # seconds after which one who waits for bytes looks whether they are still wanted
-FORMS = "mpegts, Matroska, NUT, Y4M, fragmented mp4"
+FORMS = "mpegts, Matroska, NUT, Y4M, mp4 with its index first"
+INDEX_LAST = "its index is at its end: write it with -movflags faststart or as Matroska, or give the file"
 
 
 def is_pipe(path: Path) -> bool:
@@ -196,4 +197,5 @@ def _refusal(name: Path, pipe: Pipe, why: str) -> UserError:
     pipe.close()
     if pipe.count == 0:
         return UserError(f"{name}: expected a video through the pipe, nothing came")
+    why = INDEX_LAST if pipe.head[4:8] == b"ftyp" else why
     return UserError(f"{name}: expected a video that can be read from front to end ({FORMS}): {why}")

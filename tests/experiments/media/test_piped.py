@@ -19,6 +19,7 @@ import pytest
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.video import BrokenOff, Frames, Piped, is_pipe, keep_audio, open_frames
 from memcomp.experiments.video.decoding import Decoding
+from memcomp.experiments.video.piped import FORMS as SAID
 
 COUNT, PART = 50, 5
 FORMS = ("a.ts", "a.mkv", "a.mp4", "fragments.mp4", "a.nut")
@@ -140,7 +141,7 @@ def test_an_avi_that_was_written_into_a_pipe_is_whole(whole, piped, tmp_path):
         (b"", r"pipe0: expected a video through the pipe, nothing came"),
         (b"\x93\x01" * 999, r"pipe0: expected a video that can be read from front to end \(mpegts, Matroska"),
         (b"a text is no video\n" * 50, r"pipe0: expected a video"),
-        ("end.mp4", r"pipe0: expected a video that can be read from front to end \(mpegts, Matroska"),
+        ("end.mp4", r"pipe0: expected .* \(mpegts, .*\): its index is at its end: write it with -movflags faststart"),
     ],
 )
 def test_what_is_no_video_or_cannot_be_read_from_front_to_end_is_refused(data, said, whole, piped):
@@ -253,6 +254,10 @@ def test_an_interrupt_between_frames_is_raised(whole, piped):
     seen = []
     with pytest.raises(KeyboardInterrupt):
         seen.extend(frames)
+
+
+def test_the_forms_in_the_message_are_those_of_the_readme():
+    assert f"({SAID}, as memcomp writes it)" in (Path(__file__).parents[3] / "README.md").read_text()
 
 
 def test_what_is_a_pipe(whole, tmp_path):
