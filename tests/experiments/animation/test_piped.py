@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from memcomp.adapters import Keypoints
+from memcomp.experiments.animation import AnimationOptions
 from memcomp.experiments.animation.track import CausalSmoother
 from memcomp.experiments.cli import main
 from memcomp.experiments.video import Frames
@@ -148,6 +149,14 @@ def test_interrupted_before_the_header_nothing_is_written(words, tmp_path):
             said = run.stderr.read()
         assert run.wait(60) == 130, said
     assert said == "memcomp: interrupted\n" and not output.exists()
+
+
+def test_a_pipe_stays_one_when_its_writer_takes_its_name_away(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    options = AnimationOptions("demo", (tmp_path / "a.png",), (tmp_path / "pipe",), tmp_path / "a.mp4", smooth=1)
+    assert options.piped
+    (tmp_path / "pipe").unlink()
+    assert options.piped and not options.wants_best_frame and not options.wants_track
 
 
 def test_smoothing_as_frames_come_goes_by_their_times():
