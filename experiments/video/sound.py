@@ -112,12 +112,16 @@ class _Forward:
     def __init__(self, stream: Any, shift: Fraction) -> None:
         self._base = stream.time_base
         self._offset = round(shift / self._base)
+        self._next = stream.start_time or 0  # of a packet that does not say
         self._last: int | None = None
 
     def place(self, packet: Any) -> bool:
         """Set a packet's times; returns whether it has a place, which damaged ones and small steps back have not."""
-        if packet.dts is None or not packet.size or packet.is_corrupt:
+        if not packet.size or packet.is_corrupt:
             return False  # the last, empty packet only flushes a decoder
+        if packet.dts is None:
+            packet.dts = self._next
+        self._next = packet.dts + (packet.duration or 1)
         dts, last = packet.dts + self._offset, self._last
         if last is not None and dts <= last:
             if (last - dts) * self._base < JUMP:

@@ -20,6 +20,7 @@ from memcomp.experiments.errors import UserError
 from memcomp.experiments.video import BrokenOff, Frames, Piped, is_pipe, keep_audio, open_frames
 from memcomp.experiments.video.decoding import Decoding
 from memcomp.experiments.video.piped import FORMS as SAID
+from memcomp.experiments.video.sound import SoundAside
 
 COUNT, PART = 50, 5
 FORMS = ("a.ts", "a.mkv", "a.mp4", "fragments.mp4", "a.nut")
@@ -194,6 +195,24 @@ def test_sound_goes_on_where_the_clock_goes_back(whole, piped, tmp_path, media):
         with av.open(str(tmp_path / "out.mp4")) as container:
             sounds.append([bytes(one) for one in container.demux(container.streams.audio[0]) if one.size])
     assert sounds[0] == sounds[1] and len(sounds[0]) > 180 and not said
+
+
+def test_sound_that_says_no_times_follows_the_sound_before(whole, piped, monkeypatch):
+    given = SoundAside.add
+
+    def add(self, packet):
+        if packet.dts is not None and packet.dts * packet.time_base > 2:
+            packet.dts = packet.pts = None
+        given(self, packet)
+
+    times = []
+    for way in (given, add):
+        monkeypatch.setattr(SoundAside, "add", way)
+        frames = Piped(piped((whole / "a.ts").read_bytes()))
+        list(frames)
+        with av.open(str(frames.sound()[0])) as container:
+            times.append([float(one.dts * one.time_base) for one in container.demux() if one.size])
+    assert len(times[0]) > 90 and np.allclose(*times, atol=0.001)
 
 
 def test_sound_that_is_lost_on_the_way_is_said(whole, piped):
