@@ -127,12 +127,11 @@ def animate_files(options: AnimationOptions, warn: Say = lambda text: None) -> I
         KeyboardInterrupt: interrupted before the first frame of a video, which then is not written.
     """
     sources = {path: read_picture(path, warn) for path in options.sources}
-    drivings = {path: open_frames(path, warn) for path in options.drivings}
+    sounding = not {form_of(job.output) for job in options.jobs()}.isdisjoint(SOUNDING)
+    drivings = {path: open_frames(path, warn, sounding) for path in options.drivings}
     trained = read_trained(options.checkpoint)
     host = trained.host(resolve_device(options.device))
     options.motion.check(host)  # before the first line of progress
-    for job in options.jobs():
-        form_of(job.output)
     writable_folder(options.output.parent)
     found = {path: Source(path, frame, square_of(path, frame, options)) for path, frame in sources.items()}
     scenes = {path: Scene(frames, _driving_square(frames, options)) for path, frames in drivings.items()}

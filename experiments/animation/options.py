@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from memcomp.experiments.animation.motion import Motion
@@ -62,9 +63,9 @@ class AnimationOptions:
     compile: bool = False
     """Generate by torch.compile."""
 
-    @property
+    @cached_property
     def piped(self) -> bool:
-        """Whether the driving video comes through a pipe."""
+        """Whether the driving video comes through a pipe; asked once, since its writer may take its name away."""
         return any(is_pipe(path) for path in self.drivings)
 
     @property

@@ -8,6 +8,10 @@ from typing import Any, BinaryIO
 
 from memcomp.experiments.errors import UserError
 
+# what an AVI says that was written into a pipe, where its header cannot be filled in afterwards
+ENDLESS = 1 << 30  # frames
+UNKNOWN = (1 << 32) - 1  # bytes
+
 
 class BrokenOff(UserError):
     """A video ends before what it promises.
@@ -31,7 +35,7 @@ def promised_frames(container: Any, stream: Any) -> int | None:
     if movie and entries:  # what its edit list has left
         return sum(not entry.is_discard for entry in entries)
     if stream.frames and not movie:
-        return int(stream.frames)
+        return None if stream.frames >= ENDLESS else int(stream.frames)
     duration = stream.duration * stream.time_base if stream.duration else Fraction(container.duration or 0, 1_000_000)
     return round(duration * (stream.average_rate or 0)) or None
 
@@ -55,7 +59,7 @@ def broken_off(file: BinaryIO, size: int, form: str) -> bool:
         return _segment_end(file) > size
     if form == "avi":
         head = file.read(8)
-        return int.from_bytes(head[4:], "little") + 8 > size
+        return size < int.from_bytes(head[4:], "little") + 8 < UNKNOWN
     if form == "mpegts":
         return size % 188 != 0 and size % 192 != 0 and size % 204 != 0
     if form == "gif":

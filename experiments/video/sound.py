@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from memcomp.experiments.video.writing import INDEX_FIRST
 COPIED = {"mp4": ("aac", "mp3", "ac3", "eac3", "alac", "opus"), "webm": ("opus", "vorbis")}
 ENCODED = {"mp4": "aac", "webm": "libopus"}
 RATE, SLACK = 48_000, 960  # of sound that is encoded anew, and by how many samples its clock may be off
+ASIDE = "nut", "matroska"  # containers that need not keep it for players: any clock; more codecs, clock of 1 ms
 Timed = tuple[float, int, Any]  # seconds, number of the stream, packet
 
 
@@ -62,34 +64,75 @@ class SoundAside:
 
     Attributes:
         stream: the sound in that container.
-        refused: whether a packet could not be laid aside; none after it is.
+        lost: what of it cannot be laid aside, as a person would say it; empty if nothing is lost.
     """
 
     later = Fraction(10)
     """Seconds by which the file's clock is ahead of the container's: a file has no negative times."""
 
     def __init__(self, stream: Any) -> None:
-        self.stream, self.refused = stream, False
-        self._file = tempfile.NamedTemporaryFile(prefix="memcomp-", suffix=".nut")  # noqa: SIM115 (kept while this is)
-        self._container: Any = av.open(self._file.name, "w", format="nut")
-        self._target = self._container.add_stream_from_template(stream)
+        self.stream, self.lost = stream, ""
+        self._file = tempfile.NamedTemporaryFile(prefix="memcomp-")  # noqa: SIM115 (kept while this is)
+        self._container: Any = None
+        self._clock = _Forward(stream, self.later)
+        for form in ASIDE:
+            container = av.open(self._file.name, "w", format=form)
+            try:
+                self._target = container.add_stream_from_template(stream)
+            except (av.error.FFmpegError, ValueError):  # a codec that the container does not know
+                container.close()
+                continue
+            self._container = container
+            return
+        self.lost = f"its sound cannot be kept ({stream.codec_context.name})"
 
     def add(self, packet: Any) -> None:
         """Take the next packet of the sound."""
-        if self.refused or not packet.size or packet.dts is None or packet.is_corrupt:
+        if self.lost or not self._clock.place(packet):
             return
-        ticks = round(self.later / packet.time_base)
-        packet.pts, packet.dts = (packet.dts if packet.pts is None else packet.pts) + ticks, packet.dts + ticks
+        time = float(packet.dts * packet.time_base - self.later)
         packet.stream = self._target
         try:
             self._container.mux(packet)
-        except (av.error.FFmpegError, ValueError):  # a codec that the file does not know, times that go back
-            self.refused = True
+        except (av.error.FFmpegError, ValueError) as error:
+            self.lost = f"its sound cannot be kept from {time:.2f} s on ({getattr(error, 'strerror', error)})"
 
-    def finished(self) -> Path:
-        """The file, once nothing follows; `keep_audio` reads it."""
-        self._container.close()
+    def finished(self) -> Path | None:
+        """The file, once nothing follows, which `keep_audio` reads; None if there is none."""
+        if self._container is None:
+            return None
+        with suppress(av.error.FFmpegError):  # what is lost is said
+            self._container.close()
         return Path(self._file.name)
+
+
+class _Forward:
+    """A clock of a stream's packets that only goes forward, `shift` seconds later than theirs."""
+
+    def __init__(self, stream: Any, shift: Fraction) -> None:
+        self._base = stream.time_base
+        self._offset = round(shift / self._base)
+        self._next = stream.start_time or 0  # of a packet that does not say
+        self._last: int | None = None
+
+    def place(self, packet: Any) -> bool:
+        """Set a packet's times; returns whether it has a place, which damaged ones and small steps back have not."""
+        if not packet.size or packet.is_corrupt:
+            return False  # the last, empty packet only flushes a decoder
+        if packet.dts is None:
+            packet.dts = self._next
+        self._next = packet.dts + (packet.duration or 1)
+        dts, last = packet.dts + self._offset, self._last
+        if last is not None and dts <= last:
+            if (last - dts) * self._base < JUMP:
+                return False
+            self._offset += last + (packet.duration or 1) - dts  # recordings put one behind the other
+            dts = packet.dts + self._offset
+        if not packet.duration and last is not None:  # NUT does not tell; a last packet of no length is left out
+            packet.duration = dts - last
+        packet.pts, packet.dts = (packet.dts if packet.pts is None else packet.pts) + self._offset, dts
+        self._last = dts
+        return True
 
 
 class _Nothing(Exception):
@@ -139,22 +182,11 @@ def _joined(video: str, original: str, output: str | Path, start: Fraction, end:
 
 def _packets(container: Any, stream: Any, kind: int, shift: Fraction) -> Iterator[Timed]:
     """The packets of a stream, `shift` seconds later, with a clock that only goes forward."""
-    base = stream.time_base
-    offset, last = round(shift / base), None
+    clock = _Forward(stream, shift)
     try:
         for packet in container.demux(stream):
-            if packet.dts is None or not packet.size or packet.is_corrupt:
-                continue  # the last, empty packet only flushes a decoder
-            dts = packet.dts + offset
-            if last is not None and dts <= last:
-                if (last - dts) * base < JUMP:
-                    continue
-                offset += last + (packet.duration or 1) - dts  # recordings put one behind the other
-                dts = packet.dts + offset
-            if not packet.duration and last is not None:  # NUT does not tell; a last packet of no length is left out
-                packet.duration = dts - last
-            packet.pts, packet.dts, last = (packet.dts if packet.pts is None else packet.pts) + offset, dts, dts
-            yield float(dts * base), kind, packet
+            if clock.place(packet):
+                yield float(packet.dts * packet.time_base), kind, packet
     except av.error.FFmpegError:  # the sound breaks off; what there is of it is kept
         return
 

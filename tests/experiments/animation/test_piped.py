@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import av
 import imageio.v3 as iio
@@ -13,9 +14,11 @@ import pytest
 import torch
 
 from memcomp.adapters import Keypoints
+from memcomp.experiments.animation import AnimationOptions
 from memcomp.experiments.animation.track import CausalSmoother
 from memcomp.experiments.cli import main
 from memcomp.experiments.video import Frames
+from memcomp.experiments.video.sound import SoundAside
 
 PROGRAM = [sys.executable, "-m", "memcomp.experiments.cli"]
 
@@ -80,8 +83,9 @@ def test_a_pipe_gives_the_pictures_times_and_sound_of_the_file(words, stream, tm
     assert sounds[0] == sounds[1] and sounds[0]
 
 
-def test_what_a_pipe_cannot_have_is_said(words, stream, through, tmp_path, capsys):
+def test_what_a_pipe_cannot_have_is_said(words, stream, through, tmp_path, capsys, monkeypatch):
     output = str(tmp_path / "out")
+    monkeypatch.setattr(SoundAside, "__init__", None)  # PNG has no sound
     assert main([*words, "--driving", through(stream), "--output", output, "--best-frame", "--smooth", "0.3"]) == 0
     said = capsys.readouterr()
     assert "--best-frame: a pipe shows each frame once, so motion counts from its first frame" in said.err
@@ -131,6 +135,28 @@ def test_interrupted_while_nothing_comes_the_file_is_whole(words, clip_writer, t
     count = len(shown(output))
     assert 1 <= count <= 200 and re.search(rf"out.mp4 holds {count} (of 200 )?frames", progress.decode())
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_interrupted_before_the_header_nothing_is_written(words, tmp_path):
+    output, pipe = tmp_path / "out.mp4", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    command = [*PROGRAM, *words, "--driving", str(pipe), "--output", str(output)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
+        with open(pipe, "wb", buffering=0) as file:  # waits for the reader
+            file.write(b"\x1a\x45")
+            time.sleep(0.3)
+            run.send_signal(signal.SIGINT)
+            said = run.stderr.read()
+        assert run.wait(60) == 130, said
+    assert said == "memcomp: interrupted\n" and not output.exists()
+
+
+def test_a_pipe_stays_one_when_its_writer_takes_its_name_away(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    options = AnimationOptions("demo", (tmp_path / "a.png",), (tmp_path / "pipe",), tmp_path / "a.mp4", smooth=1)
+    assert options.piped
+    (tmp_path / "pipe").unlink()
+    assert options.piped and not options.wants_best_frame and not options.wants_track
 
 
 def test_smoothing_as_frames_come_goes_by_their_times():
