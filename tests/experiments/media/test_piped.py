@@ -257,6 +257,15 @@ def test_nobody_waits_for_frames_that_are_no_longer_wanted(whole, piped, monkeyp
         list(waiting)
 
 
+@pytest.fixture
+def heeds_interrupts():
+    """As on a terminal: a background job starts with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_interrupts")
 @pytest.mark.parametrize("end", [b"ftyp", b"mdat"])
 def test_an_interrupt_before_the_first_header_or_frame_is_raised(end, whole, piped):
     data = (whole / "a.mp4").read_bytes()
@@ -267,6 +276,7 @@ def test_an_interrupt_before_the_first_header_or_frame_is_raised(end, whole, pip
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("heeds_interrupts")
 def test_an_interrupt_between_frames_is_raised(whole, piped):
     frames = Piped(piped((whole / "a.ts").read_bytes(), ends=False))
     threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
