@@ -81,10 +81,6 @@ class Processes:
             for tensor, part in zip(same, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))
 
-    def any(self, flag: bool) -> bool:
-        """Whether `flag` holds in some process."""
-        return self.any_of([flag])[0]
-
     def any_of(self, flags: Iterable[bool]) -> list[bool]:
         """Whether each of some flags holds in some process; no device is waited for."""
         tensor = torch.tensor(list(flags), dtype=torch.uint8)
@@ -111,7 +107,7 @@ class Processes:
         if self.world == 1 or not dist.is_initialized():
             return
         if not failed:
-            self.any(True)  # nobody's connections are closed while another one still uses them
+            self.any_of([True])  # nobody's connections are closed while another one still uses them
         dist.destroy_process_group()
 
 

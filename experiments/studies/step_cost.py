@@ -1,7 +1,7 @@
 """Hours of a training, computed: `python -m memcomp.experiments.studies.step_cost [--output DIR] [RECIPE …]`.
 
 Counts the operations of one training step of each recipe at its published widths, on tensors that have shapes and no
-values (nothing is computed, so it takes a minute on any machine), and says what they mean in hours of a GPU: by an
+values (nothing is computed, so it takes minutes on any machine), and says what they mean in hours of a GPU: by an
 arithmetic that `step_cost.md` writes out. Nothing in its hours is measured.
 """
 

@@ -17,7 +17,7 @@ def compile_host(host: Host, device: torch.device) -> None:
     """Compile each section of the host in its place; the hooks of an attached memory are compiled with it.
 
     Modules stay what they are, and so do their state-dict keys. It is the last thing that is done to a host: hooks that
-    come later are ignored. A program is built for each size of batch when it is first seen.
+    come later may be ignored. A program is built for each size of batch when it is first seen.
 
     Raises:
         UserError: nothing can be compiled on this machine.

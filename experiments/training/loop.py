@@ -1,8 +1,8 @@
 """Train what a recipe describes, by one process or by several under torchrun: set up, loop, step.
 
 A run's folder holds recipe.yaml (resolved), log.csv, tensorboard/ (where that is installed), losses.png, usage.png (of
-a memory), samples/, checkpoints/ (to resume, see
-`checkpoints/kept.py`) and, once it is done, model.safetensors and config.json: it is a pretrained folder then.
+a memory), samples/, checkpoints/ (to resume, see `checkpoints/kept.py`) and, once it is done, model.safetensors and
+config.json: it is a pretrained folder then.
 """
 
 from __future__ import annotations

@@ -386,7 +386,7 @@ tensors = [torch.full((2, 2), float(processes.rank)), torch.arange(3.0) * (1 + p
 processes.average(tensors)
 assert tensors[0].tolist() == [[0.5, 0.5], [0.5, 0.5]], tensors
 assert tensors[1].tolist() == [0, 1.5, 3.0], tensors
-assert processes.any(processes.rank == 1) and not processes.any(False)
+assert processes.any_of([processes.rank == 1, False]) == [True, False]
 
 hosts, build = [], setup.build_host
 setup.build_host = lambda *args, **kwargs: hosts.append(build(*args, **kwargs)) or hosts[-1]
