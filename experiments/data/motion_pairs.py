@@ -100,5 +100,13 @@ class MotionPairs(PairSet):
             Motions.of(self.heads, i)
 
 
+class VisiblePairs(MotionPairs):
+    """Pair i → {"source": float (4, H, W), "driving": as source, …}: colours, and what the source shows of them."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        found = super().__getitem__(index)
+        return found | {name: found[name][[0, 1, 2, 5]] for name in ("source", "driving")}
+
+
 def _path(heads: HeadsSet, i: int) -> Path:
     return heads.path(i).with_suffix(f".motion{VERSION}")

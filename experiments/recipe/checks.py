@@ -90,6 +90,10 @@ def _combinations(recipe: Recipe) -> Iterator[Rule]:
     yield not data.motion or (data.kind == "heads" and not data.depth), true_motion
     true_pose = "data.pose: expected false, only procedural heads (without depth and motion) have a true pose"
     yield not data.pose or (data.kind == "heads" and not data.depth and not data.motion), true_pose
+    exact = "data.visibility: expected false, only of procedural heads (without depth, motion and pose) it is known"
+    yield not data.visibility or (data.kind == "heads" and not (data.depth or data.motion or data.pose)), exact
+    known = "loss.visibility and data.visibility: expected both or neither, the one is compared with the other"
+    yield (loss.visibility > 0) == data.visibility, known
     yield loss.headpose == 0 or data.pose or loss.pose_teacher is not None, NO_TEACHER
     yield loss.pose_teacher is None or not data.pose, "loss.pose_teacher: expected null with data.pose, which is exact"
     yield not recipe.freeze_host or loss.generator_gan == 0, "loss.generator_gan: expected 0 with freeze_host"

@@ -54,6 +54,7 @@ class DataSection:
     depth: bool = False  # heads: pictures with their true disparity as fourth channel
     motion: bool = False  # heads: pictures with their exact motion as four further channels
     pose: bool = False  # heads: training pictures with their exact head pose as three further channels
+    visibility: bool = False  # heads: training pictures with what the source shows of them as a further channel
     repeats: int = 1  # times that each person is seen in one epoch
     workers: int = 0  # processes that read data; 0 = the training process itself
     cache: str | None = None  # folder for rendered heads and decoded clips; null = the user's cache folder
@@ -65,7 +66,7 @@ class DataSection:
     def channels(self) -> int:
         """Channels that a host needs: colours, the disparity where it is given, the motion where it is.
 
-        A pose is for the loss alone, so that hosts are measured without.
+        Pose and visibility are for the loss alone, so that hosts are measured without.
         """
         return 3 + self.depth + 4 * self.motion
 
@@ -106,6 +107,7 @@ class LossSection:
     keypoint_prior: float = 0.0
     headpose: float = 0.0
     expression: float = 0.0
+    visibility: float = 0.0
     pose_teacher: str | None = None  # of headpose: the file of a head-pose network; null = the pictures tell it
     consistency: float = 0.0
     generator_gan: float = 0.0

@@ -2,7 +2,9 @@
 
 The motion is given (host `true_motion`), so that rows differ only in what completes the warped features. Every row is
 trained from scratch for the same steps on the same pairs; then `memcomp benchmark` of all of them, and a plot of the
-error on hidden pixels against what a frame costs. The same command goes on where it was interrupted.
+error on hidden pixels against what a frame costs. With `--whole` the motion is the host's own: one host learns it, and
+its occlusion from the heads' exact visibility, and every row is trained on from there. With `--fields` each field of
+the memory read by place is tried alone. The same command goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -58,6 +60,36 @@ COMMON = (
 DEEPER = Row("host, one block deeper", "demo/true_motion", ("host.model.generator_params.num_bottleneck_blocks=4",))
 ROWS = {"fomm": (*COMMON[:1], DEEPER, *COMMON[2:]), "tpsm": COMMON}
 DECODERS = {"fomm": (), "tpsm": (TPSM,)}
+FIELDS = tuple(  # the paper's memory with one field each, those of the preset `placed` and two others
+    Row(f"paper, {name}", MCNET, words)
+    for name, *words in (
+        ("place", "memory.start=paper", "memory.place=true"),
+        ("driving keypoints", "memory.start=paper", "memory.driving=true"),
+        ("visibility", "memory.start=paper", "memory.visibility=true"),
+        ("normalised", "memory.start=paper", "memory.normalised=true"),
+        ("residual start", "memory.start=residual"),
+        ("all channels", "memory.start=paper", "memory.split=none"),
+        ("context", "memory.start=paper", "memory.context=[8, 4, 1]"),
+    )
+)
+MEMORY = (
+    "memory={{preset: {}, mode: inplace, scales: [0], start: residual, memory_channels: 64, memory_size: [8, 8], "
+    "identity_hidden: 128}}"
+)
+WHOLE = (  # from one trained host
+    Row("host", ""),
+    Row("host, as many operations", "", (MEMORY.format("placed"), "capacity=flops")),
+    Row("host, as many parameters", "", (MEMORY.format("placed"), "capacity=parameters")),
+    Row("+ IICM + MCM (paper)", "", (MEMORY.format("paper"),)),
+    Row("+ memory read by place", "", (MEMORY.format("placed"),)),
+)
+FROM_THERE = {  # TPSM's host is trained: its background moves from the first step, no motion is dropped
+    "fomm": (),
+    "tpsm": (
+        "host.model.train_params={bg_start: 0, dropout_epoch: 0, dropout_maxp: 0.3, dropout_startp: 0.1, "
+        "dropout_inc_epoch: 4}",
+    ),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -66,7 +98,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys to change in every recipe")
     parser.add_argument("--decoders", nargs="+", choices=DECODERS, default=list(DECODERS), help="default: both")
     parser.add_argument("--rows", type=int, nargs="+", metavar="N", help="some rows only, by number from 0 (the host)")
-    parser.add_argument("--steps", type=int, default=4000, metavar="N", help="of each row (default: %(default)s)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--whole", action="store_true", help="the whole host, its motion estimated, from a trained one")
+    which.add_argument("--fields", action="store_true", help="each field of the memory read by place alone")
+    parser.add_argument("--steps", type=int, metavar="N", help="of each row (default: 4000; --whole 2000)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], metavar="SEED", help="default: 1 2 3")
     parser.add_argument("--pairs", type=int, default=400, metavar="N", help="measured (default: %(default)s)")
     parser.add_argument("--choose", action="store_true", help="measure on people kept for choosing, not for the end")
@@ -75,31 +110,48 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write into")
     args = parser.parse_args(arguments)
+    args.steps = (2000 if args.whole else 4000) if args.steps is None else args.steps
     if min(args.steps, args.pairs, args.parallel) < 1:
         raise UserError("--steps, --pairs, --parallel: expected 1 or more")
     for decoder in args.decoders:
-        rows = [ROWS[decoder][i] for i in args.rows or range(len(ROWS[decoder]))]
-        folder = writable_folder(args.output / decoder)
+        known = WHOLE if args.whole else (*ROWS[decoder][:1], *FIELDS) if args.fields else ROWS[decoder]
+        rows = [known[i] for i in args.rows or range(len(known))]
+        folder = writable_folder(args.output / (f"whole_{decoder}" if args.whole else decoder))
         jobs = train_rows(decoder, rows, folder, args)
         measure(rows, jobs, folder, args)
 
 
 def train_rows(decoder: str, rows: Sequence[Row], folder: Path, args: argparse.Namespace) -> list[list[Job]]:
     """Train every row with every seed; returns each row's trainings, all finished."""
-    jobs = [
-        [
-            Job(f"{decoder}: {row.name} (seed {seed})", row.recipe, words, folder / f"{_slug(row.name)}_seed{seed}")
-            for seed in args.seeds
-            for words in [
-                (*DECODERS[decoder], *row.overrides, *args.overrides, f"optim.steps={args.steps}", f"seed={seed}")
-            ]
-        ]
-        for row in rows
-    ]
+    if args.whole:
+        host = host_job(decoder, folder, args.overrides)
+        train([host], load_recipe(host.recipe, host.overrides).optim.steps or 0, 1)
+    jobs = jobs_of(decoder, rows, folder, args)
     train(
         [job for i in range(len(args.seeds)) for of_row in jobs for job in of_row[i : i + 1]], args.steps, args.parallel
     )
     return jobs
+
+
+def host_job(decoder: str, folder: Path, overrides: Sequence[str]) -> Job:
+    """The training of the whole host that the rows of `--whole` start from; it takes its recipe's steps."""
+    return Job(f"{decoder}: host", f"demo/{decoder}_visible", tuple(overrides), folder / "host_before")
+
+
+def jobs_of(decoder: str, rows: Sequence[Row], folder: Path, args: argparse.Namespace) -> list[list[Job]]:
+    """Each row's trainings, one for each seed."""
+    common: tuple[str, ...] = DECODERS[decoder]
+    if args.whole:
+        common = (*FROM_THERE[decoder], f"init={folder / 'host_before'}")
+    return [
+        [
+            Job(f"{decoder}: {row.name} (seed {seed})", recipe, words, folder / f"{_slug(row.name)}_seed{seed}")
+            for seed in args.seeds
+            for words in [(*common, *row.overrides, *args.overrides, f"optim.steps={args.steps}", f"seed={seed}")]
+        ]
+        for row in rows
+        for recipe in [row.recipe or f"demo/{decoder}_visible"]
+    ]
 
 
 def measure(rows: Sequence[Row], jobs: Sequence[Sequence[Job]], folder: Path, args: argparse.Namespace) -> None:

@@ -55,11 +55,15 @@ class HeldOut:
                 total += loss.item() * len(source)
         return total / sum(len(source) for source, _ in self.batches)
 
+    def _first(self, count: int) -> tuple[Tensor, Tensor]:
+        source, driving = (images[:count] for images in self.batches[0])
+        return self.objective.pictures(source, driving)
+
     def usage(self, host: Host) -> dict[str, float]:
         """Measure how the host uses its memory on the first pairs, see `inspection.usage`; empty without a memory."""
         if host.memory is None:
             return {}
-        source, driving = (images[:WATCHED] for images in self.batches[0])
+        source, driving = self._first(WATCHED)
         with _evaluating(host), watching(host) as views:
             host.reconstruct(source, driving)
             return usage(views.values())
@@ -69,7 +73,7 @@ class HeldOut:
 
         In a further training stage it is drawn with the motion that the stage teaches.
         """
-        source, driving = (images[:rows] for images in self.batches[0])
+        source, driving = self._first(rows)
         stage = self.objective.stage
         with _evaluating(host):
             if stage not in host.motion_modes:

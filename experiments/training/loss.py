@@ -55,6 +55,10 @@ class Objective(nn.Module):
         """Whether the discriminator is trained."""
         return self.section.generator_gan > 0
 
+    def pictures(self, source: Tensor, driving: Tensor) -> tuple[Tensor, Tensor]:
+        """What the host sees of a pair (B, C, H, W): without the visibility, which is the last channel if it is there."""
+        return (source[:, :-1], driving[:, :-1]) if self.section.visibility else (source, driving)
+
     def forward(
         self, host: Host, source: Tensor, driving: Tensor, generator: torch.Generator, epoch: float | None = None
     ) -> tuple[Tensor, dict[str, Tensor], HostOutput | None]:
@@ -62,7 +66,8 @@ class Objective(nn.Module):
 
         Args:
             host: in train or eval mode.
-            source: (B, 3, H, W) in [0, 1], or with the further channels that the host takes.
+            source: (B, 3, H, W) in [0, 1], or with the further channels that the host takes; for the term
+                `visibility` with one more, what the source shows of the picture, in [0, 1].
             driving: the same person; what the prediction is compared with.
             generator: of every random draw: what the host does only in training, and the equivariance terms' warp.
             epoch: while training, the epochs done; None = reconstruct as in an evaluation.
@@ -71,8 +76,9 @@ class Objective(nn.Module):
             The loss; its terms, weighted and detached, which sum to it; the host's output, None in a further stage.
 
         Raises:
-            UserError: the host has no such loss term or stage, or the perceptual backbone refuses the picture's size.
+            UserError: the host has no such loss term, stage or occlusion map, or the perceptual backbone refuses the picture's size.
         """
+        source, driving, shown = *self.pictures(source, driving), driving[:, -1:]
         if self.stage is not None:
             try:
                 loss = host.stage_loss(self.stage, source, driving, generator=generator)
@@ -102,6 +108,8 @@ class Objective(nn.Module):
             terms["pyramid_l1"] = weights.pyramid_l1 * pyramid_l1(output.prediction, target)
         if weights.ssim:
             terms["ssim"] = weights.ssim * (1 - ssim(output.prediction, target))
+        if weights.visibility:
+            terms["visibility"] = weights.visibility * _visibility(output, shown)
         terms |= self._host_terms(host, output, source, driving, generator)
         exact = [value.to(torch.promote_types(value.dtype, torch.float32)) for value in terms.values()]
         total = torch.stack(exact).sum()
@@ -126,6 +134,23 @@ class Objective(nn.Module):
         except ValueError as error:
             raise UserError(f"loss: {error}") from None
         return {name: weights[name] * value for name, value in values.items()}
+
+
+def _visibility(output: HostOutput, shown: Tensor) -> Tensor:
+    """Cross-entropy of a host's occlusion maps and what the source shows, (B, 1, H, W), averaged over their places.
+
+    Raises:
+        UserError: the host estimates no occlusion map.
+    """
+    maps = getattr(output, "occlusion_maps", None) or [output.occlusion_map]  # TPSM has one for each level
+    if maps[0] is None:
+        raise UserError("loss.visibility: the host estimates no occlusion map; expected 0")
+    with torch.autocast(shown.device.type, enabled=False):  # a logarithm of what is close to 0
+        terms = [
+            F.binary_cross_entropy(one.float().clamp(0, 1), F.adaptive_avg_pool2d(shown.float(), one.shape[2:]))
+            for one in maps
+        ]
+    return torch.stack(terms).mean()
 
 
 def pyramid_l1(prediction: Tensor, target: Tensor, levels: int = 4) -> Tensor:

@@ -138,9 +138,10 @@ def _has_batch_statistics(host: Host) -> bool:
 
 
 def _batch_bytes(recipe: Recipe, world: int) -> int:
-    """Bytes of one process's share of a batch as it leaves the loader; pictures with motion or pose are float."""
+    """Bytes of one process's share of a batch as it leaves the loader; pictures with motion, pose or visibility are float."""
     pictures, data = 2 * recipe.optim.batch_size // world, recipe.data
-    return pictures * (data.channels + 3 * data.pose) * recipe.size**2 * (4 if data.motion or data.pose else 1)
+    floats = data.motion or data.pose or data.visibility
+    return pictures * (data.channels + 3 * data.pose + data.visibility) * recipe.size**2 * (4 if floats else 1)
 
 
 def _open_log(run: Training, held_out: HeldOut) -> RunLog:
