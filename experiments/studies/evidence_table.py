@@ -23,7 +23,9 @@ COLUMNS = {  # heading → column of the standard protocol
     "revealed": "standard.l1.revealed",
     "SSIM ↑": "standard.ssim",
     "SSIM, hidden": "standard.ssim.disoccluded",
+    "features, hidden ↓": "standard.features.disoccluded",  # of EfficientNet-Lite0: see metrics/README.md
 }
+OPTIONAL = "standard.features.disoccluded"  # values kept before there was that metric have none
 DECIDES = "standard.l1.disoccluded"
 
 
@@ -61,7 +63,8 @@ def read(path: Path) -> Runs:
         for line in csv.DictReader(io.StringIO(text)):
             columns = runs.setdefault(line["model"], {column: [] for column in COLUMNS.values()})
             for column in columns:
-                columns[column].append(float(line[column]) if line[column] else None)
+                value = line.get(column) if column == OPTIONAL else line[column]
+                columns[column].append(float(value) if value else None)
     except (KeyError, TypeError, ValueError, OSError, EOFError) as error:
         raise UserError(f"{path}: expected the values that `memcomp benchmark` writes ({error!r})") from None
     return runs
@@ -97,7 +100,7 @@ def table(runs: Runs, baseline: str) -> str:
     zero = _mean(values[baseline][DECIDES])
     lines = []
     for name, columns in values.items():
-        cells = [str(len(columns[DECIDES])), *(f"{_mean(columns[column]):.4f}" for column in COLUMNS.values())]
+        cells = [str(len(columns[DECIDES])), *(_cell(columns[column]) for column in COLUMNS.values())]
         one, other = columns[DECIDES], values[baseline][DECIDES]
         delta = seeds_difference(one, other, paired=len(one) == len(other))  # a copy of the source has no seeds
         if delta is None or name == baseline:
@@ -106,6 +109,10 @@ def table(runs: Runs, baseline: str) -> str:
             value, low, high = (f"{100 * end / zero:+.1f}" for end in (delta.value, delta.low, delta.high))
             lines.append([name, *cells, f"{value} % [{low}, {high}]"])
     return markdown(["row", "seeds", *COLUMNS, f"hidden, against {baseline}"], lines)
+
+
+def _cell(seeds: Values) -> str:
+    return "–" if mean(seeds[0]).value is None else f"{_mean(seeds):.4f}"
 
 
 def _mean(seeds: Values) -> float:

@@ -56,7 +56,7 @@ class Objective(nn.Module):
         return self.section.generator_gan > 0
 
     def pictures(self, source: Tensor, driving: Tensor) -> tuple[Tensor, Tensor]:
-        """What the host sees of a pair (B, C, H, W): without the visibility, which is the last channel if it is there."""
+        """What the host sees of a pair (B, C, H, W): all but its last channel if that is the visibility."""
         return (source[:, :-1], driving[:, :-1]) if self.section.visibility else (source, driving)
 
     def forward(
@@ -76,7 +76,8 @@ class Objective(nn.Module):
             The loss; its terms, weighted and detached, which sum to it; the host's output, None in a further stage.
 
         Raises:
-            UserError: the host has no such loss term, stage or occlusion map, or the perceptual backbone refuses the picture's size.
+            UserError: the host has no such loss term, stage or occlusion map, or the perceptual backbone refuses the
+                picture's size.
         """
         source, driving, shown = *self.pictures(source, driving), driving[:, -1:]
         if self.stage is not None:

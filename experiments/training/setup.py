@@ -138,7 +138,7 @@ def _has_batch_statistics(host: Host) -> bool:
 
 
 def _batch_bytes(recipe: Recipe, world: int) -> int:
-    """Bytes of one process's share of a batch as it leaves the loader; pictures with motion, pose or visibility are float."""
+    """Bytes of one process's share of a batch as it leaves the loader; with motion, pose or visibility it is float."""
     pictures, data = 2 * recipe.optim.batch_size // world, recipe.data
     floats = data.motion or data.pose or data.visibility
     return pictures * (data.channels + 3 * data.pose + data.visibility) * recipe.size**2 * (4 if floats else 1)

@@ -102,6 +102,8 @@ def narrowing(name, clips):
         changes |= {f"host.model.discriminator_params.{key}": value for key, value in HOURGLASS.items()}
     if recipe.data.pose:  # of heads; clips have a teacher
         changes |= {"data.pose": "false", "loss.pose_teacher": "teacher.pkl"}
+    if recipe.data.visibility:  # of heads; test_loss.py has that term
+        changes |= {"data.visibility": "false", "loss.visibility": 0}
     if recipe.memory is not None:
         changes |= {f"memory.{key}": value for key, value in MEMORY.items()}
     return [f"{key}={value}" for key, value in changes.items()]

@@ -224,3 +224,44 @@ def test_a_term_the_host_lacks_is_named(small_recipe, monkeypatch):
     monkeypatch.setattr(type(host), "loss_names", ("warp",))
     with pytest.raises(UserError, match=r"loss\.equivariance_value: the host 'fomm' has no such term.*warp"):
         objective(host, image, image, torch.Generator())
+
+
+def test_the_occlusion_map_is_drawn_to_what_the_source_shows(small_recipe):
+    recipe = with_overrides(small_recipe, ["data.visibility=true", "loss.visibility=2"], "test")
+    draw = torch.Generator().manual_seed(1)
+    source, driving = torch.rand(2, 2, 3, 32, 32, generator=draw)
+    shown = (torch.rand(2, 1, 32, 32, generator=draw) > 0.3).float()
+    images = torch.cat([source, torch.ones_like(shown)], 1), torch.cat([driving, shown], 1)
+    _, loss, terms, output = run_objective(recipe, images)
+
+    seen = output.occlusion_map.detach()
+    wanted = shown.unflatten(2, (seen.shape[2], -1)).unflatten(4, (seen.shape[3], -1)).mean((3, 5))
+    expected = -(wanted * seen.log() + (1 - wanted) * (1 - seen).log()).mean()
+    assert terms["visibility"].item() == pytest.approx(2 * expected.item(), rel=1e-5)
+    loss.backward()
+
+    plain = with_overrides(small_recipe, [], "test")
+    _, _, without, alike = run_objective(plain, (source, driving))
+    assert torch.equal(alike.prediction, output.prediction)  # the host itself does not see it
+    assert terms["pyramid_l1"] == without["pyramid_l1"]
+
+
+def test_a_host_without_an_occlusion_map_cannot_be_taught_one(small_recipe):
+    blind = "host.model.generator_params.estimate_occlusion_map=false"
+    recipe = with_overrides(small_recipe, ["memory=null", blind, "data.visibility=true", "loss.visibility=1"], "test")
+    image = torch.rand(1, 4, 32, 32)
+    with pytest.raises(UserError, match=r"loss\.visibility: the host estimates no occlusion map; expected 0"):
+        Objective(recipe.loss)(build_host(recipe), image, image, torch.Generator())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data.visibility=true"], "loss.visibility and data.visibility: expected both or neither"),
+        (["loss.visibility=1"], "loss.visibility and data.visibility: expected both or neither"),
+        (["data.visibility=true", "loss.visibility=1", "data.depth=true"], "data.visibility: expected false, only of"),
+    ],
+)
+def test_visibility_is_of_heads_and_needs_its_weight(words, message):
+    with pytest.raises(UserError, match=message):
+        load_recipe("demo/fomm", words)
