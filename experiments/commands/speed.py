@@ -70,6 +70,8 @@ def _hosts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=shared.at_least(1), default=4, help="pairs of a training step (default 4)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="leave torch.compile out")
+    half = "bf16 and fp16 on a CPU too, minutes a recipe (default: only on a GPU, where they are always measured)"
+    parser.add_argument("--half", action="store_true", help=half)
     parser.add_argument("--output", type=Path, required=True, help="folder of hosts.json")
 
 

@@ -3,6 +3,10 @@
 For each recipe: whether attaching a memory at its identity start leaves the host's picture as it is (in float32, under
 bf16 and fp16 autocast, in channels_last), how far the compiled host is from the eager one, and a few training steps
 with their time and peak memory. Rows are written as they come, so an interrupted run keeps what it has.
+
+Bf16 and fp16 are for accelerators. Most CPUs have no fast convolution in them, and the memory's of 512 channels then
+take a hundred times as long as in float32, minutes a picture. So on a CPU they are measured only if asked for
+(`--half`); otherwise their numbers are null in the row, whose `half` says why.
 """
 
 from __future__ import annotations
@@ -32,6 +36,8 @@ from memcomp.experiments.speed.options import HostsOptions
 from memcomp.experiments.training.loop import train
 
 WAYS = ("float32", "bf16", "fp16", "channels_last")
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+NO_HALF = "bf16 and fp16 not measured: a CPU takes minutes for them; --half measures them nevertheless"
 
 
 def time_hosts(options: HostsOptions) -> None:
@@ -46,7 +52,7 @@ def time_hosts(options: HostsOptions) -> None:
         started = time.perf_counter()
         try:
             recipe = load_recipe(name, [*_overrides(options), *options.overrides])
-            row |= parity(recipe, device) if recipe.stage is None else {}
+            row |= parity(recipe, device, options.half) if recipe.stage is None else {}
             row |= {} if not options.compile or recipe.stage is not None else compiled(recipe, device)
             row |= steps(recipe, device)
         except (UserError, RuntimeError, ValueError) as error:  # one recipe that fails does not hide the others
@@ -58,17 +64,22 @@ def time_hosts(options: HostsOptions) -> None:
             temporary.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
-def parity(recipe: Recipe, device: torch.device) -> dict[str, float]:
+def parity(recipe: Recipe, device: torch.device, half: bool = False) -> dict[str, float | str | None]:
     """Way → largest difference that attaching at the identity start makes to the picture, whose range is [0, 1].
 
-    Also how far autocast alone takes the picture from float32.
+    Also how far autocast alone takes the picture from float32. On a CPU what is about bf16 and fp16 is None, and
+    `half` the reason, unless it is asked for.
     """
+    ways = [way for way in WAYS if half or device.type != "cpu" or way not in HALF]
     host = build_host(dataclasses.replace(recipe, memory=None, freeze_host=False)).to(device).eval()
     source, driving = _pictures(recipe, device)
-    before = {way: _picture(host, source, driving, way) for way in WAYS}
+    before = {way: _picture(host, source, driving, way) for way in ways}
     attach(host, CompensationConfig.paper(start="identity"))
-    row = {f"attach_{way}": _distance(before[way], _picture(host, source, driving, way)) for way in WAYS}
-    return row | {f"autocast_{way}": _distance(before["float32"], before[way]) for way in ("bf16", "fp16")}
+    after = {way: _picture(host, source, driving, way) for way in ways}
+    row: dict[str, float | str | None] = {}
+    row |= {f"attach_{way}": _distance(before[way], after[way]) if way in ways else None for way in WAYS}
+    row |= {f"autocast_{way}": _distance(before["float32"], before[way]) if way in ways else None for way in HALF}
+    return row | ({} if len(ways) == len(WAYS) else {"half": NO_HALF})
 
 
 def compiled(recipe: Recipe, device: torch.device) -> dict[str, float]:
@@ -131,8 +142,7 @@ def _picture(host: Host, source: Tensor, driving: Tensor, way: str) -> Tensor:
 
 @contextlib.contextmanager
 def _way(device: torch.device, way: str) -> Iterator[None]:
-    kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    with torch.autocast(device.type, kinds[way]) if way in kinds else contextlib.nullcontext():
+    with torch.autocast(device.type, HALF[way]) if way in HALF else contextlib.nullcontext():
         yield
 
 

@@ -58,6 +58,8 @@ class HostsOptions:
     batch: int = 4
     device: str = "auto"
     compile: bool = True
+    half: bool = False
+    """Bf16 and fp16 on a CPU too, where they take minutes; elsewhere they are always measured."""
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,13 @@ import torch
 
 from memcomp import CompensationConfig
 from memcomp.experiments.cli import main
+from memcomp.experiments.recipe.load import load_recipe
 from memcomp.experiments.speed import hosts, loading, training
 from memcomp.experiments.speed.compensation import _in_own_process
 from memcomp.experiments.speed.options import TrainingSpeedOptions
+
+# 512 channels in bf16 take a CPU minutes
+SMALL_MEMORY = partial(CompensationConfig.paper, memory_channels=8, memory_size=(4, 4))
 
 
 def test_prints_a_line_for_each_size_and_mode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,18 +94,31 @@ def test_data_names_the_folder_that_cannot_be_loaded(tmp_path, capsys) -> None:
 
 
 def test_hosts_reports_parity_and_steps_of_each_recipe(tmp_path, head_cache, narrow, monkeypatch) -> None:
-    small = partial(CompensationConfig.paper, memory_channels=8, memory_size=(4, 4))  # 512 in bf16 take a CPU minutes
-    monkeypatch.setattr(hosts, "CompensationConfig", SimpleNamespace(paper=small))
+    monkeypatch.setattr(hosts, "CompensationConfig", SimpleNamespace(paper=SMALL_MEMORY))
     few = ["data.frames=2", f"data.cache={head_cache}", "loss.perceptual=null", "loss.pyramid_l1=1", *narrow]
     options = ["--size", "32", "--steps", "2", "--batch", "2", "--device", "cpu", "--no-compile"]
     recipes = ["--recipes", "demo/fomm_mcnet", "demo/fomm_detail"]
-    assert main(["speed", "hosts", *few, *recipes, *options, "--output", str(tmp_path)]) == 0
+    assert main(["speed", "hosts", *few, *recipes, *options, "--half", "--output", str(tmp_path)]) == 0
     rows = json.loads((tmp_path / "hosts.json").read_text())
     assert [row["recipe"] for row in rows] == ["demo/fomm_mcnet", "demo/fomm_detail"]
     for row in rows:
         assert "failed" not in row, row
         assert row["attach_float32"] == row["attach_bf16"] == row["attach_channels_last"] == 0
+        assert row["autocast_bf16"] > 0 and "half" not in row
         assert row["steps"] == 2 and row["loss_before"] != row["loss_after"]
+
+
+@pytest.mark.parametrize("name", ["demo/mraa", "demo/facevid2vid"])
+def test_hosts_leaves_half_precisions_out_on_a_cpu(name, monkeypatch) -> None:
+    """Where they take minutes, and not even a picture is made in them."""
+    monkeypatch.setattr(hosts, "CompensationConfig", SimpleNamespace(paper=SMALL_MEMORY))
+    made, picture = [], hosts._picture
+    monkeypatch.setattr(hosts, "_picture", lambda *args: made.append(args[-1]) or picture(*args))
+    row = hosts.parity(load_recipe(name), torch.device("cpu"))
+    assert made == 2 * ["float32", "channels_last"]
+    assert row.pop("attach_float32") == row.pop("attach_channels_last") == 0
+    assert "--half" in str(row.pop("half"))
+    assert row == dict.fromkeys(("attach_bf16", "attach_fp16", "autocast_bf16", "autocast_fp16"))
 
 
 def test_hosts_names_the_recipe_that_fails_and_goes_on(tmp_path) -> None:
@@ -117,8 +134,7 @@ def test_animation_is_timed_both_ways_and_its_peaks_compared(small_recipe, monke
 
     monkeypatch.setattr(FOMM, "published", small_recipe.host.model)
     monkeypatch.setattr(animation, "SHORT", 1)
-    small = partial(CompensationConfig.paper, memory_channels=8, memory_size=(4, 4))
-    monkeypatch.setattr(animation, "CompensationConfig", SimpleNamespace(paper=small))
+    monkeypatch.setattr(animation, "CompensationConfig", SimpleNamespace(paper=SMALL_MEMORY))
     words = ["--hosts", "fomm", "--size", "32", "--frames", "4", "--batch", "2", "--device", "cpu"]
     assert main(["speed", "animate", *words, "--minutes", "0.02", "--output", str(tmp_path / "rows.json")]) == 0
     printed = capsys.readouterr().out
