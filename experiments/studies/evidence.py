@@ -61,7 +61,7 @@ DEEPER = Row("host, one block deeper", "demo/true_motion", ("host.model.generato
 ROWS = {"fomm": (*COMMON[:1], DEEPER, *COMMON[2:]), "tpsm": COMMON}
 DECODERS = {"fomm": (), "tpsm": (TPSM,)}
 FIELDS = tuple(  # the paper's memory with one field each, those of the preset `placed` and two others
-    Row(f"paper, {name}", MCNET, words)
+    Row(f"paper, {name}", MCNET, tuple(words))
     for name, *words in (
         ("place", "memory.start=paper", "memory.place=true"),
         ("driving keypoints", "memory.start=paper", "memory.driving=true"),

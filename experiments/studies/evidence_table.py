@@ -25,7 +25,8 @@ COLUMNS = {  # heading → column of the standard protocol
     "SSIM, hidden": "standard.ssim.disoccluded",
     "features, hidden ↓": "standard.features.disoccluded",  # of EfficientNet-Lite0: see metrics/README.md
 }
-OPTIONAL = "standard.features.disoccluded"  # values kept before there was that metric have none
+# where pairs have no exact motion, and in values kept before there was that metric
+MAY_LACK = ("standard.l1.revealed", "standard.features.disoccluded")
 DECIDES = "standard.l1.disoccluded"
 
 
@@ -63,7 +64,7 @@ def read(path: Path) -> Runs:
         for line in csv.DictReader(io.StringIO(text)):
             columns = runs.setdefault(line["model"], {column: [] for column in COLUMNS.values()})
             for column in columns:
-                value = line.get(column) if column == OPTIONAL else line[column]
+                value = line.get(column) if column in MAY_LACK else line[column]
                 columns[column].append(float(value) if value else None)
     except (KeyError, TypeError, ValueError, OSError, EOFError) as error:
         raise UserError(f"{path}: expected the values that `memcomp benchmark` writes ({error!r})") from None
