@@ -100,6 +100,8 @@ def steps(recipe: Recipe, device: torch.device) -> dict[str, float]:
         torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as folder:
         result = train(recipe, folder, progress=False)
+        if not result.finished:  # by a signal, which is meant for all of it
+            raise KeyboardInterrupt
         lines = (Path(folder) / "log.csv").read_text(encoding="utf-8").splitlines()
     column = lines[0].split(",").index("images_per_second")
     rates = [float(value) for line in lines[7:] if (value := line.split(",")[column])]

@@ -128,6 +128,15 @@ def test_hosts_names_the_recipe_that_fails_and_goes_on(tmp_path) -> None:
     assert "lrr" in row["failed"]
 
 
+def test_hosts_stops_where_a_training_was_interrupted(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(hosts, "parity", lambda *arguments: {})
+    monkeypatch.setattr(hosts, "train", lambda recipe, folder, progress: SimpleNamespace(finished=False))
+    words = ["--recipes", "demo/fomm", "demo/mraa", "--size", "64", "--no-compile", "--output", str(tmp_path)]
+    assert main(["speed", "hosts", *words]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert not (tmp_path / "hosts.json").exists()  # no row was whole
+
+
 def test_animation_is_timed_both_ways_and_its_peaks_compared(small_recipe, monkeypatch, tmp_path, capsys):
     from memcomp.adapters import FOMM
     from memcomp.experiments.speed import animation
