@@ -34,7 +34,7 @@ class Panel:
     Args:
         metrics: names of `METRICS`, or "all"; none = `DEFAULT`.
         backends: `key=value` words, see `memcomp.experiments.backends.choose`.
-        device: of the LPIPS networks.
+        device: of the networks whose features are compared.
         heads: size of the pictures if they show procedural heads; None = faces.
 
     Attributes:
@@ -157,7 +157,7 @@ class Panel:
                     row.values[f"{protocol}.{name}"] = formula(*given)
                 if given and metric.masked:
                     for which, mask in measurable(pair.disoccluded, revealed).items():
-                        found = None if mask is None or reason else formula(*given, mask)
+                        found = None if mask is None else formula(*given, mask)
                         row.values[f"{protocol}.{name}.{which}"] = found
         return row
 

@@ -37,7 +37,7 @@ def feature_distance(network: Network, prediction: Tensor, target: Tensor, mask:
     if not bool(pair.isfinite().all()):
         raise ValueError("an image holds values that are not finite")
     size = tuple(pair.shape[-2:])
-    maps = [1 - F.cosine_similarity(one[:1].double(), one[1:].double(), dim=1).cpu() for one in network(pair)]
+    maps = [1 - F.cosine_similarity(one[:1], one[1:], dim=1) for one in (each.cpu().double() for each in network(pair))]
     total = torch.stack([F.interpolate(one[None], size=size, mode="bilinear")[0, 0] for one in maps]).mean(0)
     where = None if mask is None else inner(mask)
     return float((total if where is None else total[BORDER:-BORDER, BORDER:-BORDER][where[0]]).mean())

@@ -131,7 +131,7 @@ def column_heading(column: str) -> str:
 
 
 def measurable(mask: torch.Tensor | None, revealed: torch.Tensor | None) -> dict[str, torch.Tensor | None]:
-    """The masks that are known, by name; None in place of one with fewer than `MINIMUM_PIXELS` measurable pixels."""
+    """The masks (1, H, W) that are known, by name; None in place of one with fewer than `MINIMUM_PIXELS` to measure."""
     masks = {name: given for name, given in ((MASKED, mask), (REVEALED, revealed)) if given is not None}
     pixels = {name: inner(given) for name, given in masks.items()}
     enough = {name for name, some in pixels.items() if some is not None and int(some.sum()) >= MINIMUM_PIXELS}

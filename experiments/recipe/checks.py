@@ -97,6 +97,7 @@ def _combinations(recipe: Recipe) -> Iterator[Rule]:
     yield loss.headpose == 0 or data.pose or loss.pose_teacher is not None, NO_TEACHER
     yield loss.pose_teacher is None or not data.pose, "loss.pose_teacher: expected null with data.pose, which is exact"
     yield not recipe.freeze_host or loss.generator_gan == 0, "loss.generator_gan: expected 0 with freeze_host"
+    yield not recipe.freeze_host or loss.visibility == 0, "loss.visibility: expected 0 with freeze_host"
     untrained = "freeze_host: without a memory nothing would be trained"
     yield not recipe.freeze_host or recipe.memory is not None, untrained
     yield recipe.capacity is None or recipe.memory is not None, "capacity: expected a memory to be as large as"

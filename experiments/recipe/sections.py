@@ -70,6 +70,16 @@ class DataSection:
         """
         return 3 + self.depth + 4 * self.motion
 
+    @property
+    def loaded_channels(self) -> int:
+        """Channels of a training picture: those of the host, and the pose and the visibility, which the loss reads."""
+        return self.channels + 3 * self.pose + self.visibility
+
+    @property
+    def loaded_as_float(self) -> bool:
+        """Whether training pictures are float32 in [0, 1]; otherwise they are bytes."""
+        return self.motion or self.pose or self.visibility
+
 
 @dataclass(frozen=True)
 class PerceptualSection:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,9 +61,10 @@ COMMON = (
 DEEPER = Row("host, one block deeper", "demo/true_motion", ("host.model.generator_params.num_bottleneck_blocks=4",))
 ROWS = {"fomm": (*COMMON[:1], DEEPER, *COMMON[2:]), "tpsm": COMMON}
 DECODERS = {"fomm": (), "tpsm": (TPSM,)}
-FIELDS = tuple(  # the paper's memory with one field each, those of the preset `placed` and two others
-    Row(f"paper, {name}", MCNET, tuple(words))
+FIELDS = tuple(  # the paper's memory, and with one field each: those of the preset `placed`, and the context
+    Row(name, MCNET, tuple(words))
     for name, *words in (
+        ("paper", "memory.start=paper"),
         ("place", "memory.start=paper", "memory.place=true"),
         ("driving keypoints", "memory.start=paper", "memory.driving=true"),
         ("visibility", "memory.start=paper", "memory.visibility=true"),
@@ -114,9 +116,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if min(args.steps, args.pairs, args.parallel) < 1:
         raise UserError("--steps, --pairs, --parallel: expected 1 or more")
     for decoder in args.decoders:
-        known = WHOLE if args.whole else (*ROWS[decoder][:1], *FIELDS) if args.fields else ROWS[decoder]
+        known = WHOLE if args.whole else FIELDS if args.fields else ROWS[decoder]
+        if not set(args.rows or ()) <= set(range(len(known))):
+            raise UserError(f"--rows: expected numbers from 0 to {len(known) - 1}")
         rows = [known[i] for i in args.rows or range(len(known))]
-        folder = writable_folder(args.output / (f"whole_{decoder}" if args.whole else decoder))
+        kind = "whole_" if args.whole else "fields_" if args.fields else ""
+        folder = writable_folder(args.output / f"{kind}{decoder}")
         jobs = train_rows(decoder, rows, folder, args)
         measure(rows, jobs, folder, args)
 
@@ -158,7 +163,8 @@ def measure(rows: Sequence[Row], jobs: Sequence[Sequence[Job]], folder: Path, ar
     """`memcomp benchmark` of all runs on the pairs of the study, and the plot."""
     seed = int(args.choose)  # the test people of another data seed are nobody's: for choosing
     out = folder / ("chosen" if args.choose else "benchmark")
-    pairs = spread_pairs(load_recipe("demo/true_motion", args.overrides), seed, args.pairs)
+    data = [word for word in args.overrides if word.startswith(("data.", "size="))]
+    pairs = spread_pairs(load_recipe("demo/true_motion", data), seed, args.pairs)
     write_list(writable_folder(out) / "spread.csv", {SAME: pairs})
     runs = [f"{row.name}={job.output}" for row, of_row in zip(rows, jobs, strict=True) for job in of_row]
     words = [*runs, "--baseline", rows[0].name, "--pairs-file", str(out / "spread.csv"), "--metrics", METRICS]
@@ -195,4 +201,9 @@ def _slug(name: str) -> str:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"evidence: error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on from the last checkpoints")

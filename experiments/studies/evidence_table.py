@@ -12,7 +12,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from memcomp.experiments.errors import UserError
+from memcomp.experiments.errors import UserError, counted
 from memcomp.experiments.files import atomic_write, existing_file
 from memcomp.experiments.metrics.aggregate import Values, mean, seeds_difference
 from memcomp.experiments.output.tables import markdown
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 Runs = dict[str, dict[str, list[float | None]]]  # "ROW (seed N)" → column → a value per pair
-Rows = dict[str, dict[str, list[list[float | None]]]]  # row → column → for each seed a value per pair
+Rows = dict[str, dict[str, dict[str, list[float | None]]]]  # row → column → seed → a value per pair
 
 
 def read(path: Path) -> Runs:
@@ -93,27 +93,34 @@ def table(runs: Runs, baseline: str) -> str:
     """
     values: Rows = {}
     for label, of_run in runs.items():
-        row = values.setdefault(label.partition(" (seed ")[0], {column: [] for column in of_run})
+        name, _, seed = label.partition(" (seed ")
+        row = values.setdefault(name, {column: {} for column in of_run})
         for column, found in of_run.items():
-            row[column].append(found)
+            row[column][seed] = found
     if baseline not in values:
         raise UserError(f"--baseline {baseline}: expected one of {', '.join(values)}")
-    zero = _mean(values[baseline][DECIDES])
     lines = []
     for name, columns in values.items():
-        cells = [str(len(columns[DECIDES])), *(_cell(columns[column]) for column in COLUMNS.values())]
-        one, other = columns[DECIDES], values[baseline][DECIDES]
-        delta = seeds_difference(one, other, paired=len(one) == len(other))  # a copy of the source has no seeds
-        if delta is None or name == baseline:
-            lines.append([name, *cells, ""])
-        else:
-            value, low, high = (f"{100 * end / zero:+.1f}" for end in (delta.value, delta.low, delta.high))
-            lines.append([name, *cells, f"{value} % [{low}, {high}]"])
+        cells = [str(len(columns[DECIDES])), *(_cell([*columns[column].values()]) for column in COLUMNS.values())]
+        change = "" if name == baseline else _change(columns[DECIDES], values[baseline][DECIDES])
+        lines.append([name, *cells, change])
     return markdown(["row", "seeds", *COLUMNS, f"hidden, against {baseline}"], lines)
 
 
+def _change(row: dict[str, list[float | None]], baseline: dict[str, list[float | None]]) -> str:
+    """In percent of the baseline, over the seeds that both have; one that has none of them is compared with all."""
+    common = [seed for seed in baseline if seed in row]
+    one, other = ([values[seed] for seed in common or values] for values in (row, baseline))
+    delta = seeds_difference(one, other, paired=bool(common))
+    if delta is None:
+        return ""
+    value, low, high = (f"{100 * end / _mean(other):+.1f}" for end in (delta.value, delta.low, delta.high))
+    fewer = f" ({counted(len(common), 'seed')})" if common and len(common) < len(baseline) else ""
+    return f"{value} % [{low}, {high}]{fewer}"
+
+
 def _cell(seeds: Values) -> str:
-    return "–" if mean(seeds[0]).value is None else f"{_mean(seeds):.4f}"
+    return "–" if all(mean(of_seed).value is None for of_seed in seeds) else f"{_mean(seeds):.4f}"
 
 
 def _mean(seeds: Values) -> float:

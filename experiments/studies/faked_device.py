@@ -45,8 +45,8 @@ ABOUT = """# A training step on a CUDA device that is only faked
 
 Made by `python -m memcomp.experiments.studies.faked_device`: {sizes}, one GPU, the recipes' own batches.
 
-**Computed with tensors that have no values (PyTorch's FakeTensorMode); one recipe was compared with [a real
-device](real_device.md): 28.2 GiB here, 28.4 there, no wait either.** GiB are the most
+**Computed with tensors that have no values (PyTorch's FakeTensorMode); what was compared with
+[a real device](real_device.md) stands there.** GiB are the most
 that the tensors of one whole step take at one time: host, memory, loss with its networks, backward, optimisers,
 discriminator where there is one, and what stays between steps. What a kernel needs for itself, the allocator's unused
 blocks, cuDNN's workspaces and the CUDA context (half a GiB and more) come on top. Weights that must be fetched are

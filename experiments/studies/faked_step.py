@@ -79,8 +79,8 @@ def _cudnn(*args: Any, transposed: bool = False, **kwargs: Any) -> Any:
 def without_files(recipe: Recipe) -> Iterator[None]:
     """Give a training blank clips, and networks of the right shape where weights would have to be fetched."""
     section = recipe.data
-    shape = (section.channels + 3 * section.pose, recipe.size, recipe.size)
-    kind = torch.float32 if section.motion or section.pose else torch.uint8
+    shape = (section.loaded_channels, recipe.size, recipe.size)
+    kind = torch.float32 if section.loaded_as_float else torch.uint8
     colours = tuple((name, 1.0) for name in ("brightness", "contrast", "saturation", "hue"))
 
     class Blank:

@@ -2,8 +2,8 @@
 
 For every recipe, at its published widths, size and batch, and each precision: seconds of a step, the most memory that
 its tensors take, beside what `faked_device` computed without a GPU, and how often the host waits for the device in a
-step that is not logged, as CUDA itself tells it. It is the training's own code; the pictures are noise, and networks
-whose weights must be fetched are random. The same command goes on where it was interrupted.
+step that is not logged, as PyTorch tells it of its calls to CUDA. It is the training's own code; the pictures are
+noise, and networks whose weights must be fetched are random. The same command goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,18 @@ from memcomp.experiments.training.precision import products_of
 
 WARM = 4  # steps before the measured ones: optimisers' states, choice of kernels
 COMPUTED = Path(__file__).parent.parent / "results" / "faked_device.json"
-HEADER = ("recipe", "batch", "precision", "s a step", "images/s", "peak GiB", "computed GiB", "waits", "undone")
+HEADER = (
+    "device",
+    "recipe",
+    "batch",
+    "precision",
+    "s a step",
+    "images/s",
+    "peak GiB",
+    "computed GiB",
+    "waits",
+    "undone",
+)
 
 
 def measure(recipe: Recipe, steps: int) -> dict[str, Any]:
@@ -49,8 +59,8 @@ def measure(recipe: Recipe, steps: int) -> dict[str, Any]:
         steps: that are measured, after `WARM` others.
 
     Returns:
-        seconds of a step; peak, bytes of tensors at most; waits of all measured steps, as CUDA tells them; undone, how
-        many steps were for their gradients.
+        seconds of a step; peak, bytes of tensors at most; waits of all measured steps, as PyTorch tells them; undone,
+        how many steps were for their gradients.
     """
     with tempfile.TemporaryDirectory() as folder, without_files(recipe):
         device = resolve_device(recipe.device)
@@ -108,7 +118,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     computed = json.loads(COMPUTED.read_text())["rows"]
     lines = []
     for row in rows:
-        named = [row["recipe"] + "".join(f", {change}" for change in row["changes"]), str(row["batch"])]
+        named = [row["device"], row["recipe"] + "".join(f", {change}" for change in row["changes"]), str(row["batch"])]
         if "failed" in row:
             lines.append([*named, row["precision"], row["failed"], *[""] * 5])
             continue
@@ -136,25 +146,30 @@ def main() -> int:
     parser.add_argument("words", nargs="*", metavar="RECIPE or KEY=VALUE", help="default: all that are not demo/")
     parser.add_argument("--precisions", nargs="+", default=["tf32", "bf16"])
     parser.add_argument("--steps", type=int, default=8, metavar="N", help="measured of each (default: %(default)s)")
-    parser.add_argument("--output", type=Path, required=True, help="folder of real_device.md and real_device.json")
+    parser.add_argument("--output", type=Path, required=True, help="folder of steps.md and real_device.json")
     options = parser.parse_args()
+    if options.steps < 1:
+        parser.error("--steps: expected 1 or more")
     changes = [word for word in options.words if "=" in word]
     names = [word for word in options.words if "=" not in word] or [name for name in recipe_names() if "/" not in name]
     kept = options.output / "real_device.json"
     content = json.loads(kept.read_text()) if kept.is_file() else {"rows": []}
     rows: list[dict[str, Any]] = content["rows"]
+    here = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     try:
         for name in names:
             for precision in options.precisions:
-                row: dict[str, Any] = {"recipe": name, "precision": precision, "changes": changes}
-                if any(row.items() <= one.items() for one in rows):
+                row: dict[str, Any] = {"device": here, "recipe": name, "precision": precision, "changes": changes}
+                row |= {"steps": options.steps}
+                if any(row.items() <= one.items() and "failed" not in one for one in rows):
                     continue
+                rows[:] = [one for one in rows if not row.items() <= one.items()]  # what failed is tried again
                 few = ["optim.epochs=null", f"optim.steps={50 + WARM + options.steps}", "data.workers=0", "init=null"]
                 words = [*few, f"precision={precision}", *WITHOUT_FILES.get(name, []), *changes]
                 recipe = load_recipe(name, words)
                 row |= {"batch": recipe.optim.batch_size, "size": recipe.size}
                 try:
-                    row |= measure(replace(recipe), options.steps)
+                    row |= measure(recipe, options.steps)
                 except (RuntimeError, TypeError, ValueError) as error:
                     row["failed"] = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
                 rows.append(row)
@@ -163,9 +178,8 @@ def main() -> int:
     except UserError as error:
         print(f"real_device: {error}", file=sys.stderr)
         return 2
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
-    with atomic_write(options.output / "real_device.md") as file:
-        file.write_text(f"# Training steps on {device}\n\n{table(rows)}\n\n{versions_line()}\n", encoding="utf-8")
+    with atomic_write(options.output / "steps.md") as file:
+        file.write_text(f"# Training steps on a device\n\n{table(rows)}\n\n{versions_line()}\n", encoding="utf-8")
     return int(any("failed" in row for row in rows))
 
 

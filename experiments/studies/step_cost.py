@@ -72,7 +72,7 @@ def step_flop(recipe: Recipe, pairs: int = PAIRS) -> int:
     with mock.patch("memcomp.experiments.training.loss.load_backbone", untrained):
         host, objective = build_host(recipe), losses.Objective(recipe.loss, recipe.stage)
     with FakeTensorMode(allow_non_fake_inputs=True), Counted() as counted:
-        source, driving = torch.empty(2, pairs, recipe.data.channels, recipe.size, recipe.size)
+        source, driving = torch.empty(2, pairs, recipe.data.loaded_channels, recipe.size, recipe.size)
         loss, _, output = objective(host, source, driving, seeded(0, "step cost", 0), epoch=LATE)
         loss.backward()
         if objective.adversarial and output is not None:

@@ -140,8 +140,7 @@ def _has_batch_statistics(host: Host) -> bool:
 def _batch_bytes(recipe: Recipe, world: int) -> int:
     """Bytes of one process's share of a batch as it leaves the loader; with motion, pose or visibility it is float."""
     pictures, data = 2 * recipe.optim.batch_size // world, recipe.data
-    floats = data.motion or data.pose or data.visibility
-    return pictures * (data.channels + 3 * data.pose + data.visibility) * recipe.size**2 * (4 if floats else 1)
+    return pictures * data.loaded_channels * recipe.size**2 * (4 if data.loaded_as_float else 1)
 
 
 def _open_log(run: Training, held_out: HeldOut) -> RunLog:

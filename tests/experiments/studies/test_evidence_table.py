@@ -56,9 +56,20 @@ def test_what_has_one_seed_is_compared_with_several(pairs):
     assert "+100.0 % [" in table(read(pairs), "host").splitlines()[-1]
 
 
-@pytest.mark.parametrize("file", ["seed1", "seeds12"])
+def test_seeds_are_compared_by_their_number(pairs):
+    content = pairs.read_text()
+    whole = table(read(pairs), "host").splitlines()[-1]
+    header, *lines = content.splitlines()
+    host, memory = lines[:6], lines[6:]
+    pairs.write_text("\n".join([header, *host, *memory[3:], *memory[:3]]) + "\n")  # its seeds the other way round
+    assert table(read(pairs), "host").splitlines()[-1] == whole
+    pairs.write_text("\n".join([header, *host, *memory[3:]]) + "\n")
+    assert "% [-13.3, -6.7] (1 seed)" in table(read(pairs), "host").splitlines()[-1]
+
+
+@pytest.mark.parametrize("file", ["fomm", "tpsm", "whole_fomm"])
 def test_the_values_of_the_study_are_in_the_repository(file, capsys):
-    kept = Path(studies.__file__).parents[1] / "results" / f"evidence_fomm_{file}_pairs.csv.gz"
+    kept = Path(studies.__file__).parents[1] / "results" / f"evidence_{file}_pairs.csv.gz"
     evidence_table.main([str(kept)])
     shown = capsys.readouterr().out
     page = kept.with_name("evidence.md").read_text("utf-8")

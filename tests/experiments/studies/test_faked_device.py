@@ -36,7 +36,7 @@ def test_the_page_says_what_was_found():
     assert "3 recipes: 1 ended on a tensor or operation that a device refuses (c); in 1 the host waits (b)." in text
     lines = [line for line in text.splitlines() if line.startswith(("| a", "| b", "| c"))]
     assert "5.0" in lines[0] and lines[1].endswith("3 nonzero |") and lines[2].endswith("two devices |")
-    assert "never seen on a real device" in text
+    assert "[a real device](real_device.md)" in text
     assert "goes on with them: dagan, " in text and "demo/" not in text
 
 

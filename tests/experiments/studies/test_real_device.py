@@ -27,12 +27,17 @@ def test_the_command_goes_on_and_names_what_failed(tmp_path, monkeypatch, capsys
     monkeypatch.setattr("sys.argv", ["real_device", "fomm_mcnet", "--output", str(tmp_path)])
     assert real_device.main() == 1
     assert real_device.main() == 1
-    assert calls == ["tf32", "bf16"]  # what is there is not measured again
+    assert calls == ["tf32", "bf16", "bf16"]  # what is there is not measured again, what failed is
     rows = json.loads((tmp_path / "real_device.json").read_text())["rows"]
     assert rows[1]["failed"] == "RuntimeError: no room"
-    text = (tmp_path / "real_device.md").read_text()
+    text = (tmp_path / "steps.md").read_text()
     cells = [cell.strip() for cell in next(line for line in text.splitlines() if "tf32" in line).split("|")]
-    assert cells[1:] == ["fomm_mcnet", "40", "tf32", "0.500", "80.0", "2.0", "28.2", "0", "0", ""]
+    assert cells[2:] == ["fomm_mcnet", "40", "tf32", "0.500", "80.0", "2.0", "28.2", "0", "0", ""]
+
+
+def test_steps_of_what_only_the_loss_reads_are_taken_too():
+    words = ["optim.batch_size=2", "precision=float32", "optim.steps=60"]
+    assert real_device.measure(load_recipe("demo/fomm_visible", words), steps=1)["undone"] == 0
 
 
 def test_an_unknown_recipe_is_one_line(tmp_path, monkeypatch, capsys):
