@@ -159,7 +159,7 @@ def test_bad_masks_are_refused(pair, mask):
 
 def test_every_metric_says_which_way_is_better_as_its_column_does():
     formulas = {getattr(f, "func", f): m.higher_is_better for m in METRICS.values() for f in m.formulas.values()}
-    assert len(formulas) == 10
+    assert len(formulas) == 11
     for formula, higher in (formulas | {flicker: False, landmark_jitter: False}).items():
         said = re.findall(r"\b(higher|lower) is better", inspect.getdoc(formula).lower())
         assert said == ["higher" if higher else "lower"], formula.__name__
