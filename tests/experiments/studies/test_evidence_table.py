@@ -67,10 +67,12 @@ def test_seeds_are_compared_by_their_number(pairs):
     assert "% [-13.3, -6.7] (1 seed)" in table(read(pairs), "host").splitlines()[-1]
 
 
-@pytest.mark.parametrize("file", ["fomm", "tpsm", "whole_fomm"])
-def test_the_values_of_the_study_are_in_the_repository(file, capsys):
+@pytest.mark.parametrize(
+    ("file", "baseline"), [("fomm", "host"), ("tpsm", "host"), ("whole_fomm", "host"), ("fields", "paper")]
+)
+def test_the_values_of_the_study_are_in_the_repository(file, baseline, capsys):
     kept = Path(studies.__file__).parents[1] / "results" / f"evidence_{file}_pairs.csv.gz"
-    evidence_table.main([str(kept)])
+    evidence_table.main([str(kept), "--baseline", baseline])
     shown = capsys.readouterr().out
     page = kept.with_name("evidence.md").read_text("utf-8")
     for line in shown.strip().splitlines()[2:]:
