@@ -25,6 +25,7 @@ from memcomp.experiments.errors import UserError
 from memcomp.experiments.evaluation.hidden import spread_pairs
 from memcomp.experiments.evaluation.options import SAME, PairOptions
 from memcomp.experiments.evaluation.pairs import evaluation_pairs
+from memcomp.experiments.evaluation.scores import Pair
 from memcomp.experiments.recipe.load import load_recipe
 
 MOVES = 0.5  # pixels: a place that moves less is left out
@@ -76,9 +77,12 @@ def compare(host: Host, pairs: Sequence[tuple[Tensor, Tensor]]) -> Found:
     off, unmoved = torch.cat(errors), torch.cat(still)
     if not len(off):
         raise UserError("no pair has a place that the source shows and that moves")
-    maps = [torch.cat(values).mean().item() if values else None for values in (shown, hidden)]
-    means = [(values.mean().item(), values.median().item()) for values in (off, unmoved)]
-    return Found(*maps, *means)
+    return Found(
+        visible=torch.cat(shown).mean().item() if shown else None,
+        hidden=torch.cat(hidden).mean().item() if hidden else None,
+        error=(off.mean().item(), off.median().item()),
+        still=(unmoved.mean().item(), unmoved.median().item()),
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -92,10 +96,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(f"--pairs: expected 1 or more, got {args.pairs}")
     host, recipe = load_host(args.checkpoint)
     exact = load_recipe("demo/true_motion", [f"size={recipe.size}"])
-    if args.pairs_file is None:
-        pairs = spread_pairs(exact, 0, args.pairs)
-    else:
-        pairs = evaluation_pairs(exact, [SAME], PairOptions(args.pairs, files=(args.pairs_file,)))[SAME]
+    pairs: Sequence[Pair] = (
+        spread_pairs(exact, 0, args.pairs)
+        if args.pairs_file is None
+        else evaluation_pairs(exact, [SAME], PairOptions(args.pairs, files=(args.pairs_file,)))[SAME]
+    )
     found = compare(host.eval(), [(pair.source, pair.driving) for pair in pairs])
     if found.visible is not None and found.hidden is not None:
         print(
