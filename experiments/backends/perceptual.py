@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 import torchvision
@@ -44,27 +43,8 @@ def load_lpips(variant: str, heads: str, backbone: str) -> tuple[LPIPS, str]:
     return network, f"LPIPS v0.1 {variant} (heads {file.name}, {name} {origin})"
 
 
-class LiteFeatures(nn.Module):
-    """Features of EfficientNet-Lite0's five stages, whose ImageNet weights come as a package: see `load_features`."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, network: nn.Module, features: nn.Module) -> None:
-        super().__init__()
-        self.features = features
-        trained_with: Any = network.pretrained_cfg
-        for name in ("mean", "std"):
-            self.register_buffer(name, torch.tensor(trained_with[name]).view(1, 3, 1, 1))
-        self.eval().requires_grad_(False)
-
-    def forward(self, pictures: Tensor) -> list[Tensor]:
-        """Pictures (B, 3, H, W) in [0, 1] → (B, C, h, w) of each stage."""
-        return self.features((pictures.to(self.mean.device) - self.mean) / self.std)
-
-
-def load_features() -> tuple[LiteFeatures, str]:
-    """Load the network of the metric `features`; returns it and a description of its weights.
+def load_features() -> tuple[nn.Module, str]:
+    """Load the network of the metric `features`, EfficientNet-Lite0's five stages; returns it and a description.
 
     Raises:
         Unavailable: the package with its weights is not installed.
@@ -76,7 +56,7 @@ def load_features() -> tuple[LiteFeatures, str]:
     except (ImportError, UserError):
         message = f"features: EfficientNet-Lite0 needs timm and the weights in the package {LITE} (extra `train`)"
         raise Unavailable(LITE, message) from None
-    return LiteFeatures(network, Features(network, None)), f"features: {about}"
+    return Features(network, None).requires_grad_(False), f"features: {about}"
 
 
 def empty_features(variant: str) -> nn.Sequential:

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from memcomp.experiments.backends.base import Backend, NotFound, Unavailable
 from memcomp.experiments.backends.choose import create_backend, read_choices
 from memcomp.experiments.errors import UserError
+from memcomp.experiments.metrics.features import feature_map
 from memcomp.experiments.metrics.labels import Label
 from memcomp.experiments.metrics.ms_ssim import SMALLEST
 from memcomp.experiments.metrics.registry import DEFAULT, METRICS, measurable, measure_images
@@ -60,7 +61,7 @@ class Panel:
         self.metrics = [name for name in METRICS if name in metrics]
         self.about: list[str] = []
         self._needs: dict[str, str] = {}
-        self._networks: dict[str, object] = {}
+        self._networks: dict[str, nn.Module] = {}
         self._backends: dict[str, Backend] = {}
         for reads in dict.fromkeys(METRICS[name].reads for name in self.metrics):
             try:
@@ -73,7 +74,7 @@ class Panel:
                 self._needs[reads] = f"needs {error.needs}"
                 self.about.append(f"{reads}: not available: {error}")
 
-    def _load_network(self, reads: str, chosen: Mapping[str, str], device: Any) -> object:
+    def _load_network(self, reads: str, chosen: Mapping[str, str], device: Any) -> nn.Module:
         from memcomp.experiments.backends.perceptual import BACKBONES, load_features, load_lpips  # needs torchvision
 
         if reads == "features":
@@ -143,7 +144,9 @@ class Panel:
             if name == "ms_ssim" and min(image.shape[-2:]) < SMALLEST:
                 reason = f"needs {SMALLEST} px"
             given: tuple[Any, ...] = ()
-            if not reason and metric.reads in self._networks:
+            if not reason and metric.reads == "features":
+                given = (feature_map(self._networks[metric.reads], image, pair.target),)
+            elif not reason and metric.reads in self._networks:
                 given = (self._networks[metric.reads], image, pair.target)
             elif not reason and metric.reads in self._backends:
                 given = labels[metric.reads, metric.against]

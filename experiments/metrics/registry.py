@@ -35,9 +35,9 @@ class Metric:
     """Decimals in a table."""
     higher_is_better: bool
     formulas: Mapping[str, Formula]
-    """Protocol → formula of two images or labels, prediction first (LPIPS and features: the network before them)."""
+    """Protocol → formula of two images or labels, prediction first (LPIPS: the network before; features: a map)."""
     reads: str = "image"
-    """What is compared: "image", the network of "features" or LPIPS, or the kind of label that a backend reads."""
+    """What is compared: "image", "features", a LPIPS network, or the kind of label that a backend reads."""
     against: str = "target"
     """What it is compared with: "target", the truth; "person", the truth or else the source; "driving"."""
     masked: bool = False

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from memcomp.experiments.evaluation.scores import Model
 from memcomp.experiments.files import writable_folder
 from memcomp.experiments.output.figures import save_figure
 from memcomp.experiments.recipe.load import load_recipe
-from memcomp.experiments.studies.first_table import run, train
+from memcomp.experiments.studies.first_table import as_command, run, train
 from memcomp.experiments.training.side_by_side import Job
 
 SHOWN = 8  # people in the strip
@@ -45,6 +44,7 @@ class Row:
 
     name: str
     recipe: str
+    """Its name; empty: that of the whole host of the decoder."""
     overrides: tuple[str, ...] = ()
 
 
@@ -87,10 +87,7 @@ WHOLE = (  # from one trained host
 )
 FROM_THERE = {  # TPSM's host is trained: its background moves from the first step, no motion is dropped
     "fomm": (),
-    "tpsm": (
-        "host.model.train_params={bg_start: 0, dropout_epoch: 0, dropout_maxp: 0.3, dropout_startp: 0.1, "
-        "dropout_inc_epoch: 4}",
-    ),
+    "tpsm": ("host.model.train_params.bg_start=0", "host.model.train_params.dropout_epoch=0"),
 }
 
 
@@ -201,9 +198,4 @@ def _slug(name: str) -> str:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"evidence: error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on from the last checkpoints")
+    as_command(main, "evidence")

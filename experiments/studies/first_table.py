@@ -17,7 +17,7 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,10 +159,15 @@ def run(words: list[str]) -> None:
         sys.exit(code)
 
 
-if __name__ == "__main__":
+def as_command(main: Callable[[], None], name: str) -> None:
+    """Run a study's `main`: an error or an interruption is one line."""
     try:
         main()
     except UserError as error:
-        sys.exit(f"first_table: error: {error}")
+        sys.exit(f"{name}: error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on from the last checkpoints")
+
+
+if __name__ == "__main__":
+    as_command(main, "first_table")

@@ -1,7 +1,7 @@
 """How true a host's motion and occlusion are: `python -m memcomp.experiments.studies.host_motion CHECKPOINT`.
 
 Procedural heads know where every pixel of a driving frame stands in the source, and whether the source shows it. Both
-are compared with what the host estimates, on the pairs of the study `evidence`, or those of a list.
+are compared with what the host estimates, on the pairs of the study `evidence`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +22,6 @@ from memcomp.experiments.checkpoints.trained import load_host
 from memcomp.experiments.data.heads.raster import pixel_centres
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.evaluation.hidden import spread_pairs
-from memcomp.experiments.evaluation.options import SAME, PairOptions
-from memcomp.experiments.evaluation.pairs import evaluation_pairs
-from memcomp.experiments.evaluation.scores import Pair
 from memcomp.experiments.recipe.load import load_recipe
 
 MOVES = 0.5  # pixels: a place that moves less is left out
@@ -90,17 +86,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="host_motion", description="A host's motion and occlusion against the truth.")
     parser.add_argument("checkpoint", help="run, checkpoint or pretrained folder of a host of 64 px heads")
     parser.add_argument("--pairs", type=int, default=100, metavar="N", help="(default: %(default)s)")
-    parser.add_argument("--pairs-file", type=Path, metavar="CSV", help="these pairs, not those of the study")
     args = parser.parse_args(arguments)
     if args.pairs < 1:
         raise UserError(f"--pairs: expected 1 or more, got {args.pairs}")
     host, recipe = load_host(args.checkpoint)
-    exact = load_recipe("demo/true_motion", [f"size={recipe.size}"])
-    pairs: Sequence[Pair] = (
-        spread_pairs(exact, 0, args.pairs)
-        if args.pairs_file is None
-        else evaluation_pairs(exact, [SAME], PairOptions(args.pairs, files=(args.pairs_file,)))[SAME]
-    )
+    pairs = spread_pairs(load_recipe("demo/true_motion", [f"size={recipe.size}"]), 0, args.pairs)
     found = compare(host.eval(), [(pair.source, pair.driving) for pair in pairs])
     if found.visible is not None and found.hidden is not None:
         print(

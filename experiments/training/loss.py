@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -186,9 +185,6 @@ class PerceptualPyramid(nn.Module):
         description: name of the network and origin of its weights, for the table of results.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, section: PerceptualSection) -> None:
         super().__init__()
         network, self.description = load_backbone(section.backbone, section.weights)
@@ -202,9 +198,6 @@ class PerceptualPyramid(nn.Module):
         self.weight = section.weight
         # the recipe's scales name the picture sizes; 1 is the picture itself
         self.pyramid = nn.ModuleList(nn.Identity() if s == 1 else AntiAliasDown(3, s) for s in section.scales)
-        trained_with: Any = network.pretrained_cfg
-        for name in ("mean", "std"):
-            self.register_buffer(name, torch.tensor(trained_with[name]).view(1, 3, 1, 1))
         self.requires_grad_(False)
         self.train(False)
 
@@ -222,8 +215,8 @@ class PerceptualPyramid(nn.Module):
         backward pass.
         """
         with torch.no_grad():
-            theirs = self.features((target - self.mean) / self.std)
-        ours = self.features((prediction - self.mean) / self.std)
+            theirs = self.features(target)
+        ours = self.features(prediction)
         for weight, a, b in zip(self.layer_weights, ours, theirs, strict=True):
             total = total + weight * (a.float() - b.float()).abs().mean()
         return total

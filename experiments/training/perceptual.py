@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -31,9 +32,15 @@ class Features(nn.Module):
         layers: the names, in the order in which the network runs them.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, network: nn.Module, layers: Sequence[str] | None) -> None:
         super().__init__()
         self.network = network.eval()
+        trained_with: Any = network.pretrained_cfg
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.tensor(trained_with[name]).view(1, 3, 1, 1))
         stages: list[str] = [info["module"] for info in list(network.feature_info)]  # type: ignore[arg-type]
         modules = dict(network.named_modules())
         for layer in layers or stages:
@@ -61,9 +68,9 @@ class Features(nn.Module):
                 setattr(network.get_submodule(parent), child, nn.Identity())
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Run the network on normalised pictures (B, 3, H, W) → one tensor for each layer."""
+        """Run the network on pictures (B, 3, H, W) in [0, 1] → one tensor for each layer."""
         with contextlib.suppress(_LastLayer):
-            self.network.forward_features(image)  # type: ignore[operator]
+            self.network.forward_features((image - self.mean) / self.std)  # type: ignore[operator]
         kept, self._kept = self._kept, []
         return kept
 

@@ -12,7 +12,7 @@ from memcomp.experiments.metrics.aed import aed
 from memcomp.experiments.metrics.akd import akd
 from memcomp.experiments.metrics.aucon import aucon
 from memcomp.experiments.metrics.csim import csim
-from memcomp.experiments.metrics.features import feature_distance
+from memcomp.experiments.metrics.features import feature_distance, feature_map
 from memcomp.experiments.metrics.flicker import flicker
 from memcomp.experiments.metrics.jitter import landmark_jitter
 from memcomp.experiments.metrics.lpips import DEVIATION, LAYERS, LPIPS, MEAN, lpips
@@ -249,21 +249,22 @@ def test_feature_distance_is_one_minus_the_cosine_averaged_over_layers_and_place
     draw = torch.Generator().manual_seed(3)
     first, second = torch.rand(2, 3, 16, 16, generator=draw)
 
-    def network(pictures):
-        return [pictures, torch.nn.functional.avg_pool2d(pictures, 4) - 0.5]
+    class Network(nn.Linear):
+        def forward(self, pictures):
+            return [pictures, torch.nn.functional.avg_pool2d(pictures, 4) - 0.5]
 
-    maps = []
+    network, maps = Network(1, 1), []
     for one, other in zip(network(first[None]), network(second[None]), strict=True):
         one, other = one[0].double().numpy(), other[0].double().numpy()
         cosine = (one * other).sum(0) / np.sqrt((one**2).sum(0) * (other**2).sum(0))
         maps.append(torch.nn.functional.interpolate(torch.tensor(1 - cosine)[None, None], (16, 16), mode="bilinear")[0])
     expected = sum(maps)[0] / 2
-    assert feature_distance(network, first, second) == pytest.approx(float(expected.mean()), rel=1e-6)
-    assert feature_distance(network, first, first) == pytest.approx(0, abs=1e-7)
+    found = feature_map(network, first, second)
+    assert feature_distance(found) == pytest.approx(float(expected.mean()), rel=1e-6)
+    assert feature_distance(feature_map(network, first, first)) == pytest.approx(0, abs=1e-7)
 
     mask = torch.zeros(1, 16, 16, dtype=torch.bool)
     mask[0, 5:7, 4] = mask[0, 0, 0] = True  # the corner is border, which SSIM does not count either
-    found = feature_distance(network, first, second, mask)
-    assert found == pytest.approx(float(expected[5:7, 4].mean()), rel=1e-6)
+    assert feature_distance(found, mask) == pytest.approx(float(expected[5:7, 4].mean()), rel=1e-6)
     with pytest.raises(ValueError, match="two images"):
-        feature_distance(network, first, second[:, :8])
+        feature_map(network, first, second[:, :8])
