@@ -22,12 +22,14 @@ class Sectioned(nn.Module, ABC):
     name: ClassVar[str]
     generator_section: ClassVar[str] = "generator"  # the section that generates: `taps` are in it, it owns the memory
     optional_sections: ClassVar[frozenset[str]] = frozenset({"discriminator"})  # `load_upstream` does without them
+    moving: ClassVar[tuple[str, ...]] = ("dense_motion_network",)  # children of the generator that find the motion
     stages: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # further training stage → the sections it trains
 
     def __init__(self, model: Mapping[str, Any]) -> None:
         super().__init__()
         self.model: dict[str, Any] = dict(model)
         self._trained: frozenset[str] | None = None  # sections that train; None = all
+        self._still: tuple[str, ...] = ()  # children of these that do not train
 
     @abstractmethod
     def sections(self) -> dict[str, nn.Module]:
@@ -54,6 +56,14 @@ class Sectioned(nn.Module, ABC):
         """
         self._train_only(frozenset())
 
+    def freeze_motion(self) -> None:
+        """As `freeze`, but what makes the picture from the warped features still trains, and so does a discriminator.
+
+        Frozen are the other sections, and of the generator what its host names in `moving`.
+        """
+        self._still = self.moving
+        self._train_only(frozenset({self.generator_section, "discriminator"}) & self.sections().keys())
+
     def enter_stage(self, stage: str) -> None:
         """Freeze all but the sections that the training stage `stage` trains (see `stages`), a memory included.
 
@@ -69,7 +79,7 @@ class Sectioned(nn.Module, ABC):
 
     def _train_only(self, sections: frozenset[str]) -> None:
         self._trained = sections
-        kept = {id(parameter) for name in sections for parameter in self.sections()[name].parameters()}
+        kept = {id(parameter) for module in self._kept() for parameter in module.parameters(recurse=False)}
         for name, parameter in self.named_parameters():
             if CHILD not in name.split(".") and id(parameter) not in kept:
                 parameter.requires_grad_(False)
@@ -79,11 +89,21 @@ class Sectioned(nn.Module, ABC):
         """Set the mode of the host and its memory; what is frozen stays in eval mode."""
         super().train(mode)
         if self._trained is not None:
-            kept = {id(module) for name in self._trained for module in self.sections()[name].modules()}
+            kept = {id(module) for module in self._kept()}
             for module in self.host_modules():
                 if id(module) not in kept:
                     module.training = False
         return self
+
+    def _kept(self) -> list[nn.Module]:
+        """The modules that train though others are frozen."""
+        sections = [self.sections()[name] for name in self._trained or ()]
+        return [
+            module
+            for section in sections
+            for name, module in section.named_modules()
+            if name.split(".")[0] not in self._still
+        ]
 
     def lay_out(self: Same, memory_format: torch.memory_format) -> Same:
         """Keep the weights of 2-D convolutions in a memory format; those of 3-D ones, for which `.to` fails, stay."""

@@ -74,6 +74,7 @@ class FaceVid2Vid(Host):
 
     name: ClassVar[str] = "facevid2vid"
     encoder = ("first", "down_blocks", "second", "resblocks_3d")
+    moving: ClassVar[tuple[str, ...]] = (*encoder, "dense_motion_network")  # which looks at the encoded source
     loss_names: ClassVar[tuple[str, ...]] = (
         "equivariance_value",
         "equivariance_jacobian",

@@ -49,6 +49,7 @@ class MRAA(Host):
     """
 
     name: ClassVar[str] = "mraa"
+    moving: ClassVar[tuple[str, ...]] = ("pixelwise_flow_predictor",)
     encoder = ("first", "down_blocks")
     loss_names: ClassVar[tuple[str, ...]] = ("equivariance_value", "equivariance_jacobian")
     optional_sections: ClassVar[frozenset[str]] = frozenset({"bg_predictor", "avd_network"})

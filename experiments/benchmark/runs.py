@@ -142,7 +142,7 @@ def label(recipe: Recipe, *, trained: bool = True) -> str:
         }
         missing = [name for name, is_missing in lacks.items() if is_missing]
         text += f" without {', '.join(missing)}" if missing else ""
-    return text + (", host frozen" if recipe.freeze_host else "")
+    return text + (", host frozen" if recipe.freeze_host else ", motion frozen" if recipe.freeze_motion else "")
 
 
 def _flat(run: Run) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def build_host(recipe: Recipe, *, sync_batchnorm: bool = False) -> Host:
     """Make a fresh host with the memory that the recipe names; the host's weights are the same without a memory.
 
     Args:
-        recipe: `seed`, `host`, `memory` and `freeze_host` of it count.
+        recipe: `seed`, `host`, `memory`, `freeze_host` and `freeze_motion` of it count.
         sync_batchnorm: batch statistics over all processes (CUDA only).
 
     Raises:
@@ -34,6 +34,8 @@ def build_host(recipe: Recipe, *, sync_batchnorm: bool = False) -> Host:
                 torch.nn.SyncBatchNorm.convert_sync_batchnorm(host)
             if recipe.freeze_host:
                 host.freeze()
+            if recipe.freeze_motion:
+                host.freeze_motion()
             if recipe.memory is not None:
                 scales = None if recipe.memory.scales == "all" else recipe.memory.scales
                 attach(host, recipe.memory.config, mode=recipe.memory.mode, scales=scales)

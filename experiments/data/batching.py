@@ -56,7 +56,7 @@ def on_device(batch: dict[str, Any], device: torch.device) -> tuple[Tensor, Tens
     """Move the source and driving pictures of a `collate`d batch, and finish them there: float (B, C, H, W) in [0, 1].
 
     Bytes are what is moved; their colours are changed and divided by 255 on the device. Pictures that are float
-    already (those with motion, pose or visibility) are taken as they are.
+    already (those with motion, pose or correspondence) are taken as they are.
     """
 
     def finished(pictures: Tensor) -> Tensor:

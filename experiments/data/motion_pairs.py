@@ -100,12 +100,15 @@ class MotionPairs(PairSet):
             Motions.of(self.heads, i)
 
 
-class VisiblePairs(MotionPairs):
-    """Pair i → {"source": float (4, H, W), "driving": as source, …}: colours, and what the source shows of them."""
+class FollowedPairs(MotionPairs):
+    """Pair i → {"source": float (6, H, W), "driving": as source, …}: colours, where the source shows them, and whether.
+
+    That is the flow to the source (x, y) and its visibility, as in `memcomp.adapters.true_motion.pack`.
+    """
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         found = super().__getitem__(index)
-        return found | {name: found[name][[0, 1, 2, 5]] for name in ("source", "driving")}
+        return found | {name: found[name][:6] for name in ("source", "driving")}
 
 
 def _path(heads: HeadsSet, i: int) -> Path:

@@ -66,10 +66,10 @@ def _pairs(recipe: Recipe, split: str, seed: int, repeats: int = 1, augment: Aug
         from memcomp.experiments.data.pose_pairs import PosePairs
 
         return PosePairs(heads, seed, repeats, augment)
-    if not data.motion and not data.visibility:
+    if not data.motion and not data.correspondence:
         return PairSet(HeadClips(heads), seed, repeats, augment)
-    from memcomp.experiments.data.motion_pairs import MotionPairs, VisiblePairs
+    from memcomp.experiments.data.motion_pairs import FollowedPairs, MotionPairs
 
-    pairs = (MotionPairs if data.motion else VisiblePairs)(heads, seed, repeats, augment)
+    pairs = (MotionPairs if data.motion else FollowedPairs)(heads, seed, repeats, augment)
     pairs.make_all()
     return pairs

@@ -43,6 +43,17 @@ NO_TEACHER = (
     "loss.headpose: expected who teaches it: data.pose: true, of procedural heads; of faces loss.pose_teacher, "
     "the file of a head-pose network in Hopenet's format, such as hopenet_robust_alpha1.pkl"
 )
+OF_MOTION = (  # terms that train nothing but keypoints and motion
+    "equivariance_value",
+    "equivariance_jacobian",
+    "keypoint_distance",
+    "background",
+    "keypoint_prior",
+    "headpose",
+    "expression",
+    "motion",
+    "visibility",
+)
 Rule = tuple[bool, str]  # whether it holds, and what to say if not
 
 
@@ -90,14 +101,18 @@ def _combinations(recipe: Recipe) -> Iterator[Rule]:
     yield not data.motion or (data.kind == "heads" and not data.depth), true_motion
     true_pose = "data.pose: expected false, only procedural heads (without depth and motion) have a true pose"
     yield not data.pose or (data.kind == "heads" and not data.depth and not data.motion), true_pose
-    exact = "data.visibility: expected false, only of procedural heads (without depth, motion and pose) it is known"
-    yield not data.visibility or (data.kind == "heads" and not (data.depth or data.motion or data.pose)), exact
-    known = "loss.visibility and data.visibility: expected both or neither, the one is compared with the other"
-    yield (loss.visibility > 0) == data.visibility, known
+    exact = "data.correspondence: expected false, only of procedural heads (without depth, motion and pose) it is known"
+    yield not data.correspondence or (data.kind == "heads" and not (data.depth or data.motion or data.pose)), exact
+    known = "data.correspondence: expected true with loss.motion or loss.visibility, false without both"
+    yield (loss.motion > 0 or loss.visibility > 0) == data.correspondence, known
     yield loss.headpose == 0 or data.pose or loss.pose_teacher is not None, NO_TEACHER
     yield loss.pose_teacher is None or not data.pose, "loss.pose_teacher: expected null with data.pose, which is exact"
     yield not recipe.freeze_host or loss.generator_gan == 0, "loss.generator_gan: expected 0 with freeze_host"
-    yield not recipe.freeze_host or loss.visibility == 0, "loss.visibility: expected 0 with freeze_host"
+    yield not (recipe.freeze_host and recipe.freeze_motion), "freeze_motion: expected false with freeze_host"
+    for name in ("motion", "visibility"):
+        yield not recipe.freeze_host or getattr(loss, name) == 0, f"loss.{name}: expected 0 with freeze_host"
+    for name in OF_MOTION:
+        yield not recipe.freeze_motion or getattr(loss, name) == 0, f"loss.{name}: expected 0 with freeze_motion"
     untrained = "freeze_host: without a memory nothing would be trained"
     yield not recipe.freeze_host or recipe.memory is not None, untrained
     yield recipe.capacity is None or recipe.memory is not None, "capacity: expected a memory to be as large as"

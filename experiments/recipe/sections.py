@@ -54,7 +54,7 @@ class DataSection:
     depth: bool = False  # heads: pictures with their true disparity as fourth channel
     motion: bool = False  # heads: pictures with their exact motion as four further channels
     pose: bool = False  # heads: training pictures with their exact head pose as three further channels
-    visibility: bool = False  # heads: training pictures with what the source shows of them as a further channel
+    correspondence: bool = False  # heads: training pictures with where and whether the source shows them
     repeats: int = 1  # times that each person is seen in one epoch
     workers: int = 0  # processes that read data; 0 = the training process itself
     cache: str | None = None  # folder for rendered heads and decoded clips; null = the user's cache folder
@@ -66,19 +66,19 @@ class DataSection:
     def channels(self) -> int:
         """Channels that a host needs: colours, the disparity where it is given, the motion where it is.
 
-        Pose and visibility are for the loss alone, so that hosts are measured without.
+        Pose and correspondence are for the loss alone, so that hosts are measured without.
         """
         return 3 + self.depth + 4 * self.motion
 
     @property
     def loaded_channels(self) -> int:
-        """Channels of a training picture: those of the host, and the pose and the visibility, which the loss reads."""
-        return self.channels + 3 * self.pose + self.visibility
+        """Channels of a training picture: those of the host, and the pose or correspondence, which the loss reads."""
+        return self.channels + 3 * self.pose + 3 * self.correspondence
 
     @property
     def loaded_as_float(self) -> bool:
         """Whether training pictures are float32 in [0, 1]; otherwise they are bytes."""
-        return self.motion or self.pose or self.visibility
+        return self.motion or self.pose or self.correspondence
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,7 @@ class LossSection:
     keypoint_prior: float = 0.0
     headpose: float = 0.0
     expression: float = 0.0
+    motion: float = 0.0
     visibility: float = 0.0
     pose_teacher: str | None = None  # of headpose: the file of a head-pose network; null = the pictures tell it
     consistency: float = 0.0
@@ -188,6 +189,7 @@ class Recipe:
     capacity: Literal["parameters", "flops"] | None = None  # instead of the memory a host as large as both together
     init: str | None = None
     freeze_host: bool = False
+    freeze_motion: bool = False
     stage: str | None = None  # a further training stage of the host; null = the main one
     data: DataSection = field(default_factory=DataSection)
     loss: LossSection = field(default_factory=LossSection)

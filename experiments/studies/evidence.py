@@ -3,8 +3,9 @@
 The motion is given (host `true_motion`), so that rows differ only in what completes the warped features. Every row is
 trained from scratch for the same steps on the same pairs; then `memcomp benchmark` of all of them, and a plot of the
 error on hidden pixels against what a frame costs. With `--whole` the motion is the host's own: one host learns it, and
-its occlusion from the heads' exact visibility, and every row is trained on from there. With `--fields` each field of
-the memory read by place is tried alone. The same command goes on where it was interrupted.
+its occlusion from the heads' exact visibility, and every row is trained on from there. With `--taught` the host learns
+its motion from the heads, too, and the rows leave it as it is. With `--fields` each field of the memory read by place
+is tried alone. The same command goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ COMMON = (
 DEEPER = Row("host, one block deeper", "demo/true_motion", ("host.model.generator_params.num_bottleneck_blocks=4",))
 ROWS = {"fomm": (*COMMON[:1], DEEPER, *COMMON[2:]), "tpsm": COMMON}
 DECODERS = {"fomm": (), "tpsm": (TPSM,)}
+HOSTS = {"whole": "visible", "taught": "taught"}  # kind of study → the end of the name of its host's recipe
 FIELDS = tuple(  # the paper's memory, and with one field each: those of the preset `placed`, and the context
     Row(name, MCNET, tuple(words))
     for name, *words in (
@@ -85,6 +87,11 @@ WHOLE = (  # from one trained host
     Row("+ IICM + MCM (paper)", "", (MEMORY.format("paper"),)),
     Row("+ memory read by place", "", (MEMORY.format("placed"),)),
 )
+STILL = (  # the rows of a host that was taught its motion: it stays
+    "freeze_motion=true",
+    "data.correspondence=false",
+    *(f"loss.{term}=0" for term in ("motion", "visibility", "equivariance_value", "equivariance_jacobian")),
+)
 FROM_THERE = {  # TPSM's host is trained: its background moves from the first step, no motion is dropped
     "fomm": (),
     "tpsm": ("host.model.train_params.bg_start=0", "host.model.train_params.dropout_epoch=0"),
@@ -98,9 +105,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--decoders", nargs="+", choices=DECODERS, default=list(DECODERS), help="default: both")
     parser.add_argument("--rows", type=int, nargs="+", metavar="N", help="some rows only, by number from 0 (the host)")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--whole", action="store_true", help="the whole host, its motion estimated, from a trained one")
-    which.add_argument("--fields", action="store_true", help="each field of the memory read by place alone")
-    parser.add_argument("--steps", type=int, metavar="N", help="of each row (default: 4000; --whole 2000)")
+    for name, text in (("whole", "its motion estimated"), ("taught", "its motion learned from the true one, and kept")):
+        text = f"the whole host, {text}, from a trained one"
+        which.add_argument(f"--{name}", dest="kind", const=name, action="store_const", help=text)
+    text = "each field of the memory read by place alone"
+    which.add_argument("--fields", dest="kind", const="fields", action="store_const", help=text)
+    parser.add_argument("--steps", type=int, metavar="N", help="of each row (default: 4000; of a whole host 2000)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], metavar="SEED", help="default: 1 2 3")
     parser.add_argument("--pairs", type=int, default=400, metavar="N", help="measured (default: %(default)s)")
     parser.add_argument("--choose", action="store_true", help="measure on people kept for choosing, not for the end")
@@ -109,24 +119,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write into")
     args = parser.parse_args(arguments)
-    args.steps = (2000 if args.whole else 4000) if args.steps is None else args.steps
+    args.steps = (2000 if args.kind in HOSTS else 4000) if args.steps is None else args.steps
     if min(args.steps, args.pairs, args.parallel) < 1:
         raise UserError("--steps, --pairs, --parallel: expected 1 or more")
     for decoder in args.decoders:
-        known = WHOLE if args.whole else FIELDS if args.fields else ROWS[decoder]
+        known = {None: ROWS[decoder], "fields": FIELDS}.get(args.kind, WHOLE)
         if not set(args.rows or ()) <= set(range(len(known))):
             raise UserError(f"--rows: expected numbers from 0 to {len(known) - 1}")
         rows = [known[i] for i in args.rows or range(len(known))]
-        kind = "whole_" if args.whole else "fields_" if args.fields else ""
-        folder = writable_folder(args.output / f"{kind}{decoder}")
+        folder = writable_folder(args.output / "_".join(filter(None, (args.kind, decoder))))
         jobs = train_rows(decoder, rows, folder, args)
         measure(rows, jobs, folder, args)
 
 
 def train_rows(decoder: str, rows: Sequence[Row], folder: Path, args: argparse.Namespace) -> list[list[Job]]:
     """Train every row with every seed; returns each row's trainings, all finished."""
-    if args.whole:
-        host = host_job(decoder, folder, args.overrides)
+    if args.kind in HOSTS:
+        host = host_job(decoder, folder, args)
         train([host], load_recipe(host.recipe, host.overrides).optim.steps or 0, 1)
     jobs = jobs_of(decoder, rows, folder, args)
     train(
@@ -135,16 +144,17 @@ def train_rows(decoder: str, rows: Sequence[Row], folder: Path, args: argparse.N
     return jobs
 
 
-def host_job(decoder: str, folder: Path, overrides: Sequence[str]) -> Job:
-    """The training of the whole host that the rows of `--whole` start from; it takes its recipe's steps."""
-    return Job(f"{decoder}: host", f"demo/{decoder}_visible", tuple(overrides), folder / "host_before")
+def host_job(decoder: str, folder: Path, args: argparse.Namespace) -> Job:
+    """The training of the host that the rows of `--whole` and `--taught` start from; its recipe says the steps."""
+    return Job(f"{decoder}: host", f"demo/{decoder}_{HOSTS[args.kind]}", tuple(args.overrides), folder / "host_before")
 
 
 def jobs_of(decoder: str, rows: Sequence[Row], folder: Path, args: argparse.Namespace) -> list[list[Job]]:
     """Each row's trainings, one for each seed."""
     common: tuple[str, ...] = DECODERS[decoder]
-    if args.whole:
-        common = (*FROM_THERE[decoder], f"init={folder / 'host_before'}")
+    if args.kind in HOSTS:
+        still = STILL if args.kind == "taught" else ()
+        common = (*FROM_THERE[decoder], *still, f"init={folder / 'host_before'}")
     return [
         [
             Job(f"{decoder}: {row.name} (seed {seed})", recipe, words, folder / f"{_slug(row.name)}_seed{seed}")
@@ -152,7 +162,7 @@ def jobs_of(decoder: str, rows: Sequence[Row], folder: Path, args: argparse.Name
             for words in [(*common, *row.overrides, *args.overrides, f"optim.steps={args.steps}", f"seed={seed}")]
         ]
         for row in rows
-        for recipe in [row.recipe or f"demo/{decoder}_visible"]
+        for recipe in [row.recipe or f"demo/{decoder}_{HOSTS[args.kind]}"]
     ]
 
 

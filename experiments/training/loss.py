@@ -55,8 +55,9 @@ class Objective(nn.Module):
         return self.section.generator_gan > 0
 
     def pictures(self, source: Tensor, driving: Tensor) -> tuple[Tensor, Tensor]:
-        """What the host sees of a pair (B, C, H, W): all but its last channel if that is the visibility."""
-        return (source[:, :-1], driving[:, :-1]) if self.section.visibility else (source, driving)
+        """What the host sees of a pair (B, C, H, W): all but a correspondence, its last three channels."""
+        taught = self.section.motion or self.section.visibility
+        return (source[:, :-3], driving[:, :-3]) if taught else (source, driving)
 
     def forward(
         self, host: Host, source: Tensor, driving: Tensor, generator: torch.Generator, epoch: float | None = None
@@ -65,8 +66,9 @@ class Objective(nn.Module):
 
         Args:
             host: in train or eval mode.
-            source: (B, 3, H, W) in [0, 1], or with the further channels that the host takes; for the term
-                `visibility` with one more, what the source shows of the picture, in [0, 1].
+            source: (B, 3, H, W) in [0, 1], or with the further channels that the host takes; for the terms `motion`
+                and `visibility` with three more: for every place the picture coordinates (x, y) of the source to look
+                at, ±1 being its edges, and whether the source shows it, in [0, 1].
             driving: the same person; what the prediction is compared with.
             generator: of every random draw: what the host does only in training, and the equivariance terms' warp.
             epoch: while training, the epochs done; None = reconstruct as in an evaluation.
@@ -75,10 +77,10 @@ class Objective(nn.Module):
             The loss; its terms, weighted and detached, which sum to it; the host's output, None in a further stage.
 
         Raises:
-            UserError: the host has no such loss term, stage or occlusion map, or the perceptual backbone refuses the
+            UserError: the host has no such loss term, stage, occlusion map or flow, or the perceptual backbone refuses the
                 picture's size.
         """
-        source, driving, shown = *self.pictures(source, driving), driving[:, -1:]
+        source, driving, followed = *self.pictures(source, driving), driving[:, -3:]
         if self.stage is not None:
             try:
                 loss = host.stage_loss(self.stage, source, driving, generator=generator)
@@ -108,8 +110,10 @@ class Objective(nn.Module):
             terms["pyramid_l1"] = weights.pyramid_l1 * pyramid_l1(output.prediction, target)
         if weights.ssim:
             terms["ssim"] = weights.ssim * (1 - ssim(output.prediction, target))
+        if weights.motion:
+            terms["motion"] = weights.motion * _motion(output, followed[:, :2], followed[:, 2:])
         if weights.visibility:
-            terms["visibility"] = weights.visibility * _visibility(output, shown)
+            terms["visibility"] = weights.visibility * _visibility(output, followed[:, 2:])
         terms |= self._host_terms(host, output, source, driving, generator)
         exact = [value.to(torch.promote_types(value.dtype, torch.float32)) for value in terms.values()]
         total = torch.stack(exact).sum()
@@ -134,6 +138,27 @@ class Objective(nn.Module):
         except ValueError as error:
             raise UserError(f"loss: {error}") from None
         return {name: weights[name] * value for name, value in values.items()}
+
+
+def _motion(output: HostOutput, exact: Tensor, shown: Tensor) -> Tensor:
+    """Distance between where a host looks and where it should, |x| + |y|, where the source shows the place: a mean.
+
+    Args:
+        output: its `deformation` counts, at its own size; ±1 are the centres of its border places.
+        exact: (B, 2, H, W), picture coordinates, ±1 being the edges.
+        shown: (B, 1, H, W) in [0, 1].
+
+    Raises:
+        UserError: the host moves a volume.
+    """
+    if output.deformation.shape[-1] != 2:
+        raise UserError("loss.motion: the host moves a volume, which has no true motion; expected 0")
+    height, width = output.deformation.shape[1:3]
+    weight = F.adaptive_avg_pool2d(shown.float(), (height, width))
+    wanted = F.adaptive_avg_pool2d(exact.float() * shown, (height, width)) / weight.clamp_min(1e-6)
+    wanted = wanted * wanted.new_tensor([width / (width - 1), height / (height - 1)])[:, None, None]
+    far = (output.deformation.permute(0, 3, 1, 2).float() - wanted).abs().sum(1, keepdim=True)
+    return (weight * far).sum() / weight.sum().clamp_min(1)
 
 
 def _visibility(output: HostOutput, shown: Tensor) -> Tensor:

@@ -15,7 +15,18 @@ from memcomp.experiments.recipe.sections import LogSection, Recipe
 # generator of its own, and float32 meant TF32 for a GPU's convolutions.
 RULES = 2
 # what the weights, the optimisers' states and the pictures are shaped by: another value is another run
-NEVER = ("host", "memory", "size", "capacity", "stage", "freeze_host", "data.kind", "data.depth", "data.motion")
+NEVER = (
+    "host",
+    "memory",
+    "size",
+    "capacity",
+    "stage",
+    "freeze_host",
+    "freeze_motion",
+    "data.kind",
+    "data.depth",
+    "data.motion",
+)
 
 
 def allowed_changes(

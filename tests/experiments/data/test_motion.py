@@ -10,7 +10,7 @@ from memcomp.adapters.true_motion import Given
 from memcomp.experiments.data.heads import landmarks
 from memcomp.experiments.data.heads_set import HeadsSet
 from memcomp.experiments.data.motion import LANDMARKS, mirrored
-from memcomp.experiments.data.motion_pairs import MotionPairs, Motions, VisiblePairs, _path
+from memcomp.experiments.data.motion_pairs import FollowedPairs, MotionPairs, Motions, _path
 from memcomp.experiments.recipe.load import load_recipe
 from memcomp.experiments.recipe.sections import AugmentSection
 
@@ -44,11 +44,11 @@ def test_a_pair_leads_from_its_source_to_its_driving_frame(heads):
     assert moved < 0.7 * copied
 
 
-def test_pairs_with_what_the_source_shows_are_those_with_motion_less_the_motion(heads):
-    with_motion, visible = MotionPairs(heads, seed=0)[5], VisiblePairs(heads, seed=0)[5]
+def test_followed_pairs_are_those_with_motion_less_the_landmarks(heads):
+    with_motion, followed = MotionPairs(heads, seed=0)[5], FollowedPairs(heads, seed=0)[5]
     for name in ("source", "driving"):
-        assert torch.equal(visible[name], torch.cat([with_motion[name][:3], with_motion[name][5:6]]))
-    assert 0 < visible["driving"][3].mean() < 1 == visible["source"][3].mean()
+        assert torch.equal(followed[name], with_motion[name][:6])
+    assert 0 < followed["driving"][5].mean() < 1 == followed["source"][5].mean()
 
 
 def test_mirroring_takes_picture_flow_and_landmarks_along(heads):

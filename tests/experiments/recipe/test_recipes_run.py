@@ -23,6 +23,7 @@ from memcomp.experiments.checkpoints.trained import read_trained, save_trained
 from memcomp.experiments.cli import main
 from memcomp.experiments.data.heads import Identity, Poses, render
 from memcomp.experiments.errors import UserError
+from memcomp.experiments.recipe.checks import OF_MOTION
 from memcomp.experiments.recipe.load import load_recipe, with_overrides
 from memcomp.experiments.recipe.packaged import recipe_names
 from memcomp.experiments.studies.step_cost import numbers
@@ -102,8 +103,8 @@ def narrowing(name, clips):
         changes |= {f"host.model.discriminator_params.{key}": value for key, value in HOURGLASS.items()}
     if recipe.data.pose:  # of heads; clips have a teacher
         changes |= {"data.pose": "false", "loss.pose_teacher": "teacher.pkl"}
-    if recipe.data.visibility:  # of heads; test_loss.py has that term
-        changes |= {"data.visibility": "false", "loss.visibility": 0}
+    if recipe.data.correspondence:  # of heads; test_loss.py has those terms
+        changes |= {"data.correspondence": "false", "loss.motion": 0, "loss.visibility": 0}
     if recipe.memory is not None:
         changes |= {f"memory.{key}": value for key, value in MEMORY.items()}
     return [f"{key}={value}" for key, value in changes.items()]
@@ -198,6 +199,28 @@ def test_a_recipe_trains_resumes_is_measured_and_animates(name, clips, tmp_path,
     command = ["animate", "--checkpoint", str(folder), "--source", str(tmp_path / "face.png"), "--motion", motion]
     assert main([*command, "--driving", str(clip[1]), "--output", str(output), "--no-adapt-scale"]) == 0
     assert [frame.shape for frame in Frames(output)] == [(recipe.size, recipe.size, 3)] * 4
+
+
+@pytest.mark.parametrize(
+    "name", ["fomm_mcnet", "tpsm_mcnet", "dagan_mcnet", "mraa_mcnet", "facevid2vid_mcnet", "mcnet"]
+)
+def test_a_frozen_motion_stays_and_the_pictures_change(name, clips, light):
+    terms = [f"loss.{term}=0" for term in (*OF_MOTION, "warp")]
+    host = build_host(narrow(name, clips, "freeze_motion=true", "memory.start=identity", *terms))
+    source, driving = torch.rand(2, 2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    before, weights = host.eval()(source, driving), {key: value.clone() for key, value in host.state_dict().items()}
+    groups = host.train().optimizer_groups()
+    assert set(groups) <= {host.generator_section, "discriminator"}
+    made = host.training_output(source, driving, epoch=99.0, generator=torch.Generator().manual_seed(0))
+    (made.prediction - driving).abs().mean().backward()
+    torch.optim.Adam(groups[host.generator_section], lr=1e-2).step()
+    after = host.eval()(source, driving)
+    assert torch.equal(after.deformation, before.deformation) and torch.equal(after.mask, before.mask)
+    assert before.occlusion_map is None or torch.equal(after.occlusion_map, before.occlusion_map)
+    assert not torch.equal(after.prediction, before.prediction)
+    changed = {key for key, value in host.state_dict().items() if not torch.equal(value, weights[key])}
+    assert any("memory_compensation" in key for key in changed)
+    assert any("memory_compensation" not in key and key.endswith("weight") for key in changed)
 
 
 @pytest.mark.parametrize(

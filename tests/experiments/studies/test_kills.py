@@ -27,7 +27,9 @@ def test_nothing_is_lost(laboratory, case):
     if case.sent == "SIGTERM":
         assert seen.status == (130,) and seen.checkpoint >= case.step
     else:
-        assert set(seen.status) == {-9} and seen.last == (case.point, case.step)
+        assert set(seen.status) == {-9}
+        last_point, last_step = seen.last  # with two readers a slower one may still tell of an earlier step
+        assert last_point == case.point and (last_step == case.step or (case.workers and last_step < case.step))
         before = {"loading": (None, 2), "checkpoint: half written": (2,), "drawing": (6,)}  # readers are ahead
         assert seen.checkpoint in before[case.point]
         half = case.point == "checkpoint: half written"

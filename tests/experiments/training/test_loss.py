@@ -1,6 +1,7 @@
 """The training objective: each term against an independent computation."""
 
 import socket
+from dataclasses import replace
 
 import pytest
 import timm
@@ -10,7 +11,9 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from skimage.metrics import structural_similarity
 
+from memcomp.adapters.fomm.motion import local_motions
 from memcomp.experiments.checkpoints.build import build_host
+from memcomp.experiments.data.heads.raster import pixel_centres
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.recipe.load import load_recipe, with_overrides
 from memcomp.experiments.recipe.sections import PerceptualSection
@@ -227,11 +230,12 @@ def test_a_term_the_host_lacks_is_named(small_recipe, monkeypatch):
 
 
 def test_the_occlusion_map_is_drawn_to_what_the_source_shows(small_recipe):
-    recipe = with_overrides(small_recipe, ["data.visibility=true", "loss.visibility=2"], "test")
+    recipe = with_overrides(small_recipe, ["data.correspondence=true", "loss.visibility=2"], "test")
     draw = torch.Generator().manual_seed(1)
     source, driving = torch.rand(2, 2, 3, 32, 32, generator=draw)
     shown = (torch.rand(2, 1, 32, 32, generator=draw) > 0.3).float()
-    images = torch.cat([source, torch.ones_like(shown)], 1), torch.cat([driving, shown], 1)
+    flow, all_shown = torch.rand(2, 2, 32, 32, generator=draw), torch.ones_like(shown)
+    images = torch.cat([source, flow, all_shown], 1), torch.cat([driving, flow, shown], 1)
     _, loss, terms, output = run_objective(recipe, images)
 
     seen = output.occlusion_map.detach()
@@ -248,18 +252,64 @@ def test_the_occlusion_map_is_drawn_to_what_the_source_shows(small_recipe):
 
 def test_a_host_without_an_occlusion_map_cannot_be_taught_one(small_recipe):
     blind = "host.model.generator_params.estimate_occlusion_map=false"
-    recipe = with_overrides(small_recipe, ["memory=null", blind, "data.visibility=true", "loss.visibility=1"], "test")
-    image = torch.rand(1, 4, 32, 32)
+    recipe = with_overrides(
+        small_recipe, ["memory=null", blind, "data.correspondence=true", "loss.visibility=1"], "test"
+    )
+    image = torch.rand(1, 6, 32, 32)
     with pytest.raises(UserError, match=r"loss\.visibility: the host estimates no occlusion map; expected 0"):
         Objective(recipe.loss)(build_host(recipe), image, image, torch.Generator())
+
+
+def test_the_motion_is_drawn_to_the_true_one_where_the_source_shows_it(small_recipe):
+    recipe = with_overrides(small_recipe, ["data.correspondence=true", "loss.motion=3"], "test")
+    draw = torch.Generator().manual_seed(1)
+    source, driving = torch.rand(2, 2, 3, 32, 32, generator=draw)
+    flow, shown = (
+        torch.rand(2, 2, 32, 32, generator=draw) * 2 - 1,
+        (torch.rand(2, 1, 32, 32, generator=draw) > 0.5).float(),
+    )
+    images = torch.cat([source, flow, torch.ones_like(shown)], 1), torch.cat([driving, flow, shown], 1)
+    _, loss, terms, output = run_objective(recipe, images)
+
+    found = output.deformation.detach()  # (B, h, w, 2), ±1 the centres of border places
+    size = found.shape[1]
+    side, total, weights = 32 // size, 0.0, 0.0
+    for b in range(2):
+        for i in range(size):
+            for j in range(size):
+                place = (slice(side * i, side * i + side), slice(side * j, side * j + side))
+                seen = shown[b, 0][place]
+                if seen.any():
+                    wanted = (flow[b, :, place[0], place[1]] * seen).sum((1, 2)) / seen.sum() * size / (size - 1)
+                    total += seen.mean() * (found[b, i, j] - wanted).abs().sum()
+                    weights += seen.mean()
+    assert terms["motion"].item() == pytest.approx(3 * (total / weights).item(), rel=1e-4)
+    loss.backward()
+
+
+def test_no_motion_is_no_motion_in_both_coordinates(small_recipe):
+    """Of a picture onto itself FOMM's still background is the exact correspondence."""
+    output = run_objective(small_recipe, tuple(torch.rand(2, 1, 3, 32, 32)))[3]
+    size = output.deformation.shape[1]
+    still = local_motions(output.kp_source, output.kp_driving, size, size)[:, 0]
+    exact = pixel_centres(32).permute(2, 0, 1)[None]
+    assert losses._motion(replace(output, deformation=still), exact, torch.ones(1, 1, 32, 32)).item() < 1e-6
+    moved = losses._motion(replace(output, deformation=still + 0.25), exact, torch.ones(1, 1, 32, 32))
+    assert moved.item() == pytest.approx(0.5, rel=1e-5)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["data.visibility=true"], "loss.visibility and data.visibility: expected both or neither"),
-        (["loss.visibility=1"], "loss.visibility and data.visibility: expected both or neither"),
-        (["data.visibility=true", "loss.visibility=1", "data.depth=true"], "data.visibility: expected false, only of"),
+        (["data.correspondence=true"], "data.correspondence: expected true with loss.motion or loss.visibility"),
+        (["loss.motion=1"], "data.correspondence: expected true with loss.motion or loss.visibility"),
+        (["freeze_motion=true"], "loss.equivariance_value: expected 0 with freeze_motion"),
+        (["freeze_motion=true", "freeze_host=true"], "freeze_motion: expected false with freeze_host"),
+        (["loss.visibility=1"], "data.correspondence: expected true with loss.motion or loss.visibility"),
+        (
+            ["data.correspondence=true", "loss.visibility=1", "data.depth=true"],
+            "data.correspondence: expected false, only of",
+        ),
     ],
 )
 def test_visibility_is_of_heads_and_needs_its_weight(words, message):
