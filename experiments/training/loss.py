@@ -77,7 +77,7 @@ class Objective(nn.Module):
             The loss; its terms, weighted and detached, which sum to it; the host's output, None in a further stage.
 
         Raises:
-            UserError: the host has no such loss term, stage, occlusion map or flow, or the perceptual backbone refuses the
+            UserError: the host has no such loss term, stage, occlusion map or flow; the perceptual backbone refuses the
                 picture's size.
         """
         source, driving, followed = *self.pictures(source, driving), driving[:, -3:]

@@ -138,7 +138,7 @@ def _has_batch_statistics(host: Host) -> bool:
 
 
 def _batch_bytes(recipe: Recipe, world: int) -> int:
-    """Bytes of one process's share of a batch as it leaves the loader; float if there is a motion, pose or correspondence."""
+    """Bytes of one process's share of a batch as it leaves the loader: bytes, or floats."""
     pictures, data = 2 * recipe.optim.batch_size // world, recipe.data
     return pictures * data.loaded_channels * recipe.size**2 * (4 if data.loaded_as_float else 1)
 
