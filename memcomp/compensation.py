@@ -1,7 +1,7 @@
 """One memory, N scales (MCNet Fig. 2): split -> project -> condition -> attend -> merge, and Eq. 4's recording."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -23,20 +23,25 @@ __all__ = ["CompensationConfig", "CompensationOutput", "MemoryCompensation", "Re
 
 
 class Record:
-    """The terms of Eq. 4 that the calls of a host gave while they were recorded."""
+    """The terms of Eq. 4, and a teacher's, that the calls of a host gave while they were recorded.
 
-    def __init__(self, enabled: bool) -> None:
-        self._enabled = enabled
+    Attributes:
+        complete: scale → F_*, the feature that the teacher's terms draw to; None = no teacher.
+    """
+
+    def __init__(self, enabled: bool, complete: Mapping[int, Tensor] | None = None) -> None:
+        self._enabled, self.complete = enabled, complete
         self._terms: dict[int, list[Tensor]] = {}
+        self._taught: dict[int, list[Tensor]] = {}
 
     def add(self, scale: int, output: CompensationOutput) -> None:
         """Keep mean |F_V - target| of one call of a scale."""
         if self._enabled:
-            dtype = torch.promote_types(output.value.dtype, torch.float32)
-            term = F.l1_loss(output.value.to(dtype), output.target.to(dtype))
-            if scale not in self._terms:  # not setdefault, which torch.compile of torch 2.4 does not know
-                self._terms[scale] = []
-            self._terms[scale].append(term)
+            _keep(self._terms, scale, _distance(output.value, output.target))
+
+    def add_taught(self, scale: int, *pairs: tuple[Tensor, Tensor]) -> None:
+        """Keep the sum of mean |what the memory gave - what the teacher gives| of one call of a scale."""
+        _keep(self._taught, scale, torch.stack([_distance(given, wanted) for given, wanted in pairs]).sum())
 
     def consistency_loss(self) -> Tensor:
         """Eq. 4 as released: mean over elements, averaged over the calls of a scale, summed over scales. A scalar.
@@ -55,7 +60,41 @@ class Record:
                 "nothing was recorded: call the host inside `with compensation.recording() as record:`, in the same "
                 "thread and not inside `handle.disabled()`"
             )
-        return torch.stack([torch.stack(terms).mean() for terms in self._terms.values()]).sum()
+        return _summed(self._terms)
+
+    def teacher_loss(self) -> Tensor:
+        """What a teacher adds to Eq. 4, averaged over the calls of a scale, summed over scales. A scalar.
+
+        Of one call of a scale, with the complete feature F_* of `MemoryCompensation.passing`:
+        mean |F_cpt^1 - F_*^1| + mean |F_V - de(F_proj(F_*^1))|, F^1 being the channels that are compensated (`split`).
+        The channels F_w^0, which pass, are none of the memory's. What is compared with is detached, projection
+        included, as Eq. 4's target is; gradients reach the memory and what led to the feature, as of Eq. 4.
+        It does not depend on the config's `consistency`.
+
+        Raises:
+            RuntimeError: the recording was given no complete features, or no compensation ran while recording.
+        """
+        if not self._taught:
+            raise RuntimeError(
+                "no teacher recorded: call host(driving, driving) inside `with compensation.passing() as complete:` "
+                "and then the host inside `with compensation.recording(complete) as record:`"
+            )
+        return _summed(self._taught)
+
+
+def _distance(one: Tensor, other: Tensor) -> Tensor:
+    dtype = torch.promote_types(one.dtype, torch.float32)
+    return F.l1_loss(one.to(dtype), other.to(dtype))
+
+
+def _keep(terms: dict[int, list[Tensor]], scale: int, term: Tensor) -> None:
+    if scale not in terms:  # not setdefault, which torch.compile of torch 2.4 does not know
+        terms[scale] = []
+    terms[scale].append(term)
+
+
+def _summed(terms: dict[int, list[Tensor]]) -> Tensor:
+    return torch.stack([torch.stack(calls).mean() for calls in terms.values()]).sum()
 
 
 class _Call(threading.local):
@@ -64,6 +103,7 @@ class _Call(threading.local):
     def __init__(self) -> None:  # torch.compile sees no later change of an attribute that the instance lacks
         self.record: Record | None = None
         self.noise: tuple[Tensor, ...] | None = None  # of each scale
+        self.passed: dict[int, Tensor] | None = None  # by scale; a dict = features pass uncompensated
 
 
 class MemoryCompensation(KeepsCallState, nn.Module):
@@ -137,12 +177,17 @@ class MemoryCompensation(KeepsCallState, nn.Module):
         Raises:
             ValueError: scale out of range, a tensor of another shape, or a feature of integers.
         """
+        if self._call.passed is not None:
+            self._call.passed[scale] = feature.detach().clone()  # a host may change its own in place
+            return feature
         record, supplied = self._call.record, self._call.noise
         noise = supplied[scale] if noise is None and supplied is not None else noise
         given = Given(keypoints, noise, driving, visibility)
         feature_out, value, target = self._compensate(feature, given, scale, record is not None)
         if record is not None and value is not None and target is not None:
             record.add(scale, CompensationOutput(feature_out, value, target))
+            if record.complete is not None:
+                record.add_taught(scale, *self._taught(feature_out, value, record.complete[scale], scale))
         return feature_out
 
     def compensate(
@@ -161,22 +206,49 @@ class MemoryCompensation(KeepsCallState, nn.Module):
         return CompensationOutput(out, value, target)
 
     @contextmanager
-    def recording(self) -> Iterator[Record]:
+    def recording(self, complete: Mapping[int, Tensor] | None = None) -> Iterator[Record]:
         """Collect the terms of Eq. 4: `with m.recording() as record: host(...)`, then `record.consistency_loss()`.
 
         It hears the calls of its own thread. With activation checkpointing it belongs inside the checkpointed function,
         see `memcomp/calls.py`.
 
+        Args:
+            complete: what `passing` gave: a teacher's terms are collected too, for `record.teacher_loss()`.
+
         Raises:
             RuntimeError: inside another recording of this thread.
+            ValueError: `complete` lacks a scale.
         """
         if self._call.record is not None:
             raise RuntimeError("this compensation is recording already: recordings do not nest")
-        record = self._call.record = Record(self.config.consistency)
+        lacking = set() if complete is None else set(range(len(self.channels))) - set(complete)
+        if lacking:
+            raise ValueError(f"no complete feature of scale {min(lacking)}: call the host inside `passing()`")
+        record = self._call.record = Record(self.config.consistency, complete)
         try:
             yield record
         finally:
             self._call.record = None
+
+    @contextmanager
+    def passing(self) -> Iterator[dict[int, Tensor]]:
+        """Let features pass uncompensated, and give them, detached: scale → (B, C_i, H, W) of the last call.
+
+        Of `host(driving, driving)` that is F_*, the complete feature of the driving frame at every tap: nothing is
+        hidden, nothing moved. `recording(F_*)` compares with it what the compensation gives of another source::
+
+            with torch.no_grad(), memory.passing() as complete:
+                host(driving, driving)
+            with memory.recording(complete) as record:
+                output = host(source, driving)
+
+        Nothing is recorded inside. It holds for the calls of its own thread, outside of `handle.disabled()`.
+        """
+        before, self._call.passed = self._call.passed, {}
+        try:
+            yield self._call.passed
+        finally:
+            self._call.passed = before
 
     @contextmanager
     def supplying(self, noise: Sequence[Tensor]) -> Iterator[None]:
@@ -218,12 +290,10 @@ class MemoryCompensation(KeepsCallState, nn.Module):
     def _condition(self, feature: Tensor, given: Given, scale: int) -> Conditioned:
         if not 0 <= scale < len(self.channels):
             raise ValueError(f"scale must be in 0..{len(self.channels) - 1}, not {scale}")
-        layer, device = cast(Scale, self.scales[scale]), feature.device.type
+        layer = cast(Scale, self.scales[scale])
         layer.check(feature, given, scale, (self.keypoints, self.keypoint_dims), self.config)
         kept, replaced = split(feature, self.config.split)
-        part = replaced
-        if not (torch.is_autocast_enabled(device) and part.dtype == torch.get_autocast_dtype(device)):
-            part = part.to(layer.projection.weight.dtype)
+        part = layer.computed(replaced)
         visibility = self._visibility(given, part)
         descriptor = layer.describe(part, visibility)
         memory = self.memory()
@@ -233,6 +303,17 @@ class MemoryCompensation(KeepsCallState, nn.Module):
             noise = () if given.noise is None else (given.noise,)
             memory = self.iicm[self._unit(scale)](memory, descriptor, keypoints, *noise)
         return Conditioned(kept, replaced, part, descriptor, memory, visibility)
+
+    def _taught(
+        self, feature: Tensor, value: Tensor, complete: Tensor, scale: int
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """What a teacher compares: F_cpt^1 with F_*^1, and F_V with what Eq. 4's target would be of F_*^1."""
+        if feature.shape != complete.shape:
+            shapes = f"{tuple(complete.shape)}, not {tuple(feature.shape)}"
+            raise ValueError(f"the complete feature of scale {scale} is {shapes} as the compensated one")
+        layer, wanted = cast(Scale, self.scales[scale]), split(complete, self.config.split)[1]
+        target = layer.target(layer.computed(wanted), self.config.memory_size)
+        return (split(feature, self.config.split)[1], wanted), (value, target)
 
     def _visibility(self, given: Given, part: Tensor) -> Tensor | None:
         """(B, 1, H, W) at the size of the feature, or None where the config does not ask for it."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -91,6 +91,19 @@ def consistency(value: Tensor, target: Tensor) -> Tensor:
     return (value - target).abs().mean()
 
 
+def teacher(compensated: Tensor, complete: Tensor, value: Tensor, target: Tensor) -> Tensor:
+    """|F_cpt^1 - F_*^1|_1 + |F_V - de(F_proj(F_*^1))|_1, means over the elements: a scalar; the paper does not have it.
+
+    Args:
+        compensated: F_cpt^1, the channels that are compensated, (B, C, H, W).
+        complete: F_*^1, the same channels at the same place of the host's own network, called with the driving frame
+            as source and as driving frame, so that nothing is hidden and nothing moves.
+        value: F_V, (B, C_m, H_m, W_m).
+        target: de(F_proj(F_*^1)), of that shape.
+    """
+    return (compensated - complete.detach()).abs().mean() + consistency(value, target)
+
+
 def visible_mean(feature: Tensor, visibility: Tensor, side: int = 1) -> Tensor:
     """Mean of what is visible in each cell of a grid, (B, C, side, side): of a cell that is all hidden, nearly 0."""
     share = F.adaptive_avg_pool2d(visibility, side).clamp(min=LEAST)
@@ -114,6 +127,19 @@ def nearness(place: Any, here: tuple[int, int], there: tuple[int, int]) -> Tenso
         mixed = place[name].mix(torch.stack([*rows, *columns])[None].to(place[name].mix.weight.dtype))
         directions.append((mixed / mixed.norm(dim=1, keepdim=True))[0].flatten(1))  # (32, places)
     return directions[0].t() @ directions[1]
+
+
+def replaced_channels(unit: MemoryCompensation, scale: int) -> slice:
+    """The channels of F_w^1, which are compensated; those of F_w^0 pass."""
+    second = {"half": slice(unit.channels[scale] // 2, None), "interleaved": slice(1, None, 2), "none": slice(None)}
+    return second[unit.config.split]
+
+
+def teach(unit: MemoryCompensation, output: CompensationOutput, complete: Tensor, scale: int) -> Tensor:
+    """What a recording must give of `output`, which is `compensate`'s, with F_* (B, C_i, H, W) for its teacher."""
+    replaced, layer = replaced_channels(unit, scale), cast(Any, unit.scales[scale])
+    wanted = target(layer.projection(complete[:, replaced]), unit.config.memory_size)
+    return teacher(output.feature[:, replaced], complete[:, replaced], output.value, wanted)
 
 
 def compensate(
@@ -140,8 +166,7 @@ def compensate(
     layer: Any = unit.scales[scale]  # what a list of modules gives has no type that knows its layers
     mcm: Any = unit.mcm[shared]
     poses = torch.cat([p.expand(len(feature), -1, -1) for p in (keypoints, driving) if p is not None], dim=1)
-    second = {"half": slice(unit.channels[scale] // 2, None), "interleaved": slice(1, None, 2), "none": slice(None)}
-    replaced = second[config.split]  # the channels of F_w^1; those of F_w^0 pass
+    replaced = replaced_channels(unit, scale)
 
     projected = pooled = layer.projection(feature[:, replaced])  # F_proj (B, C_m, H, W)
     if visibility is not None:

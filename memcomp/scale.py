@@ -86,6 +86,13 @@ class Scale(nn.Module):
         mean = part.mean((2, 3)) if visibility is None else visible_mean(part, visibility, (1, 1)).flatten(1)
         return F.linear(mean, self.projection.weight.flatten(1), self.projection.bias)
 
+    def computed(self, part: Tensor) -> Tensor:
+        """Give the split-off feature the dtype that the networks compute in."""
+        device = part.device.type
+        if torch.is_autocast_enabled(device) and part.dtype == torch.get_autocast_dtype(device):
+            return part
+        return part.to(self.projection.weight.dtype)
+
     def target(self, part: Tensor, size: tuple[int, int]) -> Tensor:
         """F_proj at the memory's size, without gradient: resizing commutes with a 1x1 convolution."""
         with torch.no_grad():

@@ -94,6 +94,8 @@ def _combinations(recipe: Recipe) -> Iterator[Rule]:
     yield data.kind != "clips" or bool(data.root), "data.root: expected the folder with train/ and test/ clips"
     yield loss.consistency == 0 or recipe.memory is not None, "loss.consistency: expected 0 without a memory"
     yield loss.consistency == 0 or mode != "skip_control", "loss.consistency: expected 0 with memory.mode skip_control"
+    yield loss.teacher == 0 or recipe.memory is not None, "loss.teacher: expected 0 without a memory"
+    yield loss.teacher == 0 or mode != "skip_control", "loss.teacher: expected 0 with memory.mode skip_control"
     yield data.frames > 1, f"data.frames: expected 2 or more, got {data.frames}"
     true_depth = "data.depth: expected false, only procedural heads have a true depth"
     yield data.kind == "heads" or not data.depth, true_depth

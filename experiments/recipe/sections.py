@@ -121,6 +121,7 @@ class LossSection:
     visibility: float = 0.0
     pose_teacher: str | None = None  # of headpose: the file of a head-pose network; null = the pictures tell it
     consistency: float = 0.0
+    teacher: float = 0.0
     generator_gan: float = 0.0
     feature_matching: float = 0.0
     discriminator_gan: float = 1.0

@@ -135,7 +135,7 @@ def _recipes(options: TrainingSpeedOptions, cache: str) -> dict[str, Recipe]:
     recipe = load_recipe(options.recipe, [*words, *OFFLINE.split(), *options.overrides])
     if recipe.memory is None or recipe.stage is not None or recipe.loss.generator_gan > 0:
         raise UserError(f"{options.recipe}: expected a recipe with a memory, without discriminator or further stage")
-    alone = replace(recipe, memory=None, loss=replace(recipe.loss, consistency=0.0))
+    alone = replace(recipe, memory=None, loss=replace(recipe.loss, consistency=0.0, teacher=0.0))
     return {"host": alone, "host + memory": recipe}
 
 

@@ -74,6 +74,7 @@ FIELDS = tuple(  # the paper's memory, and with one field each: those of the pre
         ("residual start", "memory.start=residual"),
         ("all channels", "memory.start=paper", "memory.split=none"),
         ("context", "memory.start=paper", "memory.context=[8, 4, 1]"),
+        ("teacher", "memory.start=paper", "loss.teacher=1"),
     )
 )
 MEMORY = (

@@ -32,16 +32,15 @@ def widened(recipe: Recipe, match: str) -> Recipe:
         match: "parameters": those that a frame uses; "flops": operations of a frame, at the recipe's size.
 
     Returns:
-        the same recipe without memory and Eq. 4, and `host.widened` = by what factor its width grew.
+        the same recipe without memory, Eq. 4 and teacher, and `host.widened` = by what factor its width grew.
 
     Raises:
         UserError: no memory, or a host whose widths are not known here.
     """
     if recipe.memory is None:
         raise UserError("capacity: expected a recipe with a memory, whose capacity the host alone is to get")
-    narrow = dataclasses.replace(
-        recipe, capacity=None, memory=None, loss=dataclasses.replace(recipe.loss, consistency=0.0), freeze_host=False
-    )
+    loss = dataclasses.replace(recipe.loss, consistency=0.0, teacher=0.0)
+    narrow = dataclasses.replace(recipe, capacity=None, memory=None, loss=loss, freeze_host=False)
     start = _width(narrow)
     pair = (dataclasses.replace(recipe, capacity=None), narrow)
     both, alone = (amount(build_host(one).eval(), match, one.size, one.data.channels) for one in pair)

@@ -15,6 +15,7 @@ from memcomp.experiments.errors import UserError
 from memcomp.experiments.recipe.sections import LossSection, PerceptualSection
 from memcomp.experiments.training.perceptual import Features, load_backbone
 from memcomp.experiments.training.pose_teacher import load_teacher
+from memcomp.experiments.training.teacher import complete_features
 
 HOST_TERMS = (
     "equivariance_value",
@@ -91,7 +92,9 @@ class Objective(nn.Module):
         # the host, with its memory recording
         weights, memory, terms = self.section, host.memory, dict[str, Tensor]()
         consistent = weights.consistency > 0 and memory is not None and memory.config.consistency
-        with memory.recording() if consistent and memory is not None else contextlib.nullcontext() as record:
+        complete = complete_features(host, driving) if weights.teacher and memory is not None else None
+        recorded = memory is not None and (consistent or complete is not None)
+        with memory.recording(complete) if recorded and memory is not None else contextlib.nullcontext() as record:
             if epoch is None:
                 output = host.reconstruct(source, driving)
             else:
@@ -100,6 +103,8 @@ class Objective(nn.Module):
         # Eq. 4, the terms of our own, and the host's
         if consistent and record is not None:
             terms["consistency"] = weights.consistency * record.consistency_loss()
+        if complete is not None and record is not None:
+            terms["teacher"] = weights.teacher * record.teacher_loss()
         target = driving[:, :3]  # further channels are for the host alone
         if self.teacher is not None:
             with torch.no_grad():

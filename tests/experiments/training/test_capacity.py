@@ -82,8 +82,8 @@ def test_the_control_has_no_less_than_host_and_memory_and_one_step_less_width_wo
     def capacity(recipe):
         return amount(build_host(recipe).eval(), match, recipe.size)
 
-    control = widened(small_recipe, match)
-    assert control.memory is None and control.capacity is None and control.loss.consistency == 0
+    control = widened(with_overrides(small_recipe, ["loss.consistency=1", "loss.teacher=1"], "test"), match)
+    assert control.memory is None and control.capacity is None and control.loss == small_recipe.loss
     section = control.host.model["generator_params"]
     width = section["block_expansion"]
     assert control.host.widened == width / 4 > 1 and section["max_features"] == 2 * width
