@@ -1,7 +1,10 @@
 """The study of what a memory is good for, in small: it trains, measures, plots, and goes on where it stopped."""
 
+import argparse
 import json
 from itertools import pairwise
+
+import pytest
 
 from memcomp.experiments import cli
 from memcomp.experiments.evaluation import hidden
@@ -73,3 +76,19 @@ def test_what_the_warp_leaves_is_grey_where_the_source_shows_nothing():
     warped, visible = hidden.left_by_warp(source, driving)[0], driving[0, 5] > 0.5
     assert (warped[:, driving[0, 5] == 0] == 0.5).all()
     assert (warped - driving[0, :3]).abs().mean(0)[visible].mean() < 0.05
+
+
+@pytest.mark.parametrize("decoder", evidence.DECODERS)
+@pytest.mark.parametrize("kind", evidence.HOSTS)
+def test_rows_of_a_whole_host_start_from_it(tmp_path, decoder, kind):
+    args = argparse.Namespace(kind=kind, seeds=[1, 2], overrides=["threads=1"], steps=7)
+    before = evidence.host_job(decoder, tmp_path, args)
+    taught = load_recipe(before.recipe, before.overrides)
+    assert (taught.loss.visibility > 0, taught.loss.motion > 0) == (True, kind == "taught")
+    of_rows = [job for jobs in evidence.jobs_of(decoder, evidence.WHOLE, tmp_path, args) for job in jobs]
+    recipes = [load_recipe(job.recipe, job.overrides) for job in of_rows]
+    assert len({job.output for job in of_rows}) == len(of_rows) == 2 * len(evidence.WHOLE)
+    for recipe in recipes:
+        assert recipe.init == str(before.output) and recipe.freeze_motion == (kind == "taught")
+        assert recipe.optim.steps == 7 and recipe.data.identities == taught.data.identities
+        assert recipe.loss.pyramid_l1 == taught.loss.pyramid_l1
