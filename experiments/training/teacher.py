@@ -16,10 +16,10 @@ from memcomp.adapters import Host
 def complete_features(host: Host, driving: Tensor) -> dict[int, Tensor]:
     """Call `host(driving, driving)`, its memory passed by: scale → what arrives at the memory, detached.
 
-    The host is as it is when this is called, normalised alike: a batch norm that trains goes by the batch's own
-    statistics, or what the host is trained with would be compared with what it would give after training. But nothing
-    is changed by it: no running statistics, no estimate of a spectral norm; and nothing that draws when it trains
-    does so here, so that a training has the same draws with a teacher and without.
+    A batch norm that trains goes by the statistics of the batch here too: what is compared is normalised alike, while
+    running statistics are those of earlier weights. Everything else is in eval mode, so that nothing is changed by it,
+    neither running statistics nor the estimate of a spectral norm, and nothing is drawn: a training has the same draws
+    with a teacher and without.
 
     Args:
         host: with a memory, in train or eval mode.
@@ -29,7 +29,7 @@ def complete_features(host: Host, driving: Tensor) -> dict[int, Tensor]:
     assert memory is not None
     with torch.no_grad(), _unchanged(host), memory.passing() as complete:
         host(driving, driving)
-    torch.clear_autocast_cache()  # it has weights without gradients, which the call that is trained would take
+    torch.clear_autocast_cache()  # where older torch keeps, for the call that is trained, weights without gradient
     return complete
 
 
