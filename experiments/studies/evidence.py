@@ -31,6 +31,7 @@ from memcomp.experiments.files import writable_folder
 from memcomp.experiments.output.figures import save_figure
 from memcomp.experiments.recipe.load import load_recipe
 from memcomp.experiments.studies.first_table import as_command, run, train
+from memcomp.experiments.studies.settled import settled
 from memcomp.experiments.training.side_by_side import Job
 
 SHOWN = 8  # people in the strip
@@ -115,6 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], metavar="SEED", help="default: 1 2 3")
     parser.add_argument("--pairs", type=int, default=400, metavar="N", help="measured (default: %(default)s)")
     parser.add_argument("--choose", action="store_true", help="measure on people kept for choosing, not for the end")
+    text = "measure with batch statistics of many batches (see settled.py)"
+    parser.add_argument("--settled", action="store_true", help=text)
     parser.add_argument(
         "--parallel", type=int, default=min(2, os.cpu_count() or 1), metavar="N", help="trainings at once"
     )
@@ -170,14 +173,15 @@ def jobs_of(decoder: str, rows: Sequence[Row], folder: Path, args: argparse.Name
 def measure(rows: Sequence[Row], jobs: Sequence[Sequence[Job]], folder: Path, args: argparse.Namespace) -> None:
     """`memcomp benchmark` of all runs on the pairs of the study, and the plot."""
     seed = int(args.choose)  # the test people of another data seed are nobody's: for choosing
-    out = folder / ("chosen" if args.choose else "benchmark")
+    out = folder / (("chosen" if args.choose else "benchmark") + "_settled" * args.settled)
+    runs = [[settled(job.output) if args.settled else job.output for job in of_row] for of_row in jobs]
     data = [word for word in args.overrides if word.startswith(("data.", "size="))]
     pairs = spread_pairs(load_recipe("demo/true_motion", data), seed, args.pairs)
     write_list(writable_folder(out) / "spread.csv", {SAME: pairs})
-    runs = [f"{row.name}={job.output}" for row, of_row in zip(rows, jobs, strict=True) for job in of_row]
-    words = [*runs, "--baseline", rows[0].name, "--pairs-file", str(out / "spread.csv"), "--metrics", METRICS]
+    named = [f"{row.name}={path}" for row, of_row in zip(rows, runs, strict=True) for path in of_row]
+    words = [*named, "--baseline", rows[0].name, "--pairs-file", str(out / "spread.csv"), "--metrics", METRICS]
     run(["benchmark", *words, "--set", f"data.seed={seed}", "--no-report", "--output", str(out)])
-    loaded = {row.name: load_host(of_row[0].output) for row, of_row in zip(rows, jobs, strict=True)}
+    loaded = {row.name: load_host(of_row[0]) for row, of_row in zip(rows, runs, strict=True)}
     shown = {name: Model(host, recipe.data.channels) for name, (host, recipe) in loaded.items()}
     print(f"strips.png: {hidden_strip(out / 'strips.png', pairs, shown, SHOWN)}")
     plot(json.loads((out / "benchmark.json").read_text("utf-8")), out / "cost.png")
