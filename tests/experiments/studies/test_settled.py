@@ -10,6 +10,7 @@ from memcomp.experiments.data.sources import training_pairs
 from memcomp.experiments.recipe.load import with_overrides
 from memcomp.experiments.studies.settled import main, settle
 
+FEW = "data.identities=4"
 STILL = ["freeze_motion=true", "loss.equivariance_value=0", "loss.equivariance_jacobian=0"]
 
 
@@ -17,7 +18,7 @@ def test_statistics_are_means_over_the_batches_that_follow_and_nothing_else_chan
     host = load_host(small_run)[0]
     host.freeze_motion()
     before = {key: value.clone() for key, value in host.state_dict().items()}
-    recipe = with_overrides(small_recipe, [*STILL, "optim.batch_size=3"], "test")
+    recipe = with_overrides(small_recipe, [*STILL, FEW, "optim.batch_size=3"], "test")
     settle(host, recipe, 7, batches=4)
     after = host.state_dict()
     changed = {key for key, value in after.items() if not torch.equal(value, before[key])}
@@ -45,14 +46,16 @@ def test_statistics_are_means_over_the_batches_that_follow_and_nothing_else_chan
     torch.testing.assert_close(after[f"generator.{name}.running_var"], variances, rtol=1e-4, atol=1e-6)
 
 
-def test_a_run_is_settled_into_a_folder_of_its_own_once(small_run, tmp_path, capsys):
+def test_a_run_is_settled_into_a_folder_of_its_own_once(small_recipe, small_run, tmp_path, capsys):
     shutil.copytree(small_run, tmp_path / "run")
+    few = with_overrides(small_recipe, [FEW], "test")
+    (tmp_path / "run" / "recipe.yaml").write_text(few.to_yaml())
     words = [str(tmp_path / "run"), "--batches", "3"]
     main(words)
     folder = tmp_path / "run" / "settled"
     assert capsys.readouterr().out.strip() == str(folder)
     host, recipe = load_host(folder)
-    assert recipe == load_host(small_run)[1]
+    assert recipe == few
     plain = load_host(small_run)[0].state_dict()
     differing = {
         key.rpartition(".")[2] for key, value in host.state_dict().items() if not torch.equal(value, plain[key])
