@@ -1,6 +1,7 @@
 """Show what a memory is good for, then give a trained host one, train it on with and without, and measure both.
 
-0. the laboratory: hosts that are told the exact motion, measured anew (`memcomp.experiments.demo.laboratory`);
+0. hosts of the study, measured anew (`memcomp.experiments.demo.laboratory`): those that are told the exact motion, and
+   those that find it;
 1. a small host that already animates procedural heads (shipped, or trained here with --from-scratch: first to move
    heads, then to draw their details);
 2. the memory is attached with the identity start, so that at step 0 both models are the same host;
@@ -24,7 +25,7 @@ from memcomp.experiments.checkpoints.shipped import shipped_host
 from memcomp.experiments.checkpoints.trained import load_host
 from memcomp.experiments.data.sources import held_out_pairs, training_pairs
 from memcomp.experiments.demo.figures import write_pictures
-from memcomp.experiments.demo.laboratory import laboratory
+from memcomp.experiments.demo.laboratory import LABORATORY, TAUGHT, measured
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.evaluation.options import COPY, CROSS, SAME, PairOptions
 from memcomp.experiments.evaluation.pairs import evaluation_pairs, has_truth, heads_size
@@ -81,12 +82,12 @@ def demo(options: DemoOptions) -> None:
         shipped_host()  # if it is missing, say so before anything takes time
     folder = writable_folder(options.output)
     remember_settings(folder / "demo.json", options)
-    given = "left out: --from-scratch shows nothing that was trained before"
-    content: dict[str, Any] = {}
-    if not options.from_scratch:
-        with clock.stage("the laboratory: what completes a face when the motion is exact"):
-            given, content = laboratory(folder, options.pairs)
-    given = f"The laboratory, which is told the motion:\n\n{given}"
+    before, content = dict[str, str](), dict[str, Any]()
+    for shown in () if options.from_scratch else (LABORATORY, TAUGHT):
+        with clock.stage(PARTS[shown.name]):
+            before[shown.name], content[shown.name] = measured(shown, folder, options.pairs)
+    left_out = "left out: --from-scratch shows nothing that was trained before"
+    given = "\n\n".join(f"{part}:\n\n{before.get(name, left_out)}" for name, part in PARTS.items())
     print(f"\n{given}\n")
     try:
         with clock.stage("the heads to train on"):
@@ -101,17 +102,17 @@ def demo(options: DemoOptions) -> None:
         print(f"\ninterrupted; the same command goes on from the last checkpoints in {folder}")
         raise
 
-    before, alone, memory = (load_host(path)[0] for path in (init, jobs[0].output, jobs[1].output))
+    start, alone, memory = (load_host(path)[0] for path in (init, jobs[0].output, jobs[1].output))
     names = [f"host alone, +{options.steps} steps", f"host + memory, +{options.steps} steps"]
     with clock.stage("evaluation"):
-        hosts = dict(zip(["the host before", *names], (before, alone, memory), strict=True))
+        hosts = dict(zip(["the host before", *names], (start, alone, memory), strict=True))
         panel = Panel(METRICS, heads=heads_size(recipe))
         results = measure_hosts(hosts, recipe, panel, options.pairs)
     deltas = differences(results, names[1], names[0])
     with clock.stage("pictures"):
         write_pairs(folder / "pairs.csv", results)
         write_pictures(folder, recipe, {"host": alone, "host + memory": memory}, jobs, deltas)
-    text = ["The whole pipeline, which has to find the motion:"]
+    text = [f"A memory for the host that comes with the package, {options.steps} steps now:"]
     text += [score_table(results, "standard"), score_table(results, "paper")]
     text += [difference_table(deltas, "host + memory minus host alone"), *panel.about, versions_line()]
     write_summary(folder, options, origin, results, deltas, clock, [given, *text], content)
@@ -125,9 +126,14 @@ def measure_hosts(hosts: dict[str, Host], recipe: Recipe, panel: Panel, count: i
     return measure(models, pairs, panel, lambda kind: has_truth(recipe, kind), batch=16)
 
 
+PARTS = {  # of hosts that are measured anew
+    LABORATORY.name: "The laboratory, which is told the motion",
+    TAUGHT.name: "The whole pipeline, which finds the motion as it learned it from the true one",
+}
 OUTPUTS = (
     "report.md (the tables above)",
     "laboratory.png, laboratory_pairs.csv (the motion given)",
+    "taught.png, taught_pairs.csv (the motion found)",
     "metrics.json, pairs.csv (raw values)",
     "same_identity.mp4, cross_identity.mp4 (source | driving | host | host + memory)",
     "strips.png",
@@ -196,7 +202,7 @@ def write_summary(
     deltas: Differences,
     clock: Stopwatch,
     text: list[str],
-    laboratory: dict[str, Any],
+    before: dict[str, Any],
 ) -> None:
     """Write metrics.json and report.md."""
     content = {
@@ -207,7 +213,7 @@ def write_summary(
         "pairs": options.pairs,
         "seconds": clock.seconds,
         "versions": versions(),
-        "laboratory": laboratory,
+        **before,
         "results": results_json(results),
         "differences": differences_json(deltas),
     }

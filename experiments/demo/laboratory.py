@@ -1,12 +1,14 @@
-"""The demo's first part: what completes warped features when the motion is exact, measured anew on unseen people.
+"""The demo's first parts: hosts that the study trained, with and without memory, measured anew on unseen people.
 
-The hosts are those of the study (experiments/studies/EVIDENCE.md, seed 1), trained from scratch for it and shipped.
-They are no animators: `true_motion` is told where every pixel comes from, which only drawn heads can tell. So the
-rows differ in nothing but what fills the places that the source does not show.
+They are those of experiments/studies/EVIDENCE.md, seed 1, trained from scratch for it and shipped. The laboratory's are
+no animators: `true_motion` is told where every pixel comes from, which only drawn heads can tell, so that its rows
+differ in nothing but what fills the places that the source does not show. The whole hosts find the motion themselves,
+as they learned it from the true one.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +26,52 @@ from memcomp.experiments.evaluation.tables import (
     score_table,
     write_pairs,
 )
+from memcomp.experiments.recipe.load import load_recipe
 
-HOSTS = {
-    "host": "true_motion_host",
-    "host, one block deeper": "true_motion_deeper",
-    "host + memory (paper)": "true_motion_paper",
-    "host + memory read by place": "true_motion_placed",
-}
-HOST, CONTROL, _, PLACED = HOSTS
-METRICS = ("l1", "ssim")
-SHOWN = 6  # people in the strip
-PEOPLE_SEED = 2  # nobody of the training (0), of the choice (1), or of the study's end (0, split test)
-NOTE = (
-    "The motion is given, exactly; trained for {steps} steps (seed {seed}), measured on {pairs} pairs of unseen "
-    "people. laboratory.png: {rule}."
+HOST, DEEPER, WIDER = "host", "host, one block deeper", "host, as many operations"
+PAPER, PLACED = "host + memory (paper)", "host + memory read by place"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Shipped hosts that are compared.
+
+    Attributes:
+        name: of the part, and of its files.
+        hosts: title → name of the shipped weights.
+        against: whom the memory read by place is compared with.
+        note: what the hosts are.
+    """
+
+    name: str
+    hosts: dict[str, str]
+    against: tuple[str, ...]
+    note: str
+
+
+LABORATORY = Shown(
+    "laboratory",
+    {HOST: "true_motion_host", DEEPER: "true_motion_deeper", PAPER: "true_motion_paper", PLACED: "true_motion_placed"},
+    (HOST, DEEPER),
+    "The motion is given, exactly",
 )
+TAUGHT = Shown(
+    "taught",
+    {HOST: "taught_host", WIDER: "taught_wider", PLACED: "taught_placed"},
+    (HOST, WIDER),
+    "The host finds the motion, as it learned it from the true one, and kept it while the rows were trained",
+)
+METRICS = ("l1", "ssim")
+STRIP = 6  # people in the strip
+PEOPLE_SEED = 2  # nobody of the training (0), of the choice (1), or of the study's end (0, split test)
 
 
-def laboratory(folder: Path, count: int) -> tuple[str, dict[str, Any]]:
-    """Measure the shipped laboratory hosts, and draw what each makes of the pairs that hide most.
+def measured(shown: Shown, folder: Path, count: int) -> tuple[str, dict[str, Any]]:
+    """Measure shipped hosts, and draw what each makes of the pairs that hide most.
 
     Args:
-        folder: `laboratory.png` and `laboratory_pairs.csv` are written into it.
+        shown: which.
+        folder: `<name>.png` and `<name>_pairs.csv` are written into it.
         count: pairs, spread evenly over how much is hidden.
 
     Returns:
@@ -55,19 +81,22 @@ def laboratory(folder: Path, count: int) -> tuple[str, dict[str, Any]]:
         UserError: a shipped host is missing or damaged.
     """
     models = {}
-    for title, name in HOSTS.items():
-        path, about = shipped(name, "demo's laboratory hosts")
+    for title, name in shown.hosts.items():
+        path, about = shipped(name, f"demo's host {title!r}")
         host, recipe = load_host(path)
         models[title] = Model(host, recipe.data.channels)
-    pairs = spread_pairs(recipe, PEOPLE_SEED, count)
+    pairs = spread_pairs(load_recipe("demo/true_motion"), PEOPLE_SEED, count)
     results = measure(models, {SAME: pairs}, Panel(METRICS), lambda kind: True, batch=16)
-    write_pairs(folder / "laboratory_pairs.csv", results)
-    rule = hidden_strip(folder / "laboratory.png", pairs, models, SHOWN)
-    against = {other: differences(results, PLACED, other) for other in (HOST, CONTROL)}
+    write_pairs(folder / f"{shown.name}_pairs.csv", results)
+    rule = hidden_strip(folder / f"{shown.name}.png", pairs, models, STRIP)
+    against = {other: differences(results, PLACED, other) for other in shown.against}
     tables = [difference_table(deltas, f"{PLACED} minus {other}") for other, deltas in against.items()]
-    note = NOTE.format(steps=about["steps"], seed=about["seed"], pairs=len(pairs), rule=rule)
+    trained = (
+        f"trained for {about['steps']} steps (seed {about['seed']}), measured on {len(pairs)} pairs of unseen people"
+    )
     content = {
         "results": results_json(results),
         "differences": {other: differences_json(deltas) for other, deltas in against.items()},
     }
+    note = f"{shown.note}; {trained}. {shown.name}.png: {rule}."
     return "\n\n".join([score_table(results, "standard"), *tables, note]), content

@@ -75,7 +75,7 @@ def ready(quick, monkeypatch, tmp_path, head_cache):
     assert main(["evaluate", str(run), "--pairs", "2", "--output", str(tmp_path / "measured")]) == 0
     weights = tmp_path / "weights"
     publish(run, tmp_path / "measured" / "metrics.json", "memcomp train demo/fomm", weights)
-    for pattern in ("heads_reader.*", "true_motion_*"):
+    for pattern in ("heads_reader.*", "true_motion_*", "taught_*"):
         for file in shipped.weights_folder().glob(pattern):
             shutil.copy(file, weights)
     monkeypatch.setattr(shipped, "weights_folder", lambda: weights)
@@ -96,6 +96,12 @@ def test_the_demo_from_the_shipped_host(quick, ready, tmp_path, capsys):
     assert [word for word in alone if word not in memory] == ["demo/fomm_detail", str(folder / "host")]
     assert [word for word in memory if word not in alone] == ["demo/fomm_mcnet", str(folder / "host_memory")]
     assert f"init={ready[1] / 'demo_fomm.safetensors'}" in alone and "optim.steps=3" in alone
+
+    for part, control in (("laboratory", "host, one block deeper"), ("taught", "host, as many operations")):
+        assert set(metrics[part]["differences"]) == {"host", control}
+        placed = metrics[part]["results"]["same identity"]["host + memory read by place"]
+        assert f"{placed['standard.l1']['value']:.4f}" in printed
+        assert (folder / f"{part}.png").stat().st_size > 1000 and (folder / f"{part}_pairs.csv").is_file()
 
     rows = ["copy of the source", "the host before", "host alone, +3 steps", "host + memory, +3 steps"]
     for kind in ("same identity", "cross identity"):
