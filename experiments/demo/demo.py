@@ -25,7 +25,7 @@ from memcomp.experiments.checkpoints.shipped import shipped_host
 from memcomp.experiments.checkpoints.trained import load_host
 from memcomp.experiments.data.sources import held_out_pairs, training_pairs
 from memcomp.experiments.demo.figures import write_pictures
-from memcomp.experiments.demo.laboratory import LABORATORY, TAUGHT, measured
+from memcomp.experiments.demo.laboratory import LABORATORY, TAUGHT, measured, unseen
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.evaluation.options import COPY, CROSS, SAME, PairOptions
 from memcomp.experiments.evaluation.pairs import evaluation_pairs, has_truth, heads_size
@@ -83,9 +83,12 @@ def demo(options: DemoOptions) -> None:
     folder = writable_folder(options.output)
     remember_settings(folder / "demo.json", options)
     before, content = dict[str, str](), dict[str, Any]()
-    for shown in () if options.from_scratch else (LABORATORY, TAUGHT):
-        with clock.stage(PARTS[shown.name]):
-            before[shown.name], content[shown.name] = measured(shown, folder, options.pairs)
+    if not options.from_scratch:
+        with clock.stage("people that nobody has seen"):
+            pairs = unseen(options.pairs)
+        for shown in (LABORATORY, TAUGHT):
+            with clock.stage(PARTS[shown.name]):
+                before[shown.name], content[shown.name] = measured(shown, pairs, folder)
     left_out = "left out: --from-scratch shows nothing that was trained before"
     given = "\n\n".join(f"{part}:\n\n{before.get(name, left_out)}" for name, part in PARTS.items())
     print(f"\n{given}\n")
@@ -112,7 +115,7 @@ def demo(options: DemoOptions) -> None:
     with clock.stage("pictures"):
         write_pairs(folder / "pairs.csv", results)
         write_pictures(folder, recipe, {"host": alone, "host + memory": memory}, jobs, deltas)
-    text = [f"A memory for the host that comes with the package, {options.steps} steps now:"]
+    text = [f"A memory of your own, for a host that comes with the package, {options.steps} steps now:"]
     text += [score_table(results, "standard"), score_table(results, "paper")]
     text += [difference_table(deltas, "host + memory minus host alone"), *panel.about, versions_line()]
     write_summary(folder, options, origin, results, deltas, clock, [given, *text], content)

@@ -14,6 +14,7 @@ from typing import Any
 
 from memcomp.experiments.checkpoints.shipped import shipped
 from memcomp.experiments.checkpoints.trained import load_host
+from memcomp.experiments.data.heads_set import EvalPairs
 from memcomp.experiments.evaluation.hidden import hidden_strip, spread_pairs
 from memcomp.experiments.evaluation.options import SAME
 from memcomp.experiments.evaluation.panel import Panel
@@ -66,13 +67,18 @@ STRIP = 6  # people in the strip
 PEOPLE_SEED = 2  # nobody of the training (0), of the choice (1), or of the study's end (0, split test)
 
 
-def measured(shown: Shown, folder: Path, count: int) -> tuple[str, dict[str, Any]]:
+def unseen(count: int) -> EvalPairs:
+    """Pairs of people that nobody has seen, spread evenly over how much is hidden, with their exact motion."""
+    return spread_pairs(load_recipe("demo/true_motion"), PEOPLE_SEED, count)
+
+
+def measured(shown: Shown, pairs: EvalPairs, folder: Path) -> tuple[str, dict[str, Any]]:
     """Measure shipped hosts, and draw what each makes of the pairs that hide most.
 
     Args:
         shown: which.
+        pairs: as `unseen` gives them.
         folder: `<name>.png` and `<name>_pairs.csv` are written into it.
-        count: pairs, spread evenly over how much is hidden.
 
     Returns:
         the tables, and the same as plain values.
@@ -85,7 +91,6 @@ def measured(shown: Shown, folder: Path, count: int) -> tuple[str, dict[str, Any
         path, about = shipped(name, f"demo's host {title!r}")
         host, recipe = load_host(path)
         models[title] = Model(host, recipe.data.channels)
-    pairs = spread_pairs(load_recipe("demo/true_motion"), PEOPLE_SEED, count)
     results = measure(models, {SAME: pairs}, Panel(METRICS), lambda kind: True, batch=16)
     write_pairs(folder / f"{shown.name}_pairs.csv", results)
     rule = hidden_strip(folder / f"{shown.name}.png", pairs, models, STRIP)
