@@ -311,7 +311,7 @@ class MemoryCompensation(KeepsCallState, nn.Module):
         if feature.shape != complete.shape:
             shapes = f"{tuple(complete.shape)}, not {tuple(feature.shape)}"
             raise ValueError(f"the complete feature of scale {scale} is {shapes} as the compensated one")
-        layer, wanted = cast(Scale, self.scales[scale]), split(complete, self.config.split)[1]
+        layer, wanted = cast(Scale, self.scales[scale]), split(complete.detach(), self.config.split)[1]
         target = layer.target(layer.computed(wanted), self.config.memory_size)
         return (split(feature, self.config.split)[1], wanted), (value, target)
 

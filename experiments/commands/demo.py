@@ -1,4 +1,4 @@
-"""`memcomp demo`: train a small host with and without the memory and compare the two."""
+"""`memcomp demo`: measure what the study trained, then train a small host with and without the memory."""
 
 from __future__ import annotations
 

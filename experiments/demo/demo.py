@@ -48,6 +48,7 @@ from memcomp.experiments.recipe.sections import Recipe
 from memcomp.experiments.training.side_by_side import Job, train_side_by_side
 
 MOTION_RECIPE, HOST_RECIPE, MEMORY_RECIPE = "demo/fomm", "demo/fomm_detail", "demo/fomm_mcnet"
+PARTS = (LABORATORY, TAUGHT)  # measured anew
 METRICS = (*DEFAULT, "akd", "prmse")
 
 
@@ -86,11 +87,11 @@ def demo(options: DemoOptions) -> None:
     if not options.from_scratch:
         with clock.stage("people that nobody has seen"):
             pairs = unseen(options.pairs)
-        for shown in (LABORATORY, TAUGHT):
-            with clock.stage(PARTS[shown.name]):
+        for shown in PARTS:
+            with clock.stage(shown.title):
                 before[shown.name], content[shown.name] = measured(shown, pairs, folder)
     left_out = "left out: --from-scratch shows nothing that was trained before"
-    given = "\n\n".join(f"{part}:\n\n{before.get(name, left_out)}" for name, part in PARTS.items())
+    given = "\n\n".join(f"{part.title}:\n\n{before.get(part.name, left_out)}" for part in PARTS)
     print(f"\n{given}\n")
     try:
         with clock.stage("the heads to train on"):
@@ -129,10 +130,6 @@ def measure_hosts(hosts: dict[str, Host], recipe: Recipe, panel: Panel, count: i
     return measure(models, pairs, panel, lambda kind: has_truth(recipe, kind), batch=16)
 
 
-PARTS = {  # of hosts that are measured anew
-    LABORATORY.name: "The laboratory, which is told the motion",
-    TAUGHT.name: "The whole pipeline, which finds the motion as it learned it from the true one",
-}
 OUTPUTS = (
     "report.md (the tables above)",
     "laboratory.png, laboratory_pairs.csv (the motion given)",

@@ -39,28 +39,29 @@ class Shown:
 
     Attributes:
         name: of the part, and of its files.
-        hosts: title → name of the shipped weights.
-        against: whom the memory read by place is compared with.
+        hosts: title → name of the shipped weights; the memory read by place is compared with the first two.
+        title: of the part.
         note: what the hosts are.
     """
 
     name: str
     hosts: dict[str, str]
-    against: tuple[str, ...]
+    title: str
     note: str
 
 
 LABORATORY = Shown(
     "laboratory",
     {HOST: "true_motion_host", DEEPER: "true_motion_deeper", PAPER: "true_motion_paper", PLACED: "true_motion_placed"},
-    (HOST, DEEPER),
-    "The motion is given, exactly",
+    "The laboratory, which is told the motion",
+    "The motion is given, exactly; each was trained for {steps} steps (seed {seed})",
 )
 TAUGHT = Shown(
     "taught",
     {HOST: "taught_host", WIDER: "taught_wider", PLACED: "taught_placed"},
-    (HOST, WIDER),
-    "The host finds the motion, as it learned it from the true one, and kept it while the rows were trained",
+    "The whole pipeline, which finds the motion as it learned it from the true one",
+    "The host finds the motion as it learned it from the true one; it was kept while what makes the picture was "
+    "trained for {steps} further steps (seed {seed}), with settled batch statistics",
 )
 METRICS = ("l1", "ssim")
 STRIP = 6  # people in the strip
@@ -94,14 +95,13 @@ def measured(shown: Shown, pairs: EvalPairs, folder: Path) -> tuple[str, dict[st
     results = measure(models, {SAME: pairs}, Panel(METRICS), lambda kind: True, batch=16)
     write_pairs(folder / f"{shown.name}_pairs.csv", results)
     rule = hidden_strip(folder / f"{shown.name}.png", pairs, models, STRIP)
-    against = {other: differences(results, PLACED, other) for other in shown.against}
+    first, second, *_ = shown.hosts
+    against = {other: differences(results, PLACED, other) for other in (first, second)}
     tables = [difference_table(deltas, f"{PLACED} minus {other}") for other, deltas in against.items()]
-    trained = (
-        f"trained for {about['steps']} steps (seed {about['seed']}), measured on {len(pairs)} pairs of unseen people"
-    )
     content = {
         "results": results_json(results),
         "differences": {other: differences_json(deltas) for other, deltas in against.items()},
     }
-    note = f"{shown.note}; {trained}. {shown.name}.png: {rule}."
+    note = shown.note.format(steps=about["steps"], seed=about["seed"])
+    note = f"{note}; measured on {len(pairs)} pairs of unseen people. {shown.name}.png: {rule}."
     return "\n\n".join([score_table(results, "standard"), *tables, note]), content

@@ -111,6 +111,7 @@ def _combinations(recipe: Recipe) -> Iterator[Rule]:
     yield loss.pose_teacher is None or not data.pose, "loss.pose_teacher: expected null with data.pose, which is exact"
     yield not recipe.freeze_host or loss.generator_gan == 0, "loss.generator_gan: expected 0 with freeze_host"
     yield not (recipe.freeze_host and recipe.freeze_motion), "freeze_motion: expected false with freeze_host"
+    yield not recipe.freeze_motion or recipe.stage is None, "freeze_motion: expected false in a further stage"
     for name in ("motion", "visibility"):
         yield not recipe.freeze_host or getattr(loss, name) == 0, f"loss.{name}: expected 0 with freeze_host"
     for name in OF_MOTION:

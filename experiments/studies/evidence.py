@@ -64,7 +64,7 @@ DEEPER = Row("host, one block deeper", "demo/true_motion", ("host.model.generato
 ROWS = {"fomm": (*COMMON[:1], DEEPER, *COMMON[2:]), "tpsm": COMMON}
 DECODERS = {"fomm": (), "tpsm": (TPSM,)}
 HOSTS = {"whole": "visible", "taught": "taught"}  # kind of study → the end of the name of its host's recipe
-FIELDS = tuple(  # the paper's memory, and with one field each: those of the preset `placed`, and the context
+FIELDS = tuple(  # the paper's memory, and with one field each: those of the preset `placed`, the context, and a teacher
     Row(name, MCNET, tuple(words))
     for name, *words in (
         ("paper", "memory.start=paper"),

@@ -1,7 +1,8 @@
 """How true a host's motion and occlusion are: `python -m memcomp.experiments.studies.host_motion CHECKPOINT`.
 
 Procedural heads know where every pixel of a driving frame stands in the source, and whether the source shows it. Both
-are compared with what the host estimates, on the pairs of the study `evidence`.
+are compared with what the host estimates, on the pairs of the study `evidence`, in the coordinates of its keypoints, in
+which no motion is no motion (with `align_corners` false it samples up to half a place beside them).
 """
 
 from __future__ import annotations

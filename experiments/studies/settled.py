@@ -9,6 +9,7 @@ and the weights, while training.)
 from __future__ import annotations
 
 import argparse
+import copy
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +29,6 @@ from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import writable_folder
 from memcomp.experiments.recipe.sections import Recipe
 from memcomp.experiments.studies.first_table import as_command
-from memcomp.experiments.training.loss import Objective
 
 BATCHES = 100
 
@@ -46,43 +46,43 @@ def settle(host: Host, recipe: Recipe, step: int, batches: int = BATCHES) -> Non
         batches: how many.
     """
     norms = [m for m in host.train().modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
-    momenta = [norm.momentum for norm in norms]
+    before = [(norm.momentum, copy.deepcopy(norm.state_dict())) for norm in norms]
     host.eval()
     for norm in norms:
         norm.reset_running_stats()
         norm.training, norm.momentum = True, None  # None: the mean of all batches
     following = StepBatches(step, step + batches, recipe.optim.batch_size)
-    pictures = Objective(recipe.loss).pictures
     with torch.no_grad():
         for batch in tqdm(
             DataLoader(training_pairs(recipe), batch_sampler=following, collate_fn=collate), desc="settling"
         ):
-            host.reconstruct(*pictures(*on_device(batch, torch.device("cpu"))))
-    for norm, momentum in zip(norms, momenta, strict=True):
+            host.reconstruct(*(each[:, : recipe.data.channels] for each in on_device(batch, torch.device("cpu"))))
+    for norm, (momentum, state) in zip(norms, before, strict=True):
         norm.training, norm.momentum = False, momentum
+        if not norm.num_batches_tracked:  # of a part that does not reconstruct
+            norm.load_state_dict(state)
 
 
 def settled(run: Path, batches: int = BATCHES) -> Path:
-    """Write a finished run's host with settled statistics into the run's folder `settled`, unless it is there.
+    """Write a finished run's host with settled statistics into the run's folder `settled`, unless they are there.
 
     Returns:
         the folder, which can be measured as the run's own.
 
     Raises:
-        UserError: no such run, or one without a recipe.
+        UserError: no such run, one without a recipe, or one of a further stage.
     """
-    folder = run / "settled"
-    if (folder / WEIGHTS).is_file():
+    folder, trained = run / "settled", read_trained(run)
+    recipe, info = trained.recipe, trained.info | {"settled": batches}
+    if recipe is None or recipe.stage is not None:
+        raise UserError(f"{run}: expected the folder of a training of pictures, with its {RECIPE}")
+    if (folder / WEIGHTS).is_file() and read_trained(folder).info == info:
         return folder
-    trained = read_trained(run)
-    recipe = trained.recipe
-    if recipe is None:
-        raise UserError(f"{run}: expected a training's folder, with its {RECIPE}")
     host = build_host(recipe)  # what the recipe froze is frozen
     load_weights(host, trained.weights, str(run))
     settle(host, recipe, trained.step, batches)
     shutil.copyfile(run / RECIPE, writable_folder(folder) / RECIPE)
-    save_trained(folder, host, recipe, trained.step, trained.info | {"settled": batches})
+    save_trained(folder, host, recipe, trained.step, info)
     return folder
 
 

@@ -47,7 +47,7 @@ class Objective(nn.Module):
         self.section, self.stage = section, stage
         self.perceptual = None if section.perceptual is None else PerceptualPyramid(section.perceptual)
         taught = section.pose_teacher is not None and section.headpose > 0
-        self.teacher = load_teacher(str(section.pose_teacher)) if taught else None
+        self.pose_teacher = load_teacher(str(section.pose_teacher)) if taught else None
         self.backbone = None if self.perceptual is None else self.perceptual.description
 
     @property
@@ -93,8 +93,8 @@ class Objective(nn.Module):
         weights, memory, terms = self.section, host.memory, dict[str, Tensor]()
         consistent = weights.consistency > 0 and memory is not None and memory.config.consistency
         complete = complete_features(host, driving) if weights.teacher and memory is not None else None
-        recorded = memory is not None and (consistent or complete is not None)
-        with memory.recording(complete) if recorded and memory is not None else contextlib.nullcontext() as record:
+        recorded = memory if consistent or complete is not None else None
+        with contextlib.nullcontext() if recorded is None else recorded.recording(complete) as record:
             if epoch is None:
                 output = host.reconstruct(source, driving)
             else:
@@ -106,9 +106,9 @@ class Objective(nn.Module):
         if complete is not None and record is not None:
             terms["teacher"] = weights.teacher * record.teacher_loss()
         target = driving[:, :3]  # further channels are for the host alone
-        if self.teacher is not None:
+        if self.pose_teacher is not None:
             with torch.no_grad():
-                driving = with_pose(target, self.teacher(target))
+                driving = with_pose(target, self.pose_teacher(target))
         if self.perceptual is not None:
             terms["perceptual"] = self.perceptual(output.prediction, target)
         if weights.pyramid_l1:
@@ -149,7 +149,8 @@ def _motion(output: HostOutput, exact: Tensor, shown: Tensor) -> Tensor:
     """Distance between where a host looks and where it should, |x| + |y|, where the source shows the place: a mean.
 
     Args:
-        output: its `deformation` counts, at its own size; ±1 are the centres of its border places.
+        output: its `deformation` counts, at its own size; ±1 are the centres of its border places, as in its keypoints.
+            A host that samples otherwise (`align_corners` false, FOMM's default) looks up to half a place beside them.
         exact: (B, 2, H, W), picture coordinates, ±1 being the edges.
         shown: (B, 1, H, W) in [0, 1].
 

@@ -91,4 +91,8 @@ def test_rows_of_a_whole_host_start_from_it(tmp_path, decoder, kind):
     for recipe in recipes:
         assert recipe.init == str(before.output) and recipe.freeze_motion == (kind == "taught")
         assert recipe.optim.steps == 7 and recipe.data.identities == taught.data.identities
-        assert recipe.loss.pyramid_l1 == taught.loss.pyramid_l1
+        assert (recipe.loss.motion, recipe.data.correspondence) == (0, kind == "whole")
+    controls = {recipe.capacity: recipe.memory.config for recipe in recipes if recipe.capacity}
+    memories = [recipe.memory.config for recipe in recipes if recipe.memory is not None and recipe.capacity is None]
+    assert set(controls) == {"flops", "parameters"} and all(config == memories[-1] for config in controls.values())
+    assert [config.place for config in memories] == [False, False, True, True]  # paper and read by place, two seeds

@@ -269,7 +269,7 @@ def test_the_motion_is_drawn_to_the_true_one_where_the_source_shows_it(small_rec
         (torch.rand(2, 1, 32, 32, generator=draw) > 0.5).float(),
     )
     images = torch.cat([source, flow, torch.ones_like(shown)], 1), torch.cat([driving, flow, shown], 1)
-    _, loss, terms, output = run_objective(recipe, images)
+    host, _, terms, output = run_objective(recipe, images)
 
     found = output.deformation.detach()  # (B, h, w, 2), ±1 the centres of border places
     size = found.shape[1]
@@ -284,7 +284,10 @@ def test_the_motion_is_drawn_to_the_true_one_where_the_source_shows_it(small_rec
                     total += seen.mean() * (found[b, i, j] - wanted).abs().sum()
                     weights += seen.mean()
     assert terms["motion"].item() == pytest.approx(3 * (total / weights).item(), rel=1e-4)
-    loss.backward()
+    only = torch.autograd.grad(
+        losses._motion(output, flow, shown), list(host.kp_detector.parameters()), allow_unused=True
+    )
+    assert any(gradient is not None and gradient.abs().sum() > 0 for gradient in only)
 
 
 def test_no_motion_is_no_motion_in_both_coordinates(small_recipe):
@@ -304,6 +307,7 @@ def test_no_motion_is_no_motion_in_both_coordinates(small_recipe):
         (["data.correspondence=true"], "data.correspondence: expected true with loss.motion or loss.visibility"),
         (["loss.motion=1"], "data.correspondence: expected true with loss.motion or loss.visibility"),
         (["freeze_motion=true"], "loss.equivariance_value: expected 0 with freeze_motion"),
+        (["freeze_motion=true", "stage=avd"], "freeze_motion: expected false in a further stage"),
         (["freeze_motion=true", "freeze_host=true"], "freeze_motion: expected false with freeze_host"),
         (["loss.visibility=1"], "data.correspondence: expected true with loss.motion or loss.visibility"),
         (
@@ -312,6 +316,6 @@ def test_no_motion_is_no_motion_in_both_coordinates(small_recipe):
         ),
     ],
 )
-def test_visibility_is_of_heads_and_needs_its_weight(words, message):
+def test_correspondence_is_of_heads_and_needs_a_weight_and_a_frozen_motion_has_no_terms(words, message):
     with pytest.raises(UserError, match=message):
         load_recipe("demo/fomm", words)
