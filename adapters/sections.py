@@ -23,13 +23,13 @@ class Sectioned(nn.Module, ABC):
     generator_section: ClassVar[str] = "generator"  # the section that generates: `taps` are in it, it owns the memory
     optional_sections: ClassVar[frozenset[str]] = frozenset({"discriminator"})  # `load_upstream` does without them
     moving: ClassVar[tuple[str, ...]] = ("dense_motion_network",)  # children of the generator that find the motion
+    _still: tuple[str, ...] = ()  # children of the sections that train which do not; here, for older pickles lack it
     stages: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # further training stage → the sections it trains
 
     def __init__(self, model: Mapping[str, Any]) -> None:
         super().__init__()
         self.model: dict[str, Any] = dict(model)
         self._trained: frozenset[str] | None = None  # sections that train; None = all
-        self._still: tuple[str, ...] = ()  # children of these that do not train
 
     @abstractmethod
     def sections(self) -> dict[str, nn.Module]:
