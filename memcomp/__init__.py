@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from memcomp import memory as memory
     from memcomp import placed as placed
     from memcomp import places as places
+    from memcomp import record as record
     from memcomp import reference as reference
     from memcomp import release as release
     from memcomp import scale as scale
@@ -77,6 +78,7 @@ else:  # hidden from type checkers, to whom a module with `__getattr__` has ever
         "layers",
         "placed",
         "places",
+        "record",
         "reference",
         "release",
         "scale",

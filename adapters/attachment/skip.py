@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memcomp.calls import KeepsCallState
-from memcomp.compensation import CompensationConfig, MemoryCompensation, Record, Scale
+from memcomp.compensation import CompensationConfig, MemoryCompensation, Scale
+from memcomp.record import Record
 from memcomp.taps import Tap, tap_channels
 
 if TYPE_CHECKING:

@@ -52,10 +52,9 @@ def settle(host: Host, recipe: Recipe, step: int, batches: int = BATCHES) -> Non
         norm.reset_running_stats()
         norm.training, norm.momentum = True, None  # None: the mean of all batches
     following = StepBatches(step, step + batches, recipe.optim.batch_size)
+    loader = DataLoader(training_pairs(recipe), batch_sampler=following, collate_fn=collate)
     with torch.no_grad():
-        for batch in tqdm(
-            DataLoader(training_pairs(recipe), batch_sampler=following, collate_fn=collate), desc="settling"
-        ):
+        for batch in tqdm(loader, desc="settling", unit="batch"):
             host.reconstruct(*(each[:, : recipe.data.channels] for each in on_device(batch, torch.device("cpu"))))
     for norm, (momentum, state) in zip(norms, before, strict=True):
         norm.training, norm.momentum = False, momentum

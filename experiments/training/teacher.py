@@ -1,6 +1,6 @@
 """The memory's teacher: what the host gives of the driving frame itself, in which nothing is hidden and nothing moves.
 
-What the compensation gives of another source is compared with it; see `memcomp.compensation.Record.teacher_loss`.
+What the compensation gives of another source is compared with it; see `memcomp.record.Record.teacher_loss`.
 """
 
 from collections.abc import Iterator

@@ -53,19 +53,13 @@ def test_each_pair_has_its_own_draws_however_the_batch_is_shared():
     assert torch.equal(draw_each(torch.rand, 6, 3, generator=all_of_it), torch.rand(6, 3, generator=seeded(0, "a", 1)))
 
 
-def test_the_noise_of_a_released_memory_is_drawn_from_the_step_and_resumed(tiny, tmp_path):
+def test_the_noise_of_a_released_memory_is_drawn_from_the_step_and_resumed(tiny, tmp_path, both_ways):
     memory = "{preset: release, memory_channels: 8, memory_size: [4, 4], noise: true}"
     recipe = with_overrides(tiny, [f"memory={memory}", "loss.consistency=1"], "test")
-    torch.manual_seed(1)
-    train(recipe, tmp_path / "straight", progress=False)
-    torch.manual_seed(2)
-    train(recipe, tmp_path / "parts", stop_after=2, progress=False)
-    torch.manual_seed(3)
-    train(recipe, tmp_path / "parts", resume=True, progress=False)
-    assert same(tmp_path / "straight", tmp_path / "parts")
+    straight, _ = both_ways(recipe, stop_after=2)
     quiet = with_overrides(recipe, ["memory.noise=false"], "test")
     train(quiet, tmp_path / "quiet", progress=False)
-    assert not same(tmp_path / "straight", tmp_path / "quiet")
+    assert not same(straight, tmp_path / "quiet")
 
 
 def test_processes_share_the_draws_of_one(tiny, tmp_path, monkeypatch):
@@ -145,14 +139,10 @@ def test_the_average_follows_its_definition(tiny):
     assert all(torch.equal(value, own[key]) for key, value in host.state_dict().items())
 
 
-def test_the_average_is_measured_kept_and_resumed_and_changes_no_training(tiny, tmp_path):
+def test_the_average_is_measured_kept_and_resumed_and_changes_no_training(tiny, tmp_path, both_ways):
     recipe = with_overrides(tiny, ["optim.ema=0.9"], "test")
     train(tiny, tmp_path / "plain", progress=False)
-    train(recipe, tmp_path / "straight", progress=False)
-    train(recipe, tmp_path / "parts", stop_after=2, progress=False)
-    train(recipe, tmp_path / "parts", resume=True, progress=False)
-    assert same(tmp_path / "straight", tmp_path / "parts")
-    assert same(tmp_path / "straight", tmp_path / "parts", "model.safetensors")
+    assert same(*both_ways(recipe, stop_after=2), "model.safetensors")
     plain, averaged = (load_run(tmp_path / name / LAST) for name in ("plain", "straight"))
     assert all(torch.equal(value, averaged.model()[key]) for key, value in plain.model().items())
     kept = read_trained(tmp_path / "straight" / LAST).weights
