@@ -5,7 +5,8 @@ trained from scratch for the same steps on the same pairs; then `memcomp benchma
 error on hidden pixels against what a frame costs. With `--whole` the motion is the host's own: one host learns it, and
 its occlusion from the heads' exact visibility, and every row is trained on from there. With `--taught` the host learns
 its motion from the heads, too, and the rows leave it as it is. With `--fields` each field of the memory read by place
-is tried alone. The same command goes on where it was interrupted.
+is tried alone. With `--clips` the rows are trained from scratch on real clips, of which nobody knows what is hidden.
+The same command goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ DEEPER = Row("host, one block deeper", "demo/true_motion", ("host.model.generato
 ROWS = {"fomm": (*COMMON[:1], DEEPER, *COMMON[2:]), "tpsm": COMMON}
 DECODERS = {"fomm": (), "tpsm": (TPSM,)}
 HOSTS = {"whole": "visible", "taught": "taught"}  # kind of study → the end of the name of its host's recipe
+STEPS = {"whole": 2000, "taught": 2000, "clips": 3000}  # kind of study → of each row, where not 4000
 FIELDS = tuple(  # the paper's memory, and with one field each: those of the preset `placed`, the context, and a teacher
     Row(name, MCNET, tuple(words))
     for name, *words in (
@@ -79,16 +81,25 @@ FIELDS = tuple(  # the paper's memory, and with one field each: those of the pre
     )
 )
 MEMORY = (
-    "memory={{preset: {}, mode: inplace, scales: [0], start: residual, memory_channels: 64, memory_size: [8, 8], "
+    "memory={{preset: {}, mode: inplace, scales: {}, start: {}, memory_channels: 64, memory_size: [8, 8], "
     "identity_hidden: 128}}"
 )
-WHOLE = (  # from one trained host
-    Row("host", ""),
-    Row("host, as many operations", "", (MEMORY.format("placed"), "capacity=flops")),
-    Row("host, as many parameters", "", (MEMORY.format("placed"), "capacity=parameters")),
-    Row("+ IICM + MCM (paper)", "", (MEMORY.format("paper"),)),
-    Row("+ memory read by place", "", (MEMORY.format("placed"),)),
-)
+
+
+def _rows(scales: str, paper_starts: str) -> tuple[Row, ...]:
+    by_place, paper = MEMORY.format("placed", scales, "residual"), MEMORY.format("paper", scales, paper_starts)
+    return (
+        Row("host", ""),
+        Row("host, as many operations", "", (by_place, "capacity=flops")),
+        Row("host, as many parameters", "", (by_place, "capacity=parameters")),
+        Row("+ IICM + MCM (paper)", "", (paper,)),
+        Row("+ memory read by place", "", (by_place,)),
+    )
+
+
+SCALES = {"fomm": "[0]", "tpsm": "all"}  # at 64 px TPSM's lowest map has 8×8 places
+WHOLE = {decoder: _rows(scales, "residual") for decoder, scales in SCALES.items()}  # from one trained host
+CLIPS = {decoder: _rows(scales, "paper") for decoder, scales in SCALES.items()}  # from scratch
 STILL = (  # the rows of a host that was taught its motion: it stays
     "freeze_motion=true",
     "data.correspondence=false",
@@ -112,7 +123,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         which.add_argument(f"--{name}", dest="kind", const=name, action="store_const", help=text)
     text = "each field of the memory read by place alone"
     which.add_argument("--fields", dest="kind", const="fields", action="store_const", help=text)
-    parser.add_argument("--steps", type=int, metavar="N", help="of each row (default: 4000; of a whole host 2000)")
+    text = "the whole host from scratch on the clips in FOLDER/train; measured on those in FOLDER/test"
+    which.add_argument("--clips", type=Path, metavar="FOLDER", help=text)
+    text = "with --clips: measure on these pairs, a list as `memcomp benchmark` takes it (default: drawn ones)"
+    parser.add_argument("--pairs-file", type=Path, metavar="CSV", help=text)
+    text = "of each row (default: 4000; of a whole host 2000; with --clips 3000)"
+    parser.add_argument("--steps", type=int, metavar="N", help=text)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], metavar="SEED", help="default: 1 2 3")
     parser.add_argument("--pairs", type=int, default=400, metavar="N", help="measured (default: %(default)s)")
     parser.add_argument("--choose", action="store_true", help="measure on people kept for choosing, not for the end")
@@ -123,11 +139,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write into")
     args = parser.parse_args(arguments)
-    args.steps = (2000 if args.kind in HOSTS else 4000) if args.steps is None else args.steps
+    args.kind = "clips" if args.clips else args.kind
+    args.steps = STEPS.get(args.kind, 4000) if args.steps is None else args.steps
     if min(args.steps, args.pairs, args.parallel) < 1:
         raise UserError("--steps, --pairs, --parallel: expected 1 or more")
     for decoder in args.decoders:
-        known = {None: ROWS[decoder], "fields": FIELDS}.get(args.kind, WHOLE)
+        known = {None: ROWS[decoder], "fields": FIELDS, "clips": CLIPS[decoder]}.get(args.kind, WHOLE[decoder])
         if not set(args.rows or ()) <= set(range(len(known))):
             raise UserError(f"--rows: expected numbers from 0 to {len(known) - 1}")
         rows = [known[i] for i in args.rows or range(len(known))]
@@ -159,6 +176,9 @@ def jobs_of(decoder: str, rows: Sequence[Row], folder: Path, args: argparse.Name
     if args.kind in HOSTS:
         still = STILL if args.kind == "taught" else ()
         common = (*FROM_THERE[decoder], *still, f"init={folder / 'host_before'}")
+    elif args.kind == "clips":
+        common = (f"data.root={args.clips}",)
+    kind = HOSTS.get(args.kind)
     return [
         [
             Job(f"{decoder}: {row.name} (seed {seed})", recipe, words, folder / f"{_slug(row.name)}_seed{seed}")
@@ -166,21 +186,25 @@ def jobs_of(decoder: str, rows: Sequence[Row], folder: Path, args: argparse.Name
             for words in [(*common, *row.overrides, *args.overrides, f"optim.steps={args.steps}", f"seed={seed}")]
         ]
         for row in rows
-        for recipe in [row.recipe or f"demo/{decoder}_{HOSTS[args.kind]}"]
+        for recipe in [row.recipe or (f"demo/{decoder}_{kind}" if kind else f"demo/clips_{decoder}")]
     ]
 
 
 def measure(rows: Sequence[Row], jobs: Sequence[Sequence[Job]], folder: Path, args: argparse.Namespace) -> None:
-    """`memcomp benchmark` of all runs on the pairs of the study, and the plot."""
+    """`memcomp benchmark` of all runs on the pairs of the study, and, of heads, the plot."""
     seed = int(args.choose)  # the test people of another data seed are nobody's: for choosing
     out = folder / (("chosen" if args.choose else "benchmark") + "_settled" * args.settled)
     runs = [[settled(job.output) if args.settled else job.output for job in of_row] for of_row in jobs]
+    named = [f"{row.name}={path}" for row, of_row in zip(rows, runs, strict=True) for path in of_row]
+    words = [*named, "--baseline", rows[0].name, "--metrics", METRICS, "--no-report", "--output", str(out)]
+    if args.kind == "clips":
+        listed = ["--pairs-file", str(args.pairs_file)] if args.pairs_file else []
+        run(["benchmark", *words, "--root", str(args.clips), "--pairs", str(args.pairs), *listed])
+        return
     data = [word for word in args.overrides if word.startswith(("data.", "size="))]
     pairs = spread_pairs(load_recipe("demo/true_motion", data), seed, args.pairs)
     write_list(writable_folder(out) / "spread.csv", {SAME: pairs})
-    named = [f"{row.name}={path}" for row, of_row in zip(rows, runs, strict=True) for path in of_row]
-    words = [*named, "--baseline", rows[0].name, "--pairs-file", str(out / "spread.csv"), "--metrics", METRICS]
-    run(["benchmark", *words, "--set", f"data.seed={seed}", "--no-report", "--output", str(out)])
+    run(["benchmark", *words, "--pairs-file", str(out / "spread.csv"), "--set", f"data.seed={seed}"])
     loaded = {row.name: load_host(of_row[0]) for row, of_row in zip(rows, runs, strict=True)}
     shown = {name: Model(host, recipe.data.channels) for name, (host, recipe) in loaded.items()}
     print(f"strips.png: {hidden_strip(out / 'strips.png', pairs, shown, SHOWN)}")

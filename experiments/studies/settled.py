@@ -27,6 +27,7 @@ from memcomp.experiments.data.batching import StepBatches, collate, on_device
 from memcomp.experiments.data.sources import training_pairs
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.files import writable_folder
+from memcomp.experiments.processes import resolve_device
 from memcomp.experiments.recipe.sections import Recipe
 from memcomp.experiments.studies.first_table import as_command
 
@@ -40,7 +41,7 @@ def settle(host: Host, recipe: Recipe, step: int, batches: int = BATCHES) -> Non
     would forget.
 
     Args:
-        host: trained; changed in place, and left in eval mode.
+        host: trained, on the device that is to do it; changed in place, and left in eval mode.
         recipe: that trained it; its pairs and batch size.
         step: that was trained last: the batches are those that would have come next.
         batches: how many.
@@ -53,9 +54,10 @@ def settle(host: Host, recipe: Recipe, step: int, batches: int = BATCHES) -> Non
         norm.training, norm.momentum = True, None  # None: the mean of all batches
     following = StepBatches(step, step + batches, recipe.optim.batch_size)
     loader = DataLoader(training_pairs(recipe), batch_sampler=following, collate_fn=collate)
+    device = next(host.parameters()).device
     with torch.no_grad():
         for batch in tqdm(loader, desc="settling", unit="batch"):
-            host.reconstruct(*(each[:, : recipe.data.channels] for each in on_device(batch, torch.device("cpu"))))
+            host.reconstruct(*(each[:, : recipe.data.channels] for each in on_device(batch, device)))
     for norm, (momentum, state) in zip(norms, before, strict=True):
         norm.training, norm.momentum = False, momentum
         if not norm.num_batches_tracked:  # of a part that does not reconstruct
@@ -79,9 +81,10 @@ def settled(run: Path, batches: int = BATCHES) -> Path:
         return folder
     host = build_host(recipe)  # what the recipe froze is frozen
     load_weights(host, trained.weights, str(run))
+    host.to(resolve_device(recipe.device))
     settle(host, recipe, trained.step, batches)
     shutil.copyfile(run / RECIPE, writable_folder(folder) / RECIPE)
-    save_trained(folder, host, recipe, trained.step, info)
+    save_trained(folder, host.cpu(), recipe, trained.step, info)
     return folder
 
 

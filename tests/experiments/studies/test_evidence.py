@@ -85,9 +85,9 @@ def test_rows_of_a_whole_host_start_from_it(tmp_path, decoder, kind):
     before = evidence.host_job(decoder, tmp_path, args)
     taught = load_recipe(before.recipe, before.overrides)
     assert (taught.loss.visibility > 0, taught.loss.motion > 0) == (True, kind == "taught")
-    of_rows = [job for jobs in evidence.jobs_of(decoder, evidence.WHOLE, tmp_path, args) for job in jobs]
+    of_rows = [job for jobs in evidence.jobs_of(decoder, evidence.WHOLE[decoder], tmp_path, args) for job in jobs]
     recipes = [load_recipe(job.recipe, job.overrides) for job in of_rows]
-    assert len({job.output for job in of_rows}) == len(of_rows) == 2 * len(evidence.WHOLE)
+    assert len({job.output for job in of_rows}) == len(of_rows) == 2 * len(evidence.WHOLE[decoder])
     for recipe in recipes:
         assert recipe.init == str(before.output) and recipe.freeze_motion == (kind == "taught")
         assert recipe.optim.steps == 7 and recipe.data.identities == taught.data.identities
@@ -96,3 +96,33 @@ def test_rows_of_a_whole_host_start_from_it(tmp_path, decoder, kind):
     memories = [recipe.memory.config for recipe in recipes if recipe.memory is not None and recipe.capacity is None]
     assert set(controls) == {"flops", "parameters"} and all(config == memories[-1] for config in controls.values())
     assert [config.place for config in memories] == [False, False, True, True]  # paper and read by place, two seeds
+
+
+def test_real_clips_are_learned_and_measured(tmp_path, monkeypatch, clip_writer):
+    monkeypatch.setenv("MEMCOMP_CACHE", str(tmp_path / "cache"))
+    for number, name in enumerate(("train/a_1", "train/b_1", "test/c_1")):
+        clip_writer(tmp_path / f"{name}.mp4", number)
+    monkeypatch.setattr(evidence, "train", lambda jobs, steps, parallel: [cli.main(job.command()[3:]) for job in jobs])
+    monkeypatch.setattr(evidence, "run", lambda words: cli.main(words))
+    monkeypatch.setattr(evidence, "METRICS", "l1,ssim")
+    small = [word for word in SMALL if not word.startswith(("memory.", "data.", "size="))]
+    words = ["--clips", str(tmp_path), "--decoders", "fomm", "--rows", "0", "4", "--seeds", "1", "--steps", "1"]
+    evidence.main([*words, "--pairs", "2", "--settled", "--output", str(tmp_path / "out"), "size=64", *small])
+    content = json.loads((tmp_path / "out" / "clips_fomm" / "benchmark_settled" / "benchmark.json").read_text())
+    rows = {row["name"]: row for row in content["rows"]}
+    assert list(rows) == ["host", "+ memory read by place"]
+    assert rows["+ memory read by place"]["memory_parameters"] > 0 == rows["host"]["memory_parameters"]
+    assert content["results"][SAME]["host"]["standard.l1"]["value"] > 0
+
+
+@pytest.mark.parametrize("decoder", evidence.DECODERS)
+def test_rows_of_real_clips_start_from_nothing(tmp_path, decoder):
+    args = argparse.Namespace(kind="clips", seeds=[1], overrides=[], steps=7, clips=tmp_path)
+    recipes = [
+        load_recipe(job.recipe, job.overrides)
+        for (job,) in evidence.jobs_of(decoder, evidence.CLIPS[decoder], tmp_path, args)
+    ]
+    assert all(recipe.init is None and recipe.data.root == str(tmp_path) and recipe.size == 128 for recipe in recipes)
+    assert [recipe.capacity for recipe in recipes] == [None, "flops", "parameters", None, None]
+    assert recipes[0].memory is None and recipes[3].memory.config.start == "paper"
+    assert [recipe.memory.config.place for recipe in recipes[1:]] == [True, True, False, True]
