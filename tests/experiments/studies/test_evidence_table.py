@@ -68,7 +68,16 @@ def test_seeds_are_compared_by_their_number(pairs):
 
 
 @pytest.mark.parametrize(
-    ("file", "baseline"), [("fomm", "host"), ("tpsm", "host"), ("whole_fomm", "host"), ("fields", "paper")]
+    ("file", "baseline"),
+    [
+        ("fomm", "host"),
+        ("tpsm", "host"),
+        ("whole_fomm", "host"),
+        ("taught_fomm", "host"),
+        ("longer_fomm", "host"),
+        ("taught_tpsm", "host"),
+        ("fields", "paper"),
+    ],
 )
 def test_the_values_of_the_study_are_in_the_repository(file, baseline, capsys):
     kept = Path(studies.__file__).parents[1] / "results" / f"evidence_{file}_pairs.csv.gz"
