@@ -37,6 +37,7 @@ from memcomp.experiments.training.side_by_side import Job
 
 SHOWN = 8  # people in the strip
 METRICS = "l1,ssim,features"
+REAL = "l1,psnr,ssim"  # of clips
 COLUMN = "standard.l1.disoccluded"  # what decides
 TPSM = "host.model={decoder: tpsm, generator_params: {block_expansion: 24, max_features: 96, num_down_blocks: 2}}"
 
@@ -98,8 +99,11 @@ def _rows(scales: str, paper_starts: str) -> tuple[Row, ...]:
 
 
 SCALES = {"fomm": "[0]", "tpsm": "all"}  # at 64 px TPSM's lowest map has 8×8 places
-WHOLE = {decoder: _rows(scales, "residual") for decoder, scales in SCALES.items()}  # from one trained host
-CLIPS = {decoder: _rows(scales, "paper") for decoder, scales in SCALES.items()}  # from scratch
+WHOLE = {  # kind of study → decoder → rows; those of a trained host, and from scratch
+    "whole": dict.fromkeys(SCALES, _rows("[0]", "residual")),
+    "taught": {decoder: _rows(scales, "residual") for decoder, scales in SCALES.items()},
+    "clips": {decoder: _rows(scales, "paper") for decoder, scales in SCALES.items()},
+}
 STILL = (  # the rows of a host that was taught its motion: it stays
     "freeze_motion=true",
     "data.correspondence=false",
@@ -143,8 +147,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args.steps = STEPS.get(args.kind, 4000) if args.steps is None else args.steps
     if min(args.steps, args.pairs, args.parallel) < 1:
         raise UserError("--steps, --pairs, --parallel: expected 1 or more")
+    if args.pairs_file and not args.clips:
+        raise UserError("--pairs-file: expected --clips beside it; heads have pairs of their own")
+    if args.clips and (args.choose or any(word.startswith("data.root=") for word in args.overrides)):
+        raise UserError("--clips: expected no --choose and no data.root beside it; FOLDER/test is measured")
     for decoder in args.decoders:
-        known = {None: ROWS[decoder], "fields": FIELDS, "clips": CLIPS[decoder]}.get(args.kind, WHOLE[decoder])
+        known = WHOLE[args.kind][decoder] if args.kind in WHOLE else FIELDS if args.kind else ROWS[decoder]
         if not set(args.rows or ()) <= set(range(len(known))):
             raise UserError(f"--rows: expected numbers from 0 to {len(known) - 1}")
         rows = [known[i] for i in args.rows or range(len(known))]
@@ -196,7 +204,8 @@ def measure(rows: Sequence[Row], jobs: Sequence[Sequence[Job]], folder: Path, ar
     out = folder / (("chosen" if args.choose else "benchmark") + "_settled" * args.settled)
     runs = [[settled(job.output) if args.settled else job.output for job in of_row] for of_row in jobs]
     named = [f"{row.name}={path}" for row, of_row in zip(rows, runs, strict=True) for path in of_row]
-    words = [*named, "--baseline", rows[0].name, "--metrics", METRICS, "--no-report", "--output", str(out)]
+    metrics = REAL if args.kind == "clips" else METRICS
+    words = [*named, "--baseline", rows[0].name, "--metrics", metrics, "--no-report", "--output", str(out)]
     if args.kind == "clips":
         listed = ["--pairs-file", str(args.pairs_file)] if args.pairs_file else []
         run(["benchmark", *words, "--root", str(args.clips), "--pairs", str(args.pairs), *listed])

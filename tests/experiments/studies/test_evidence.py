@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 
 from memcomp.experiments import cli
+from memcomp.experiments.errors import UserError
 from memcomp.experiments.evaluation import hidden
 from memcomp.experiments.evaluation.options import SAME
 from memcomp.experiments.recipe.load import load_recipe
@@ -85,9 +86,9 @@ def test_rows_of_a_whole_host_start_from_it(tmp_path, decoder, kind):
     before = evidence.host_job(decoder, tmp_path, args)
     taught = load_recipe(before.recipe, before.overrides)
     assert (taught.loss.visibility > 0, taught.loss.motion > 0) == (True, kind == "taught")
-    of_rows = [job for jobs in evidence.jobs_of(decoder, evidence.WHOLE[decoder], tmp_path, args) for job in jobs]
+    of_rows = [job for jobs in evidence.jobs_of(decoder, evidence.WHOLE[kind][decoder], tmp_path, args) for job in jobs]
     recipes = [load_recipe(job.recipe, job.overrides) for job in of_rows]
-    assert len({job.output for job in of_rows}) == len(of_rows) == 2 * len(evidence.WHOLE[decoder])
+    assert len({job.output for job in of_rows}) == len(of_rows) == 2 * len(evidence.WHOLE[kind][decoder])
     for recipe in recipes:
         assert recipe.init == str(before.output) and recipe.freeze_motion == (kind == "taught")
         assert recipe.optim.steps == 7 and recipe.data.identities == taught.data.identities
@@ -104,7 +105,6 @@ def test_real_clips_are_learned_and_measured(tmp_path, monkeypatch, clip_writer)
         clip_writer(tmp_path / f"{name}.mp4", number)
     monkeypatch.setattr(evidence, "train", lambda jobs, steps, parallel: [cli.main(job.command()[3:]) for job in jobs])
     monkeypatch.setattr(evidence, "run", lambda words: cli.main(words))
-    monkeypatch.setattr(evidence, "METRICS", "l1,ssim")
     small = [word for word in SMALL if not word.startswith(("memory.", "data.", "size="))]
     words = ["--clips", str(tmp_path), "--decoders", "fomm", "--rows", "0", "4", "--seeds", "1", "--steps", "1"]
     evidence.main([*words, "--pairs", "2", "--settled", "--output", str(tmp_path / "out"), "size=64", *small])
@@ -112,7 +112,13 @@ def test_real_clips_are_learned_and_measured(tmp_path, monkeypatch, clip_writer)
     rows = {row["name"]: row for row in content["rows"]}
     assert list(rows) == ["host", "+ memory read by place"]
     assert rows["+ memory read by place"]["memory_parameters"] > 0 == rows["host"]["memory_parameters"]
-    assert content["results"][SAME]["host"]["standard.l1"]["value"] > 0
+    assert all(content["results"][SAME]["host"][f"standard.{name}"]["value"] > 0 for name in ("l1", "psnr", "ssim"))
+
+
+def test_options_that_do_not_go_together_are_refused(tmp_path):
+    for words in (["--pairs-file", "x.csv"], ["--clips", "c", "--choose"], ["--clips", "c", "data.root=d"]):
+        with pytest.raises(UserError, match=words[0]):
+            evidence.main(["--output", str(tmp_path), *words])
 
 
 @pytest.mark.parametrize("decoder", evidence.DECODERS)
@@ -120,7 +126,7 @@ def test_rows_of_real_clips_start_from_nothing(tmp_path, decoder):
     args = argparse.Namespace(kind="clips", seeds=[1], overrides=[], steps=7, clips=tmp_path)
     recipes = [
         load_recipe(job.recipe, job.overrides)
-        for (job,) in evidence.jobs_of(decoder, evidence.CLIPS[decoder], tmp_path, args)
+        for (job,) in evidence.jobs_of(decoder, evidence.WHOLE["clips"][decoder], tmp_path, args)
     ]
     assert all(recipe.init is None and recipe.data.root == str(tmp_path) and recipe.size == 128 for recipe in recipes)
     assert [recipe.capacity for recipe in recipes] == [None, "flops", "parameters", None, None]
