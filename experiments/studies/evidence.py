@@ -65,7 +65,9 @@ COMMON = (
 DEEPER = Row("host, one block deeper", "demo/true_motion", ("host.model.generator_params.num_bottleneck_blocks=4",))
 ROWS = {"fomm": (*COMMON[:1], DEEPER, *COMMON[2:]), "tpsm": COMMON}
 DECODERS = {"fomm": (), "tpsm": (TPSM,)}
-HOSTS = {"whole": "visible", "taught": "taught"}  # kind of study → the end of the name of its host's recipe
+HOSTS = ("whole", "taught")  # kinds of study whose rows start from one trained host
+# kind of study → recipe of the host, by its decoder's name
+RECIPES = {"whole": "demo/{}_visible", "taught": "demo/{}_taught", "clips": "demo/clips_{}"}
 STEPS = {"whole": 2000, "taught": 2000, "clips": 3000}  # kind of study → of each row, where not 4000
 FIELDS = tuple(  # the paper's memory, and with one field each: those of the preset `placed`, the context, and a teacher
     Row(name, MCNET, tuple(words))
@@ -175,7 +177,7 @@ def train_rows(decoder: str, rows: Sequence[Row], folder: Path, args: argparse.N
 
 def host_job(decoder: str, folder: Path, args: argparse.Namespace) -> Job:
     """The training of the host that the rows of `--whole` and `--taught` start from; its recipe says the steps."""
-    return Job(f"{decoder}: host", f"demo/{decoder}_{HOSTS[args.kind]}", tuple(args.overrides), folder / "host_before")
+    return Job(f"{decoder}: host", RECIPES[args.kind].format(decoder), tuple(args.overrides), folder / "host_before")
 
 
 def jobs_of(decoder: str, rows: Sequence[Row], folder: Path, args: argparse.Namespace) -> list[list[Job]]:
@@ -186,7 +188,6 @@ def jobs_of(decoder: str, rows: Sequence[Row], folder: Path, args: argparse.Name
         common = (*FROM_THERE[decoder], *still, f"init={folder / 'host_before'}")
     elif args.kind == "clips":
         common = (f"data.root={args.clips}",)
-    kind = HOSTS.get(args.kind)
     return [
         [
             Job(f"{decoder}: {row.name} (seed {seed})", recipe, words, folder / f"{_slug(row.name)}_seed{seed}")
@@ -194,7 +195,7 @@ def jobs_of(decoder: str, rows: Sequence[Row], folder: Path, args: argparse.Name
             for words in [(*common, *row.overrides, *args.overrides, f"optim.steps={args.steps}", f"seed={seed}")]
         ]
         for row in rows
-        for recipe in [row.recipe or (f"demo/{decoder}_{kind}" if kind else f"demo/clips_{decoder}")]
+        for recipe in [row.recipe or RECIPES[args.kind].format(decoder)]
     ]
 
 
@@ -204,16 +205,15 @@ def measure(rows: Sequence[Row], jobs: Sequence[Sequence[Job]], folder: Path, ar
     out = folder / (("chosen" if args.choose else "benchmark") + "_settled" * args.settled)
     runs = [[settled(job.output) if args.settled else job.output for job in of_row] for of_row in jobs]
     named = [f"{row.name}={path}" for row, of_row in zip(rows, runs, strict=True) for path in of_row]
-    metrics = REAL if args.kind == "clips" else METRICS
-    words = [*named, "--baseline", rows[0].name, "--metrics", metrics, "--no-report", "--output", str(out)]
+    words = ["benchmark", *named, "--baseline", rows[0].name, "--no-report", "--output", str(out)]
     if args.kind == "clips":
         listed = ["--pairs-file", str(args.pairs_file)] if args.pairs_file else []
-        run(["benchmark", *words, "--root", str(args.clips), "--pairs", str(args.pairs), *listed])
+        run([*words, "--metrics", REAL, "--root", str(args.clips), "--pairs", str(args.pairs), *listed])
         return
     data = [word for word in args.overrides if word.startswith(("data.", "size="))]
     pairs = spread_pairs(load_recipe("demo/true_motion", data), seed, args.pairs)
     write_list(writable_folder(out) / "spread.csv", {SAME: pairs})
-    run(["benchmark", *words, "--pairs-file", str(out / "spread.csv"), "--set", f"data.seed={seed}"])
+    run([*words, "--metrics", METRICS, "--pairs-file", str(out / "spread.csv"), "--set", f"data.seed={seed}"])
     loaded = {row.name: load_host(of_row[0]) for row, of_row in zip(rows, runs, strict=True)}
     shown = {name: Model(host, recipe.data.channels) for name, (host, recipe) in loaded.items()}
     print(f"strips.png: {hidden_strip(out / 'strips.png', pairs, shown, SHOWN)}")
