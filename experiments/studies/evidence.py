@@ -4,8 +4,10 @@ The motion is given (host `true_motion`), so that rows differ only in what compl
 trained from scratch for the same steps on the same pairs; then `memcomp benchmark` of all of them, and a plot of the
 error on hidden pixels against what a frame costs. With `--whole` the motion is the host's own: one host learns it, and
 its occlusion from the heads' exact visibility, and every row is trained on from there. With `--taught` the host learns
-its motion from the heads, too, and the rows leave it as it is. With `--fields` each field of the memory read by place
-is tried alone. With `--clips` the rows are trained from scratch on real clips, of which nobody knows what is hidden.
+its motion from the heads, too, and the rows leave it as it is. With `--scratch` the rows learn all of this from their
+first step, each host together with its memory, as the paper does. With `--fields` each field of the memory read by
+place is tried alone. With `--clips` the rows are trained from scratch on real clips, of which nobody knows what is
+hidden.
 The same command goes on where it was interrupted.
 """
 
@@ -67,8 +69,13 @@ ROWS = {"fomm": (*COMMON[:1], DEEPER, *COMMON[2:]), "tpsm": COMMON}
 DECODERS = {"fomm": (), "tpsm": (TPSM,)}
 HOSTS = ("whole", "taught")  # kinds of study whose rows start from one trained host
 # kind of study → recipe of the host, by its decoder's name
-RECIPES = {"whole": "demo/{}_visible", "taught": "demo/{}_taught", "clips": "demo/clips_{}"}
-STEPS = {"whole": 2000, "taught": 2000, "clips": 3000}  # kind of study → of each row, where not 4000
+RECIPES = {
+    "whole": "demo/{}_visible",
+    "taught": "demo/{}_taught",
+    "scratch": "demo/{}_taught",
+    "clips": "demo/clips_{}",
+}
+STEPS = {"whole": 2000, "taught": 2000, "scratch": 6000, "clips": 3000}  # kind → of each row, where not 4000
 FIELDS = tuple(  # the paper's memory, and with one field each: those of the preset `placed`, the context, and a teacher
     Row(name, MCNET, tuple(words))
     for name, *words in (
@@ -104,7 +111,7 @@ SCALES = {"fomm": "[0]", "tpsm": "all"}  # at 64 px TPSM's lowest map has 8×8 p
 WHOLE = {  # kind of study → decoder → rows; those of a trained host, and from scratch
     "whole": dict.fromkeys(SCALES, _rows("[0]", "residual")),
     "taught": {decoder: _rows(scales, "residual") for decoder, scales in SCALES.items()},
-    "clips": {decoder: _rows(scales, "paper") for decoder, scales in SCALES.items()},
+    **dict.fromkeys(("scratch", "clips"), {decoder: _rows(scales, "paper") for decoder, scales in SCALES.items()}),
 }
 STILL = (  # the rows of a host that was taught its motion: it stays
     "freeze_motion=true",
@@ -124,8 +131,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--decoders", nargs="+", choices=DECODERS, default=list(DECODERS), help="default: both")
     parser.add_argument("--rows", type=int, nargs="+", metavar="N", help="some rows only, by number from 0 (the host)")
     which = parser.add_mutually_exclusive_group()
-    for name, text in (("whole", "its motion estimated"), ("taught", "its motion learned from the true one, and kept")):
-        text = f"the whole host, {text}, from a trained one"
+    for name, text in (
+        ("whole", "its motion estimated, from a trained one"),
+        ("taught", "its motion learned from the true one, and kept, from a trained one"),
+        ("scratch", "its motion learned from the true one, with its memory from the first step"),
+    ):
+        text = f"the whole host, {text}"
         which.add_argument(f"--{name}", dest="kind", const=name, action="store_const", help=text)
     text = "each field of the memory read by place alone"
     which.add_argument("--fields", dest="kind", const="fields", action="store_const", help=text)
@@ -133,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     which.add_argument("--clips", type=Path, metavar="FOLDER", help=text)
     text = "with --clips: measure on these pairs, a list as `memcomp benchmark` takes it (default: drawn ones)"
     parser.add_argument("--pairs-file", type=Path, metavar="CSV", help=text)
-    text = "of each row (default: 4000; of a whole host 2000; with --clips 3000)"
+    text = "of each row (default: 4000; of a trained host 2000; with --scratch 6000, with --clips 3000)"
     parser.add_argument("--steps", type=int, metavar="N", help=text)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], metavar="SEED", help="default: 1 2 3")
     parser.add_argument("--pairs", type=int, default=400, metavar="N", help="measured (default: %(default)s)")
@@ -182,7 +193,7 @@ def host_job(decoder: str, folder: Path, args: argparse.Namespace) -> Job:
 
 def jobs_of(decoder: str, rows: Sequence[Row], folder: Path, args: argparse.Namespace) -> list[list[Job]]:
     """Each row's trainings, one for each seed."""
-    common: tuple[str, ...] = DECODERS[decoder]
+    common: tuple[str, ...] = () if args.kind in WHOLE else DECODERS[decoder]
     if args.kind in HOSTS:
         still = STILL if args.kind == "taught" else ()
         common = (*FROM_THERE[decoder], *still, f"init={folder / 'host_before'}")

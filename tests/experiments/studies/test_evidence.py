@@ -121,14 +121,20 @@ def test_options_that_do_not_go_together_are_refused(tmp_path):
             evidence.main(["--output", str(tmp_path), *words])
 
 
+@pytest.mark.parametrize("kind", ["scratch", "clips"])
 @pytest.mark.parametrize("decoder", evidence.DECODERS)
-def test_rows_of_real_clips_start_from_nothing(tmp_path, decoder):
-    args = argparse.Namespace(kind="clips", seeds=[1], overrides=[], steps=7, clips=tmp_path)
+def test_rows_from_scratch_start_from_nothing(tmp_path, decoder, kind):
+    clips = tmp_path if kind == "clips" else None
+    args = argparse.Namespace(kind=kind, seeds=[1], overrides=[], steps=7, clips=clips)
     recipes = [
         load_recipe(job.recipe, job.overrides)
-        for (job,) in evidence.jobs_of(decoder, evidence.WHOLE["clips"][decoder], tmp_path, args)
+        for (job,) in evidence.jobs_of(decoder, evidence.WHOLE[kind][decoder], tmp_path, args)
     ]
-    assert all(recipe.init is None and recipe.data.root == str(tmp_path) and recipe.size == 128 for recipe in recipes)
+    assert all(recipe.init is None and not recipe.freeze_motion and recipe.host.name == decoder for recipe in recipes)
+    if kind == "clips":
+        assert all(recipe.data.root == str(tmp_path) and recipe.size == 128 for recipe in recipes)
+    else:
+        assert all(recipe.loss.motion == 20 and recipe.data.correspondence for recipe in recipes)
     assert [recipe.capacity for recipe in recipes] == [None, "flops", "parameters", None, None]
     assert recipes[0].memory is None and recipes[3].memory.config.start == "paper"
     assert [recipe.memory.config.place for recipe in recipes[1:]] == [True, True, False, True]
