@@ -25,7 +25,7 @@ from memcomp.experiments.checkpoints.shipped import shipped_host
 from memcomp.experiments.checkpoints.trained import load_host
 from memcomp.experiments.data.sources import held_out_pairs, training_pairs
 from memcomp.experiments.demo.figures import write_pictures
-from memcomp.experiments.demo.laboratory import LABORATORY, TAUGHT, measured, unseen
+from memcomp.experiments.demo.laboratory import LABORATORY, WHOLE, measured, unseen
 from memcomp.experiments.errors import UserError
 from memcomp.experiments.evaluation.options import COPY, CROSS, SAME, PairOptions
 from memcomp.experiments.evaluation.pairs import evaluation_pairs, has_truth, heads_size
@@ -48,7 +48,7 @@ from memcomp.experiments.recipe.sections import Recipe
 from memcomp.experiments.training.side_by_side import Job, train_side_by_side
 
 MOTION_RECIPE, HOST_RECIPE, MEMORY_RECIPE = "demo/fomm", "demo/fomm_detail", "demo/fomm_mcnet"
-PARTS = (LABORATORY, TAUGHT)  # measured anew
+PARTS = (LABORATORY, WHOLE)  # measured anew
 METRICS = (*DEFAULT, "akd", "prmse")
 
 
@@ -133,7 +133,7 @@ def measure_hosts(hosts: dict[str, Host], recipe: Recipe, panel: Panel, count: i
 OUTPUTS = (
     "report.md (the tables above)",
     "laboratory.png, laboratory_pairs.csv (the motion given)",
-    "taught.png, taught_pairs.csv (the motion found)",
+    "whole.png, whole_pairs.csv (the motion found)",
     "metrics.json, pairs.csv (raw values)",
     "same_identity.mp4, cross_identity.mp4 (source | driving | host | host + memory)",
     "strips.png",

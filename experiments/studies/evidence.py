@@ -111,7 +111,7 @@ SCALES = {"fomm": "[0]", "tpsm": "all"}  # at 64 px TPSM's lowest map has 8×8 p
 WHOLE = {  # kind of study → decoder → rows; those of a trained host, and from scratch
     "whole": dict.fromkeys(SCALES, _rows("[0]", "residual")),
     "taught": {decoder: _rows(scales, "residual") for decoder, scales in SCALES.items()},
-    **dict.fromkeys(("scratch", "clips"), {decoder: _rows(scales, "paper") for decoder, scales in SCALES.items()}),
+    **{kind: {decoder: _rows(scales, "paper") for decoder, scales in SCALES.items()} for kind in ("scratch", "clips")},
 }
 STILL = (  # the rows of a host that was taught its motion: it stays
     "freeze_motion=true",

@@ -75,7 +75,7 @@ def ready(quick, monkeypatch, tmp_path, head_cache):
     assert main(["evaluate", str(run), "--pairs", "2", "--output", str(tmp_path / "measured")]) == 0
     weights = tmp_path / "weights"
     publish(run, tmp_path / "measured" / "metrics.json", "memcomp train demo/fomm", weights)
-    for pattern in ("heads_reader.*", "true_motion_*", "taught_*"):
+    for pattern in ("heads_reader.*", "true_motion_*", "whole_*"):
         for file in shipped.weights_folder().glob(pattern):
             shutil.copy(file, weights)
     monkeypatch.setattr(shipped, "weights_folder", lambda: weights)
@@ -97,7 +97,7 @@ def test_the_demo_from_the_shipped_host(quick, ready, tmp_path, capsys):
     assert [word for word in memory if word not in alone] == ["demo/fomm_mcnet", str(folder / "host_memory")]
     assert f"init={ready[1] / 'demo_fomm.safetensors'}" in alone and "optim.steps=3" in alone
 
-    for part, control in (("laboratory", "host, one block deeper"), ("taught", "host, as many operations")):
+    for part, control in (("laboratory", "host, one block deeper"), ("whole", "host, as many operations")):
         assert set(metrics[part]["differences"]) == {"host", control}
         placed = metrics[part]["results"]["same identity"]["host + memory read by place"]
         assert f"{placed['standard.l1']['value']:.4f}" in printed

@@ -41,6 +41,18 @@ def test_a_compact_file_gives_the_same_table(pairs, tmp_path, capsys):
     assert "host (seed 5)" in gzip.decompress((tmp_path / "kept.csv.gz").read_bytes()).decode()  # which seed it was
 
 
+def test_of_real_clips_all_pixels_decide(tmp_path):
+    lines = ["kind,model,pair,standard.l1,standard.psnr,standard.ssim"]
+    for row, factor in (("host", 1.0), ("+ memory", 0.9)):
+        lines += [f"same identity,{row} (seed 1),{pair},{factor * 0.1 * (pair + 1)},20,0.5" for pair in range(3)]
+    (tmp_path / "pairs.csv").write_text("\n".join(lines) + "\n")
+    header, _, _, memory = table(read(tmp_path / "pairs.csv"), "host").splitlines()
+    assert [cell.strip() for cell in header.strip("|").split("|")] == [
+        *("row", "seeds", "L1 ↓", "SSIM ↑", "PSNR ↑", "L1, against host")
+    ]
+    assert "-10.0 %" in memory and "20.0000" in memory
+
+
 @pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"\x1f\x8b no", b"\xff\xfe"])
 def test_a_file_of_something_else_is_an_error_of_one_line(content, tmp_path, capsys):
     (tmp_path / "pairs.csv").write_bytes(content)
