@@ -88,6 +88,13 @@ def test_seeds_are_compared_by_their_number(pairs):
         ("taught_fomm", "host"),
         ("longer_fomm", "host"),
         ("taught_tpsm", "host"),
+        ("scratch_fomm", "host"),
+        ("scratch_fomm", "host, as many operations"),
+        ("scratch_tpsm", "host, as many operations"),
+        ("clips_fomm", "host"),
+        ("clips_fomm", "host, as many operations"),
+        ("clips_tpsm", "host"),
+        ("clips_tpsm", "host, as many operations"),
         ("fields", "paper"),
     ],
 )
