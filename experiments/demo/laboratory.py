@@ -61,8 +61,9 @@ WHOLE = Shown(
     {HOST: "whole_host", WIDER: "whole_wider", PLACED: "whole_placed"},
     "The whole pipeline, which finds the motion itself",
     "The host finds the motion, as it learned it from the true one; everything was trained from nothing for {steps} "
-    "steps (seed {seed}), host and memory together, and is measured with settled batch statistics; added to a host "
-    "that was trained before, a memory gained little or nothing, and in TPSM nothing (experiments/results/evidence.md)",
+    "steps (seed {seed}), host and memory together, and is measured with settled batch statistics; a memory that was "
+    "added to a host trained before gained little or nothing, one in TPSM nothing that holds "
+    "(experiments/results/evidence.md)",
 )
 METRICS = ("l1", "ssim")
 STRIP = 6  # people in the strip

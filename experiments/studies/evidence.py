@@ -5,10 +5,9 @@ trained from scratch for the same steps on the same pairs; then `memcomp benchma
 error on hidden pixels against what a frame costs. With `--whole` the motion is the host's own: one host learns it, and
 its occlusion from the heads' exact visibility, and every row is trained on from there. With `--taught` the host learns
 its motion from the heads, too, and the rows leave it as it is. With `--scratch` the rows learn all of this from their
-first step, each host together with its memory, as the paper does. With `--fields` each field of the memory read by
-place is tried alone. With `--clips` the rows are trained from scratch on real clips, of which nobody knows what is
-hidden.
-The same command goes on where it was interrupted.
+first step, each host together with its memory (that much as in the paper). With `--fields` each field of the memory
+read by place is tried alone. With `--clips` the rows are trained from scratch on real clips, of which nobody knows
+what is hidden. The same command goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -126,7 +125,9 @@ FROM_THERE = {  # TPSM's host is trained: its background moves from the first st
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train what is not trained yet, then measure and plot."""
-    parser = argparse.ArgumentParser(prog="evidence", description="What completes warped features, the motion given.")
+    parser = argparse.ArgumentParser(
+        prog="evidence", description="What a memory is good for: trainings, measure, plot."
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys to change in every recipe")
     parser.add_argument("--decoders", nargs="+", choices=DECODERS, default=list(DECODERS), help="default: both")
     parser.add_argument("--rows", type=int, nargs="+", metavar="N", help="some rows only, by number from 0 (the host)")

@@ -26,7 +26,7 @@ COLUMNS = {  # heading → column of the standard protocol
     "features, hidden ↓": "standard.features.disoccluded",  # of EfficientNet-Lite0: see metrics/README.md
     "PSNR ↑": "standard.psnr",
 }
-WHOLE = "standard.l1"  # every benchmark has it; of real clips nobody knows what is hidden or revealed
+ALL = "standard.l1"  # every benchmark has it; of real clips nobody knows what is hidden or revealed
 DECIDES = "standard.l1.disoccluded"  # where it is known
 
 
@@ -64,7 +64,7 @@ def read(path: Path) -> Runs:
         for line in csv.DictReader(io.StringIO(text)):
             columns = runs.setdefault(line["model"], {column: [] for column in COLUMNS.values()})
             for column in columns:
-                value = line[column] if column == WHOLE else line.get(column)
+                value = line[column] if column == ALL else line.get(column)
                 columns[column].append(float(value) if value else None)
     except (KeyError, TypeError, ValueError, OSError, EOFError) as error:
         raise UserError(f"{path}: expected the values that `memcomp benchmark` writes ({error!r})") from None
@@ -105,7 +105,7 @@ def table(runs: Runs, baseline: str) -> str:
         for heading, column in COLUMNS.items()
         if any(value is not None for of_run in runs.values() for value in of_run[column])
     }
-    decides, called = (DECIDES, "hidden") if DECIDES in there.values() else (WHOLE, "L1")
+    decides, called = (DECIDES, "hidden") if DECIDES in there.values() else (ALL, "L1")
     lines = []
     for name, columns in values.items():
         cells = [str(len(columns[decides])), *(_cell([*columns[column].values()]) for column in there.values())]
