@@ -6,8 +6,9 @@ error on hidden pixels against what a frame costs. With `--whole` the motion is 
 its occlusion from the heads' exact visibility, and every row is trained on from there. With `--taught` the host learns
 its motion from the heads, too, and the rows leave it as it is. With `--scratch` the rows learn all of this from their
 first step, each host together with its memory (that much as in the paper). With `--fields` each field of the memory
-read by place is tried alone. With `--clips` the rows are trained from scratch on real clips, of which nobody knows
-what is hidden. The same command goes on where it was interrupted.
+read by place is tried alone, then other sizes of it. With `--clips` the rows are trained from scratch on real clips, of
+which nobody knows what is hidden. `tpsm_near` and `tpsm_far` are TPSM's with another number of levels, and so another
+reach. The same command goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ SHOWN = 8  # people in the strip
 METRICS = "l1,ssim,features"
 REAL = "l1,psnr,ssim"  # of clips
 COLUMN = "standard.l1.disoccluded"  # what decides
-TPSM = "host.model={decoder: tpsm, generator_params: {block_expansion: 24, max_features: 96, num_down_blocks: 2}}"
+TPSM = "host.model={{decoder: tpsm, generator_params: {{block_expansion: 24, max_features: {}, num_down_blocks: {}}}}}"
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,12 @@ COMMON = (
     Row("+ global encoder-decoder", "demo/true_motion", ("host.model.completion_width=96",)),
 )
 DEEPER = Row("host, one block deeper", "demo/true_motion", ("host.model.generator_params.num_bottleneck_blocks=4",))
-ROWS = {"fomm": (*COMMON[:1], DEEPER, *COMMON[2:]), "tpsm": COMMON}
-DECODERS = {"fomm": (), "tpsm": (TPSM,)}
+# How far TPSM's decoder sees to either side of a pixel, in shares of the picture's side: 19, 47, 95 % of one, two and
+# three levels at 64 px, 26 % of the published three at 256 px. Counted are the 3×3 convolutions of its blocks, each by
+# the places of its map, and the last 7×7.
+NEAR, FAR = "tpsm_near", "tpsm_far"
+ROWS = {"fomm": (*COMMON[:1], DEEPER, *COMMON[2:]), "tpsm": COMMON, NEAR: COMMON, FAR: COMMON}
+DECODERS = {"fomm": (), "tpsm": (TPSM.format(96, 2),), NEAR: (TPSM.format(48, 1),), FAR: (TPSM.format(96, 3),)}
 HOSTS = ("whole", "taught")  # kinds of study whose rows start from one trained host
 # kind of study → recipe of the host, by its decoder's name
 RECIPES = {
@@ -75,18 +80,36 @@ RECIPES = {
     "clips": "demo/clips_{}",
 }
 STEPS = {"whole": 2000, "taught": 2000, "scratch": 6000, "clips": 3000}  # kind → of each row, where not 4000
-FIELDS = tuple(  # the paper's memory, and with one field each: those of the preset `placed`, the context, and a teacher
-    Row(name, MCNET, tuple(words))
-    for name, *words in (
-        ("paper", "memory.start=paper"),
-        ("place", "memory.start=paper", "memory.place=true"),
-        ("driving keypoints", "memory.start=paper", "memory.driving=true"),
-        ("visibility", "memory.start=paper", "memory.visibility=true"),
-        ("normalised", "memory.start=paper", "memory.normalised=true"),
-        ("residual start", "memory.start=residual"),
-        ("all channels", "memory.start=paper", "memory.split=none"),
-        ("context", "memory.start=paper", "memory.context=[8, 4, 1]"),
-        ("teacher", "memory.start=paper", "loss.teacher=1"),
+FIELDS = (
+    tuple(  # the paper's memory, and with one field each: those of the preset `placed`, the context, and a teacher;
+        Row(name, MCNET, tuple(words))  # then the memory read by place, of other sizes and with the context
+        for name, *words in (
+            ("paper", "memory.start=paper"),
+            ("place", "memory.start=paper", "memory.place=true"),
+            ("driving keypoints", "memory.start=paper", "memory.driving=true"),
+            ("visibility", "memory.start=paper", "memory.visibility=true"),
+            ("normalised", "memory.start=paper", "memory.normalised=true"),
+            ("residual start", "memory.start=residual"),
+            ("all channels", "memory.start=paper", "memory.split=none"),
+            ("context", "memory.start=paper", "memory.context=[8, 4, 1]"),
+            ("teacher", "memory.start=paper", "loss.teacher=1"),
+        )
+    )
+    + tuple(
+        Row("read by place" + name, PLACED, tuple(words))
+        for name, *words in (
+            ("",),
+            (", context", "memory.context=[8, 4, 1]"),
+            (
+                ", 4×4 places of 128",
+                "memory.memory_size=[4, 4]",
+                "memory.memory_channels=128",
+            ),  # about as many operations
+            (", 16×16 places of 16", "memory.memory_size=[16, 16]", "memory.memory_channels=16"),
+            (", 16×16 places", "memory.memory_size=[16, 16]"),
+            (", 128 channels", "memory.memory_channels=128"),
+            (", asked at 16×16 places", "memory.queries=16"),
+        )
     )
 )
 MEMORY = (
@@ -106,12 +129,16 @@ def _rows(scales: str, paper_starts: str) -> tuple[Row, ...]:
     )
 
 
-SCALES = {"fomm": "[0]", "tpsm": "all"}  # at 64 px TPSM's lowest map has 8×8 places
+SCALES = {
+    "fomm": "[0]",
+    "tpsm": "all",
+}  # at 64 px TPSM's lowest map has 8×8 places; NEAR's 32×32, as the published one's
 WHOLE = {  # kind of study → decoder → rows; those of a trained host, and from scratch
     "whole": dict.fromkeys(SCALES, _rows("[0]", "residual")),
     "taught": {decoder: _rows(scales, "residual") for decoder, scales in SCALES.items()},
     **{kind: {decoder: _rows(scales, "paper") for decoder, scales in SCALES.items()} for kind in ("scratch", "clips")},
 }
+WHOLE["scratch"][NEAR] = _rows("[0]", "paper")
 STILL = (  # the rows of a host that was taught its motion: it stays
     "freeze_motion=true",
     "data.correspondence=false",
@@ -129,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="evidence", description="What a memory is good for: trainings, measure, plot."
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys to change in every recipe")
-    parser.add_argument("--decoders", nargs="+", choices=DECODERS, default=list(DECODERS), help="default: both")
+    parser.add_argument("--decoders", nargs="+", choices=DECODERS, default=list(SCALES), help="default: fomm tpsm")
     parser.add_argument("--rows", type=int, nargs="+", metavar="N", help="some rows only, by number from 0 (the host)")
     which = parser.add_mutually_exclusive_group()
     for name, text in (
@@ -165,6 +192,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError("--pairs-file: expected --clips beside it; heads have pairs of their own")
     if args.clips and (args.choose or any(word.startswith("data.root=") for word in args.overrides)):
         raise UserError("--clips: expected no --choose and no data.root beside it; FOLDER/test is measured")
+    if args.kind in WHOLE and not set(args.decoders) <= set(WHOLE[args.kind]):
+        raise UserError(f"--decoders: expected some of {', '.join(WHOLE[args.kind])} for this study")
     for decoder in args.decoders:
         known = WHOLE[args.kind][decoder] if args.kind in WHOLE else FIELDS if args.kind else ROWS[decoder]
         if not set(args.rows or ()) <= set(range(len(known))):

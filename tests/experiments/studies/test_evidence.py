@@ -79,7 +79,7 @@ def test_what_the_warp_leaves_is_grey_where_the_source_shows_nothing():
     assert (warped - driving[0, :3]).abs().mean(0)[visible].mean() < 0.05
 
 
-@pytest.mark.parametrize("decoder", evidence.DECODERS)
+@pytest.mark.parametrize("decoder", evidence.SCALES)
 @pytest.mark.parametrize("kind", evidence.HOSTS)
 def test_rows_of_a_whole_host_start_from_it(tmp_path, decoder, kind):
     args = argparse.Namespace(kind=kind, seeds=[1, 2], overrides=["threads=1"], steps=7)
@@ -115,14 +115,41 @@ def test_real_clips_are_learned_and_measured(tmp_path, monkeypatch, clip_writer)
     assert all(content["results"][SAME]["host"][f"standard.{name}"]["value"] > 0 for name in ("l1", "psnr", "ssim"))
 
 
+def test_every_row_of_the_laboratory_loads(tmp_path):
+    args = argparse.Namespace(kind=None, seeds=[1], overrides=[], steps=7)
+    levels = {}
+    for decoder, rows in evidence.ROWS.items():
+        for (job,) in evidence.jobs_of(decoder, rows, tmp_path, args):
+            recipe = load_recipe(job.recipe, job.overrides)
+            assert recipe.host.model["decoder"] == decoder.partition("_")[0]
+            levels[decoder] = recipe.host.model["generator_params"]["num_down_blocks"]
+    assert levels == {"fomm": 1, "tpsm_near": 1, "tpsm": 2, "tpsm_far": 3}
+
+
+def test_fields_are_of_the_paper_s_memory_and_sizes_of_the_one_read_by_place(tmp_path):
+    args = argparse.Namespace(kind="fields", seeds=[1], overrides=[], steps=7)
+    jobs = [job for (job,) in evidence.jobs_of("fomm", evidence.FIELDS, tmp_path, args)]
+    memories = {job.output.name: load_recipe(job.recipe, job.overrides).memory.config for job in jobs}
+    assert len(memories) == len(jobs) and len(set(memories.values())) == len(jobs) - 1  # the teacher's is the paper's
+    assert memories["read_by_place_asked_at_16_16_places_seed1"].queries == 16
+    assert memories["paper_seed1"].place is False is not memories["read_by_place_seed1"].place
+
+
 def test_options_that_do_not_go_together_are_refused(tmp_path):
-    for words in (["--pairs-file", "x.csv"], ["--clips", "c", "--choose"], ["--clips", "c", "data.root=d"]):
+    wrong = (
+        ["--decoders", "tpsm_far", "--scratch"],
+        ["--pairs-file", "x.csv"],
+        ["--clips", "c", "--choose"],
+        ["--clips", "c", "data.root=d"],
+    )
+    for words in wrong:
         with pytest.raises(UserError, match=words[0]):
             evidence.main(["--output", str(tmp_path), *words])
 
 
-@pytest.mark.parametrize("kind", ["scratch", "clips"])
-@pytest.mark.parametrize("decoder", evidence.DECODERS)
+@pytest.mark.parametrize(
+    ("kind", "decoder"), [(kind, decoder) for kind in ("scratch", "clips") for decoder in evidence.WHOLE[kind]]
+)
 def test_rows_from_scratch_start_from_nothing(tmp_path, decoder, kind):
     clips = tmp_path if kind == "clips" else None
     args = argparse.Namespace(kind=kind, seeds=[1], overrides=[], steps=7, clips=clips)
@@ -130,7 +157,8 @@ def test_rows_from_scratch_start_from_nothing(tmp_path, decoder, kind):
         load_recipe(job.recipe, job.overrides)
         for (job,) in evidence.jobs_of(decoder, evidence.WHOLE[kind][decoder], tmp_path, args)
     ]
-    assert all(recipe.init is None and not recipe.freeze_motion and recipe.host.name == decoder for recipe in recipes)
+    assert all(recipe.init is None and not recipe.freeze_motion for recipe in recipes)
+    assert all(recipe.host.name == decoder.partition("_")[0] for recipe in recipes)
     if kind == "clips":
         assert all(recipe.data.root == str(tmp_path) and recipe.size == 128 for recipe in recipes)
     else:
