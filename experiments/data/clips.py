@@ -237,7 +237,7 @@ class Clips:
         if not file.exists():
             if path in self._uncached:
                 return None
-            used = sum(other.stat().st_size for other in self.cache.glob("*.frames"))
+            used = sum(map(_size, self.cache.glob("*.frames")))
             if used + count * frame_bytes > self.cache_bytes:
                 self._uncached.add(path)
                 self._say_full(count * frame_bytes)
@@ -317,3 +317,11 @@ def _tolerant(frames: Iterable[T]) -> Iterator[T]:
 
 def _is_long_enough(error: BrokenOff) -> bool:
     return error.shown >= SHORTEST * error.promised
+
+
+def _size(file: Path) -> int:
+    """Bytes of a file; 0 if another process has just given its temporary file its name."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0

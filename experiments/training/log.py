@@ -105,11 +105,16 @@ def _texts(values: Mapping[str, float | int]) -> dict[str, str]:
 
 
 class Clock:
-    """Images per second and the share of time spent waiting for data, as running means over about 20 steps."""
+    """Images per second and the share of time spent waiting for data, as running means over about 20 steps.
+
+    The first step, in which workers start and a GPU chooses its kernels, is told and then forgotten: with half a minute
+    of it in the mean, a hundred steps would look slow.
+    """
 
     def __init__(self) -> None:
         self._begin = self._here = time.perf_counter()
         self._waited = self._spent = 0.0
+        self._steps = 0
 
     def data_is_here(self) -> None:
         """Note that the step's batch has arrived."""
@@ -118,7 +123,8 @@ class Clock:
     def step_is_done(self, images: int) -> tuple[float, float]:
         """Note that the step is done; returns images per second and the share of waiting (0 to 1)."""
         now = time.perf_counter()
-        keep = 0.95 if self._spent else 0.0
+        keep = 0.95 if self._steps > 1 else 0.0
+        self._steps += 1
         self._waited = keep * self._waited + (1 - keep) * (self._here - self._begin)
         self._spent = keep * self._spent + (1 - keep) * (now - self._begin)
         return images / self._spent, self._waited / self._spent

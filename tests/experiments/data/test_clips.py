@@ -81,6 +81,13 @@ def test_a_full_cache_changes_no_pixel(folder, tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_another_process_may_finish_a_clip_meanwhile(folder, tmp_path):
+    (tmp_path / ".decoded-by-another.frames").symlink_to(tmp_path / "renamed")  # listed, and gone when it is asked for
+    cached = Clips(folder, 16, cache=tmp_path)
+    assert torch.equal(cached.read(0, [3, 8]), Clips(folder, 16).read(0, [3, 8]))
+    assert len([file for file in tmp_path.iterdir() if file.is_file()]) == 1
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_full_cache_is_said_once_with_the_size_it_would_need(folder, tmp_path, workers, capfd):
     for _ in range(2):  # the second time, nothing was kept in it meanwhile

@@ -14,7 +14,7 @@ from memcomp.experiments import cli
 from memcomp.experiments.errors import warn
 from memcomp.experiments.inspection.usage import USAGE
 from memcomp.experiments.recipe.load import with_overrides
-from memcomp.experiments.training import board
+from memcomp.experiments.training import board, log
 from memcomp.experiments.training.held_out import HeldOut
 from memcomp.experiments.training.loop import train
 
@@ -167,3 +167,19 @@ def test_a_training_ends_with_the_command_that_measures_it(recipe, tmp_path, cap
     assert told == "measure it with: memcomp evaluate 'runs/of mine'"
     assert cli.main(["evaluate", "runs/of mine", "--pairs", "2"]) in (0, None)
     assert (tmp_path / "runs" / "of mine" / "evaluation").is_dir()
+
+
+def test_rates_forget_the_first_step(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(log.time, "perf_counter", lambda: now)
+    clock = log.Clock()
+    told = []
+    for wait, work in ((10.0, 50.0), (0.5, 0.5), (0.5, 0.5), (0.0, 2.0)):
+        now += wait
+        clock.data_is_here()
+        now += work
+        told.append(clock.step_is_done(8))
+        clock.restart()
+    assert told[0] == (pytest.approx(8 / 60), pytest.approx(10 / 60))
+    assert told[1] == told[2] == (pytest.approx(8), pytest.approx(0.5))
+    assert told[3] == (pytest.approx(8 / 1.05), pytest.approx(0.5 * 0.95 / 1.05))
