@@ -65,9 +65,8 @@ COMMON = (
     Row("+ global encoder-decoder", "demo/true_motion", ("host.model.completion_width=96",)),
 )
 DEEPER = Row("host, one block deeper", "demo/true_motion", ("host.model.generator_params.num_bottleneck_blocks=4",))
-# How far TPSM's decoder sees to either side of a pixel, in shares of the picture's side: 19, 47, 95 % of one, two and
-# three levels at 64 px, 26 % of the published three at 256 px. Counted are the 3×3 convolutions of its blocks, each by
-# the places of its map, and the last 7×7.
+# TPSM's decoder sees 12, 30 and 66 px to either side of a pixel with one, two and three levels (its blocks' 3×3
+# convolutions and the last 7×7): 19 %, 47 % and all of a picture of 64 px. The published one has three at 256 px: 26 %.
 NEAR, FAR = "tpsm_near", "tpsm_far"
 ROWS = {"fomm": (*COMMON[:1], DEEPER, *COMMON[2:]), "tpsm": COMMON, NEAR: COMMON, FAR: COMMON}
 DECODERS = {"fomm": (), "tpsm": (TPSM.format(96, 2),), NEAR: (TPSM.format(48, 1),), FAR: (TPSM.format(96, 3),)}
