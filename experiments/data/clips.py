@@ -320,7 +320,7 @@ def _is_long_enough(error: BrokenOff) -> bool:
 
 
 def _size(file: Path) -> int:
-    """Bytes of a file; 0 if another process has just given its temporary file its name."""
+    """Bytes of a file; 0 if another process has just renamed it: the cache may pass its limit by a clip."""
     try:
         return file.stat().st_size
     except FileNotFoundError:

@@ -62,7 +62,7 @@ WHOLE = Shown(
     "The whole pipeline, which finds the motion itself",
     "The host finds the motion, as it learned it from the true one; everything was trained from nothing for {steps} "
     "steps (seed {seed}), host and memory together, and is measured with settled batch statistics; a memory that was "
-    "added to a host trained before gained little or nothing, one in TPSM nothing that holds "
+    "added to a host trained before gained little or nothing, one in TPSM of three levels nothing that holds "
     "(experiments/results/evidence.md)",
 )
 METRICS = ("l1", "ssim")

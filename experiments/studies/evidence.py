@@ -79,38 +79,35 @@ RECIPES = {
     "clips": "demo/clips_{}",
 }
 STEPS = {"whole": 2000, "taught": 2000, "scratch": 6000, "clips": 3000}  # kind → of each row, where not 4000
-FIELDS = (
-    tuple(  # the paper's memory, and with one field each: those of the preset `placed`, the context, and a teacher;
-        Row(name, MCNET, tuple(words))  # then the memory read by place, of other sizes and with the context
-        for name, *words in (
-            ("paper", "memory.start=paper"),
-            ("place", "memory.start=paper", "memory.place=true"),
-            ("driving keypoints", "memory.start=paper", "memory.driving=true"),
-            ("visibility", "memory.start=paper", "memory.visibility=true"),
-            ("normalised", "memory.start=paper", "memory.normalised=true"),
-            ("residual start", "memory.start=residual"),
-            ("all channels", "memory.start=paper", "memory.split=none"),
-            ("context", "memory.start=paper", "memory.context=[8, 4, 1]"),
-            ("teacher", "memory.start=paper", "loss.teacher=1"),
-        )
-    )
-    + tuple(
-        Row("read by place" + name, PLACED, tuple(words))
-        for name, *words in (
-            ("",),
-            (", context", "memory.context=[8, 4, 1]"),
-            (
-                ", 4×4 places of 128",
-                "memory.memory_size=[4, 4]",
-                "memory.memory_channels=128",
-            ),  # about as many operations
-            (", 16×16 places of 16", "memory.memory_size=[16, 16]", "memory.memory_channels=16"),
-            (", 16×16 places", "memory.memory_size=[16, 16]"),
-            (", 128 channels", "memory.memory_channels=128"),
-            (", asked at 16×16 places", "memory.queries=16"),
-        )
+# The paper's memory, and with one field each: those of the preset `placed`, the context, and a teacher.
+ALONE = tuple(
+    Row(name, MCNET, tuple(words))
+    for name, *words in (
+        ("paper", "memory.start=paper"),
+        ("place", "memory.start=paper", "memory.place=true"),
+        ("driving keypoints", "memory.start=paper", "memory.driving=true"),
+        ("visibility", "memory.start=paper", "memory.visibility=true"),
+        ("normalised", "memory.start=paper", "memory.normalised=true"),
+        ("residual start", "memory.start=residual"),
+        ("all channels", "memory.start=paper", "memory.split=none"),
+        ("context", "memory.start=paper", "memory.context=[8, 4, 1]"),
+        ("teacher", "memory.start=paper", "loss.teacher=1"),
     )
 )
+# The memory read by place, with the context, at about as many operations, at more, and at fewer.
+SIZES = tuple(
+    Row("read by place" + name, PLACED, tuple(words))
+    for name, *words in (
+        ("",),
+        (", context", "memory.context=[8, 4, 1]"),
+        (", 4×4 places of 128", "memory.memory_size=[4, 4]", "memory.memory_channels=128"),
+        (", 16×16 places of 16", "memory.memory_size=[16, 16]", "memory.memory_channels=16"),
+        (", 16×16 places", "memory.memory_size=[16, 16]"),
+        (", 128 channels", "memory.memory_channels=128"),
+        (", asked at 16×16 places", "memory.queries=16"),
+    )
+)
+FIELDS = ALONE + SIZES
 MEMORY = (
     "memory={{preset: {}, mode: inplace, scales: {}, start: {}, memory_channels: 64, memory_size: [8, 8], "
     "identity_hidden: 128}}"
@@ -128,10 +125,8 @@ def _rows(scales: str, paper_starts: str) -> tuple[Row, ...]:
     )
 
 
-SCALES = {
-    "fomm": "[0]",
-    "tpsm": "all",
-}  # at 64 px TPSM's lowest map has 8×8 places; NEAR's 32×32, as the published one's
+# Of the memory in the whole hosts: at 64 px TPSM's lowest map has 8×8 places (NEAR's 32×32, as the published one's).
+SCALES = {"fomm": "[0]", "tpsm": "all"}
 WHOLE = {  # kind of study → decoder → rows; those of a trained host, and from scratch
     "whole": dict.fromkeys(SCALES, _rows("[0]", "residual")),
     "taught": {decoder: _rows(scales, "residual") for decoder, scales in SCALES.items()},
@@ -171,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     which.add_argument("--clips", type=Path, metavar="FOLDER", help=text)
     text = "with --clips: measure on these pairs, a list as `memcomp benchmark` takes it (default: drawn ones)"
     parser.add_argument("--pairs-file", type=Path, metavar="CSV", help=text)
-    text = "of each row (default: 4000; of a trained host 2000; with --scratch 6000, with --clips 3000)"
+    text = "of each row (default: 4000; of a trained host 2000; with --scratch 6000, FOMM's; with --clips 3000)"
     parser.add_argument("--steps", type=int, metavar="N", help=text)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], metavar="SEED", help="default: 1 2 3")
     parser.add_argument("--pairs", type=int, default=400, metavar="N", help="measured (default: %(default)s)")

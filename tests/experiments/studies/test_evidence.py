@@ -132,7 +132,7 @@ def test_fields_are_of_the_paper_s_memory_and_sizes_of_the_one_read_by_place(tmp
     memories = {job.output.name: load_recipe(job.recipe, job.overrides).memory.config for job in jobs}
     assert len(memories) == len(jobs) and len(set(memories.values())) == len(jobs) - 1  # the teacher's is the paper's
     assert memories["read_by_place_asked_at_16_16_places_seed1"].queries == 16
-    assert memories["paper_seed1"].place is False is not memories["read_by_place_seed1"].place
+    assert not memories["paper_seed1"].place and memories["read_by_place_seed1"].place
 
 
 def test_options_that_do_not_go_together_are_refused(tmp_path):
