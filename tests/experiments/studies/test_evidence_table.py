@@ -100,6 +100,7 @@ def test_seeds_are_compared_by_their_number(pairs):
         ("clips_tpsm", "host"),
         ("clips_tpsm", "host, as many operations"),
         ("fields", "paper"),
+        ("fields", "read by place"),
     ],
 )
 def test_the_values_of_the_study_are_in_the_repository(file, baseline, capsys):
