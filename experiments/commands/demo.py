@@ -7,7 +7,7 @@ from pathlib import Path
 
 from memcomp.experiments.commands import _shared as shared
 
-STEPS = 120  # of both trainings: together with the rest under five minutes on two idle cores
+STEPS = 100  # of both trainings: together with the rest under five minutes on two idle cores
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
