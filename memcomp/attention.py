@@ -70,7 +70,7 @@ def cross_attention(
     Returns:
         (B, E, H, W), channels-last where the feature is.
 
-    Under torch.compile and torch.export it is one un-chunked expression.
+    Under torch.compile and torch.export it is one un-chunked expression; `shape[0]`, for `len` would fix the batch there.
     """
     tensors: list[Any] = [feature, weight, bias, keys, values, more, *(places or (None, None))]
     if torch.is_autocast_enabled(feature.device.type):
@@ -85,7 +85,7 @@ def cross_attention(
         queries = F.relu(queries if further is None else queries + further)
         queries = F.normalize(queries, dim=2) if unit else queries
         if here is not None:
-            queries = torch.cat([queries, here.t().expand(len(queries), -1, -1)], dim=2)  # (B, N, D + P)
+            queries = torch.cat([queries, here.t().expand(queries.shape[0], -1, -1)], dim=2)  # (B, N, D + P)
         out = torch.softmax(queries @ keys, dim=-1) @ values.transpose(1, 2)  # (B, N, E)
     else:
         out = _ChunkedAttention.apply(tokens, weight, bias, keys, values, further, here, unit)
@@ -94,7 +94,7 @@ def cross_attention(
 
 def _extended(keys: Tensor, there: Tensor | None) -> Tensor:
     """Keys (B, D, M) with the places of the tokens (P, M) below: (B, D + P, M). One product compares both."""
-    return keys if there is None else torch.cat([keys, there.expand(len(keys), -1, -1)], dim=1)
+    return keys if there is None else torch.cat([keys, there.expand(keys.shape[0], -1, -1)], dim=1)
 
 
 def _chunks(tokens: Tensor, keys: Tensor) -> Iterator[tuple[slice, slice]]:
