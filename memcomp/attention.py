@@ -70,7 +70,7 @@ def cross_attention(
     Returns:
         (B, E, H, W), channels-last where the feature is.
 
-    Under torch.compile and torch.export it is one un-chunked expression, which `len` would fix the batch of: `shape[0]`.
+    Under torch.compile and torch.export it is one un-chunked expression, of any batch: `shape[0]`, never `len`.
     """
     tensors: list[Any] = [feature, weight, bias, keys, values, more, *(places or (None, None))]
     if torch.is_autocast_enabled(feature.device.type):
