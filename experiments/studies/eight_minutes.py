@@ -38,7 +38,7 @@ def run_for(minutes: float, recipe: str, overrides: Sequence[str], folder: Path)
         UserError: as `train`.
     """
     over = threading.Event()
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()  # that of the training before is not this one's
     threading.Thread(target=_stop_later, args=(minutes, folder / "log.csv", over), daemon=True).start()
     try:

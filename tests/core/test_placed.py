@@ -168,17 +168,6 @@ def test_driving_keypoints_and_visibility_are_read_off_a_generator() -> None:
     assert torch.equal(generator(**call), plain)
 
 
-class _First(nn.Module):
-    """Fixes the scale, as a generator does."""
-
-    def __init__(self, unit: MemoryCompensation) -> None:
-        super().__init__()
-        self.unit = unit
-
-    def forward(self, feature: Tensor, keypoints: Tensor, driving: Tensor, visibility: Tensor) -> Tensor:
-        return self.unit(feature, keypoints, scale=0, driving=driving, visibility=visibility)
-
-
 @pytest.mark.parametrize("more", [{}, {"context": (3, 1)}, {"queries": 4}])
 @torch.no_grad()
 def test_the_preset_exports_with_any_batch_and_size(more: dict[str, object]) -> None:
@@ -186,12 +175,11 @@ def test_the_preset_exports_with_any_batch_and_size(more: dict[str, object]) -> 
     unit = MemoryCompensation([6], 3, CompensationConfig.placed(**SMALL, **more)).eval()
     for parameter in unit.parameters():
         parameter += 0.2 * torch.randn_like(parameter)
-    given = [tensor.float() for tensor in inputs(unit.config).values()]
+    given = {name: tensor.float() for name, tensor in inputs(unit.config).items()}
     batch, height, width = (torch.export.Dim(name, min=2, max=64) for name in ("batch", "h", "w"))
-    size = {0: batch} if "queries" in more else {0: batch, 2: height, 3: width}  # their grid depends on the size
-    shapes = (size, {0: batch}, {0: batch}, size)
-    program = torch.export.export(_First(unit), tuple(given), dynamic_shapes=shapes)
-    other = [torch.cat([tensor, tensor[:1] * 0.5]) for tensor in given]
-    if "queries" not in more:
-        other = [F.pad(tensor, (1, 2, 3, 1)) if tensor.ndim == 4 else tensor for tensor in other]
-    torch.testing.assert_close(program.module()(*other), _First(unit)(*other), rtol=1e-4, atol=1e-5)
+    points, maps = {0: batch}, {0: batch, 2: height, 3: width}
+    shapes = {name: maps if tensor.ndim == 4 else points for name, tensor in given.items()} | {"scale": None}
+    program = torch.export.export(unit, (), given | {"scale": 0}, dynamic_shapes=shapes)
+    other = {name: torch.cat([tensor, tensor[:1] * 0.5]) for name, tensor in given.items()}
+    other |= {name: F.pad(tensor, (1, 2, 3, 1)) for name, tensor in other.items() if tensor.ndim == 4}
+    torch.testing.assert_close(program.module()(**other, scale=0), unit(**other, scale=0), rtol=1e-4, atol=1e-5)

@@ -27,6 +27,11 @@ SMALL = [
     "host.model.generator_params.block_expansion=4",
     "host.model.generator_params.max_features=8",
 ]
+GIVEN = {
+    ("scratch", "fomm"): "demo/fomm_placed",
+    ("scratch", evidence.NEAR): "demo/tpsm_near_placed",
+    ("clips", "fomm"): "demo/clips_fomm_placed",
+}
 
 
 def test_it_runs_and_goes_on(tmp_path, monkeypatch):
@@ -145,13 +150,6 @@ def test_options_that_do_not_go_together_are_refused(tmp_path):
     for words in wrong:
         with pytest.raises(UserError, match=words[0]):
             evidence.main(["--output", str(tmp_path), *words])
-
-
-GIVEN = {
-    ("scratch", "fomm"): "demo/fomm_placed",
-    ("scratch", evidence.NEAR): "demo/tpsm_near_placed",
-    ("clips", "fomm"): "demo/clips_fomm_placed",
-}
 
 
 @pytest.mark.parametrize(
