@@ -117,3 +117,20 @@ class DynamicConv2d(nn.Module):
     def forward(self, memory: Tensor, descriptor: Tensor) -> Tensor:
         """memory (B or 1, C_m, H_m, W_m), descriptor (B, C_m) -> (B, out, H_m, W_m)."""
         return convolve_each(memory, *self.kernel(descriptor))
+
+
+def read_values(
+    value: DynamicConv2d, output: nn.Conv2d, memory: Tensor, descriptor: Tensor, with_value: bool
+) -> tuple[Tensor, Tensor | None]:
+    """What an attention sums: W_o F_V + b_o (B, C, M), and F_V (B, C_m, H_m, W_m) if asked for.
+
+    W_o acts on F_V, or on its kernel before the convolution where that is cheaper.
+    """
+    out = output.weight.flatten(1)  # (C, C_m)
+    width, channels, tokens = out.shape[0], out.shape[1], memory.shape[2] * memory.shape[3]
+    if with_value or width * (9 * channels + 8 * tokens) >= 9 * channels * tokens:
+        made = value(memory, descriptor)
+        return F.conv2d(made, output.weight, output.bias).flatten(2), made if with_value else None
+    kernel, bias = value.kernel(descriptor)
+    kernel = (out @ kernel.flatten(2)).unflatten(2, kernel.shape[2:])  # (B, C, C_m, 3, 3)
+    return convolve_each(memory, kernel, F.linear(bias, out, output.bias)).flatten(2), None  # type: ignore[arg-type]

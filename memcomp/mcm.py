@@ -7,11 +7,10 @@ the rows of a softmax sum to one, so its bias comes along. `attention.py` makes 
 
 import math
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memcomp.attention import Query
-from memcomp.layers import DynamicConv2d, compose, convolve_each, merge, preserve_variance, split
+from memcomp.layers import DynamicConv2d, compose, convolve_each, merge, preserve_variance, read_values, split
 
 __all__ = ["MCM", "DynamicConv2d", "compose", "convolve_each", "merge", "preserve_variance", "split"]
 
@@ -73,16 +72,6 @@ class MCM(nn.Module):
             with_value: return F_V too (None otherwise: then it need not be computed).
         """
         keys = self.keys(memory, descriptor)
-        out = output.weight.flatten(1)  # (C, C_m)
-        width, channels, tokens = out.shape[0], out.shape[1], keys.shape[2]
-        value = None
-        # W_o acts on V (M tokens), or on its kernel before the convolution where that is cheaper.
-        if with_value or width * (9 * channels + 8 * tokens) >= 9 * channels * tokens:
-            value = self.value(memory, descriptor)  # (B, C_m, H_m, W_m)
-            values = F.conv2d(value, output.weight, output.bias)
-        else:
-            kernel, bias = self.value.kernel(descriptor)
-            kernel = (out @ kernel.flatten(2)).unflatten(2, kernel.shape[2:])  # (B, C, C_m, 3, 3)
-            values = convolve_each(memory, kernel, F.linear(bias, out, output.bias))  # type: ignore[arg-type]
-        compensated = self.ask(feature, projection, (memory.shape[2], memory.shape[3])).read(keys, values.flatten(2))
-        return compensated, value if with_value else None
+        values, value = read_values(self.value, output, memory, descriptor, with_value)  # (B, C, M)
+        compensated = self.ask(feature, projection, (memory.shape[2], memory.shape[3])).read(keys, values)
+        return compensated, value

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from memcomp.attention import Query
 from memcomp.config import CompensationConfig
-from memcomp.layers import DynamicConv2d, compose, preserve_variance
+from memcomp.layers import DynamicConv2d, compose, preserve_variance, read_values
 
 WAVES = 4  # octaves of the positional features: sine and cosine of x and y, half a wave to four over the picture
 SHARPNESS = 10.0  # of the place term and of normalised queries at the start, before it is learned
@@ -126,13 +126,12 @@ class PlacedMCM(nn.Module):
         visibility: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Compensate as `memcomp.mcm.MCM.forward` does; visibility (B, 1, H, W) in [0, 1] if the config asks for it."""
-        value = self.value(memory, descriptor)  # (B, C_m, H_m, W_m)
-        values = F.conv2d(value, output.weight, output.bias).flatten(2)  # (B, C, M): W_o acts on the memory's tokens
-        query = self.ask(feature, projection, (value.shape[2], value.shape[3]), visibility)
+        values, value = read_values(self.value, output, memory, descriptor, with_value)  # (B, C, M)
+        query = self.ask(feature, projection, (memory.shape[2], memory.shape[3]), visibility)
         attended = query.read(self.keys(memory, descriptor), values)  # (B, C, h, w)
         if attended.shape[2:] != feature.shape[2:]:
             attended = F.interpolate(attended, size=feature.shape[2:], mode="bilinear", align_corners=False)
-        return attended, value if with_value else None
+        return attended, value
 
     def _around(self, feature: Tensor, visibility: Tensor | None, projection: nn.Conv2d) -> Tensor | None:
         """What is visible around each place, averaged over the cells of each grid: (B, C_m, h, w), or None."""

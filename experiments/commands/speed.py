@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `memcomp speed`, which without a further word times the compensation."""
     _compensation(parser)
     kinds = parser.add_subparsers(title="what to time", dest="what", metavar="WHAT")
-    core = "the memory against its plain equations, time and peak memory (default)"
+    core = "the memory against its plain equations, and read by place against the paper's (default)"
     _compensation(kinds.add_parser("compensation", help=core))
     _hosts(kinds.add_parser("hosts", help="every recipe: attach parity, precisions, compilation, training steps"))
     _animation(kinds.add_parser("animate", help="a source encoded once against one encoded for every frame"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-CHANNELS = {64: 256, 128: 128, 256: 64}  # size in pixels: channels there in a generator of the vox-256 width
+CHANNELS = {32: 512, 64: 256, 128: 128, 256: 64}  # size in pixels: channels there in a generator of the vox-256 width
 MODES = {"inference": "forward", "training": "forward + backward", "training_eq4": "the same with Eq. 4's loss"}
 
 

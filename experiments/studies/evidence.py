@@ -8,7 +8,8 @@ its motion from the heads, too, and the rows leave it as it is. With `--scratch`
 first step, each host together with its memory (that much as in the paper). With `--fields` each field of the memory
 read by place is tried alone, then other sizes of it. With `--clips` the rows are trained from scratch on real clips, of
 which nobody knows what is hidden. `tpsm_near` and `tpsm_far` are TPSM's with another number of levels, and so another
-reach. The same command goes on where it was interrupted.
+reach; `fomm_published` is FOMM's at its published widths, 256 px, with a memory of the published size: for a GPU. The
+same command goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,31 @@ COMMON = (
 DEEPER = Row("host, one block deeper", "demo/true_motion", ("host.model.generator_params.num_bottleneck_blocks=4",))
 # TPSM's decoder sees 12, 30 and 66 px to either side of a pixel with one, two and three levels (its blocks' 3×3
 # convolutions and the last 7×7): 19 %, 47 % and all of a picture of 64 px. The published one has three at 256 px: 26 %.
-NEAR, FAR = "tpsm_near", "tpsm_far"
-ROWS = {"fomm": (*COMMON[:1], DEEPER, *COMMON[2:]), "tpsm": COMMON, NEAR: COMMON, FAR: COMMON}
-DECODERS = {"fomm": (), "tpsm": (TPSM.format(96, 2),), NEAR: (TPSM.format(48, 1),), FAR: (TPSM.format(96, 3),)}
+NEAR, FAR, PUBLISHED = "tpsm_near", "tpsm_far", "fomm_published"
+PUBLISHED_MEMORY = ("memory.memory_channels=512", "memory.memory_size=[32, 32]")
+ROWS = {
+    "fomm": (*COMMON[:1], DEEPER, *COMMON[2:]),
+    "tpsm": COMMON,
+    NEAR: COMMON,
+    FAR: COMMON,
+    PUBLISHED: tuple(
+        replace(row, overrides=(*row.overrides, *PUBLISHED_MEMORY)) if row.recipe in (MCNET, PLACED) else row
+        for row in COMMON[:-1]
+    ),
+}
+DECODERS = {
+    "fomm": (),
+    "tpsm": (TPSM.format(96, 2),),
+    NEAR: (TPSM.format(48, 1),),
+    FAR: (TPSM.format(96, 3),),
+    PUBLISHED: (
+        "size=256",
+        "host.model.generator_params={block_expansion: 64, max_features: 512, num_down_blocks: 2, "
+        "num_bottleneck_blocks: 6}",
+        "data.identities=200",
+        "optim.lr=5e-4",
+    ),
+}
 HOSTS = ("whole", "taught")  # kinds of study whose rows start from one trained host
 # kind of study → recipe of the host, by its decoder's name
 RECIPES = {
@@ -79,9 +102,10 @@ RECIPES = {
     "clips": "demo/clips_{}",
 }
 STEPS = {"whole": 2000, "taught": 2000, "scratch": 6000, "clips": 3000}  # kind → of each row, where not 4000
+NARROW = "memory.identity_hidden=64"  # so were they all trained; whose rows are compared with others' it is 128
 # The paper's memory, and with one field each: those of the preset `placed`, the context, and a teacher.
 ALONE = tuple(
-    Row(name, MCNET, tuple(words))
+    Row(name, MCNET, (*words, NARROW))
     for name, *words in (
         ("paper", "memory.start=paper"),
         ("place", "memory.start=paper", "memory.place=true"),
@@ -107,7 +131,11 @@ SIZES = tuple(
         (", asked at 16×16 places", "memory.queries=16"),
     )
 )
-FIELDS = ALONE + SIZES
+OTHERS = (  # found missing later: what the preset has besides, each alone
+    Row("M_o of rows of length one", MCNET, ("memory.start=paper", "memory.memory_init=unit", NARROW)),
+    Row("read by place, half the channels", PLACED, ("memory.split=half",)),
+)
+FIELDS = ALONE + SIZES + OTHERS
 MEMORY = (
     "memory={{preset: {}, mode: inplace, scales: {}, start: {}, memory_channels: 64, memory_size: [8, 8], "
     "identity_hidden: 128}}"
@@ -195,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = [known[i] for i in args.rows or range(len(known))]
         folder = writable_folder(args.output / "_".join(filter(None, (args.kind, decoder))))
         jobs = train_rows(decoder, rows, folder, args)
-        measure(rows, jobs, folder, args)
+        measure(decoder, rows, jobs, folder, args)
 
 
 def train_rows(decoder: str, rows: Sequence[Row], folder: Path, args: argparse.Namespace) -> list[list[Job]]:
@@ -234,7 +262,9 @@ def jobs_of(decoder: str, rows: Sequence[Row], folder: Path, args: argparse.Name
     ]
 
 
-def measure(rows: Sequence[Row], jobs: Sequence[Sequence[Job]], folder: Path, args: argparse.Namespace) -> None:
+def measure(
+    decoder: str, rows: Sequence[Row], jobs: Sequence[Sequence[Job]], folder: Path, args: argparse.Namespace
+) -> None:
     """`memcomp benchmark` of all runs on the pairs of the study, and, of heads, the plot."""
     seed = int(args.choose)  # the test people of another data seed are nobody's: for choosing
     out = folder / (("chosen" if args.choose else "benchmark") + "_settled" * args.settled)
@@ -245,7 +275,7 @@ def measure(rows: Sequence[Row], jobs: Sequence[Sequence[Job]], folder: Path, ar
         listed = ["--pairs-file", str(args.pairs_file)] if args.pairs_file else []
         run([*words, "--metrics", REAL, "--root", str(args.clips), "--pairs", str(args.pairs), *listed])
         return
-    data = [word for word in args.overrides if word.startswith(("data.", "size="))]
+    data = [word for word in (*DECODERS[decoder], *args.overrides) if word.startswith(("data.", "size="))]
     pairs = spread_pairs(load_recipe("demo/true_motion", data), seed, args.pairs)
     write_list(writable_folder(out) / "spread.csv", {SAME: pairs})
     run([*words, "--metrics", METRICS, "--pairs-file", str(out / "spread.csv"), "--set", f"data.seed={seed}"])

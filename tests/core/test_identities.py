@@ -62,6 +62,25 @@ def test_the_output_convolution_is_folded_where_that_is_cheaper(
     torch.testing.assert_close(without, unit.compensate(feature, keypoints, scale).feature, **EXACT)
 
 
+def test_so_it_is_where_the_memory_is_read_by_place() -> None:
+    """Where F_V is asked for, the convolution acts on it; where it is not, on the kernel. The result is the same."""
+    torch.manual_seed(0)
+    placed = CompensationConfig.placed(memory_channels=12, memory_size=(5, 6), identity_hidden=7)
+    unit = MemoryCompensation([4], 3, placed).double()
+    with torch.no_grad():
+        for parameter in unit.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+    given = {"feature": torch.randn(2, 4, 6, 5), "visibility": torch.rand(2, 1, 6, 5)}
+    given |= {"keypoints": torch.rand(2, 3, 2), "driving": torch.rand(2, 3, 2)}
+    given = {name: value.double() for name, value in given.items()}
+    calls = []
+    unit.mcm[0].value.register_forward_hook(lambda *_: calls.append(1))
+    without = unit(**given, scale=0)
+    assert not calls
+    torch.testing.assert_close(without, unit.compensate(**given, scale=0).feature, **EXACT)
+    assert calls
+
+
 @pytest.mark.parametrize("scale", [0, 1])
 @pytest.mark.parametrize("record", [False, True])
 def test_the_whole_equals_the_plain_equations_with_every_gradient(

@@ -7,13 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from memcomp import CompensationConfig
 from memcomp.experiments.cli import main
 from memcomp.experiments.recipe.load import load_recipe
 from memcomp.experiments.speed import hosts, loading, training
-from memcomp.experiments.speed.compensation import _in_own_process
-from memcomp.experiments.speed.options import TrainingSpeedOptions
+from memcomp.experiments.speed.compensation import _in_own_process, operations
+from memcomp.experiments.speed.options import CHANNELS, TrainingSpeedOptions
 
 # 512 channels in bf16 take a CPU minutes
 SMALL_MEMORY = partial(CompensationConfig.paper, memory_channels=8, memory_size=(4, 4))
@@ -25,9 +26,18 @@ def test_prints_a_line_for_each_size_and_mode(tmp_path: Path, capsys: pytest.Cap
     assert main(["speed", "compensation", *arguments, "--no-peak", "--output", str(output)]) == 0
     rows = json.loads(output.read_text())
     assert [(row["px"], row["mode"]) for row in rows] == [(64, "inference"), (64, "training_eq4")]
-    assert all(row["plain_s"] > 0 and row["ours_s"] > 0 for row in rows)
+    assert all(row["plain_s"] > 0 and row["ours_s"] > 0 and row["placed_s"] > 0 for row in rows)
+    assert all(row["placed_flop"] > row["ours_flop"] > 0 for row in rows)
     printed = capsys.readouterr().out
     assert "load average" in printed and printed.count("x\n") == 2
+
+
+@pytest.mark.parametrize(("mode", "size"), [("inference", size) for size in CHANNELS] + [("training_eq4", 64)])
+def test_a_read_by_place_costs_at_most_a_quarter_more(mode: str, size: int) -> None:
+    """Than the paper's of the same memory, at each scale of a published generator: operations, not time."""
+    with FakeTensorMode():
+        paper, placed = (operations(variant, size, mode) for variant in ("ours", "placed"))
+    assert paper < placed <= 1.25 * paper
 
 
 def test_without_a_further_word_it_is_the_compensation(capsys: pytest.CaptureFixture[str]) -> None:
