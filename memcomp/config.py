@@ -124,8 +124,8 @@ class CompensationConfig:
     def placed(cls, **overrides: Any) -> "CompensationConfig":
         """The memory read by place, pose and visibility, added to all channels (see memcomp/placed.py).
 
-        M_o starts with rows of length one. At the published widths it takes 1.13 to 1.22 times the operations of
-        `paper` at a scale; with ``split="half"``, as the paper splits the channels, 1.00 to 1.05.
+        M_o starts with deviation one. At the published widths it takes 1.13 to 1.22 times the operations of
+        `paper` in inference; with ``split="half"``, as the paper splits the channels, 1.00 to 1.05.
         """
         preset = {
             "split": "none",

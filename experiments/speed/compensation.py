@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from memcomp import CompensationConfig, MemoryCompensation
 from memcomp.experiments.cost import Counted
@@ -95,10 +96,11 @@ def _bind_plain(function: Callable, unit: Any) -> Callable:
 
 
 def operations(variant: str, size: int, mode: str, memory_channels: int = 512) -> int:
-    """Operations of one call; a multiplication and its addition are two."""
-    call = _call(variant, mode, size, memory_channels)
-    with Counted() as counted:
-        call(size)
+    """Operations of one call, counted without computing it; a multiplication and its addition are two."""
+    with FakeTensorMode():
+        call = _call(variant, mode, size, memory_channels)
+        with Counted() as counted:
+            call(size)
     return counted.flop
 
 

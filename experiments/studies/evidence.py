@@ -102,7 +102,7 @@ RECIPES = {
     "clips": "demo/clips_{}",
 }
 STEPS = {"whole": 2000, "taught": 2000, "scratch": 6000, "clips": 3000}  # kind → of each row, where not 4000
-NARROW = "memory.identity_hidden=64"  # so were they all trained; whose rows are compared with others' it is 128
+NARROW = "memory.identity_hidden=64"  # of the fields' rows; those of the tables have 128
 # The paper's memory, and with one field each: those of the preset `placed`, the context, and a teacher.
 ALONE = tuple(
     Row(name, MCNET, (*words, NARROW))
@@ -132,7 +132,7 @@ SIZES = tuple(
     )
 )
 OTHERS = (  # found missing later: what the preset has besides, each alone
-    Row("M_o of rows of length one", MCNET, ("memory.start=paper", "memory.memory_init=unit", NARROW)),
+    Row("M_o of deviation one", MCNET, ("memory.start=paper", "memory.memory_init=unit", NARROW)),
     Row("read by place, half the channels", PLACED, ("memory.split=half",)),
 )
 FIELDS = ALONE + SIZES + OTHERS
@@ -216,6 +216,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError("--clips: expected no --choose and no data.root beside it; FOLDER/test is measured")
     if args.kind in WHOLE and not set(args.decoders) <= set(WHOLE[args.kind]):
         raise UserError(f"--decoders: expected some of {', '.join(WHOLE[args.kind])} for this study")
+    if args.kind == "fields" and PUBLISHED in args.decoders:
+        raise UserError(f"--fields: expected another decoder than {PUBLISHED}: its rows are of the small memory")
     for decoder in args.decoders:
         known = WHOLE[args.kind][decoder] if args.kind in WHOLE else FIELDS if args.kind else ROWS[decoder]
         if not set(args.rows or ()) <= set(range(len(known))):

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from memcomp.experiments.errors import UserError, counted
+from memcomp.experiments.evaluation.options import COPY
 from memcomp.experiments.files import atomic_write, existing_file
 from memcomp.experiments.metrics.aggregate import Values, mean, seeds_difference
 from memcomp.experiments.output.tables import markdown
@@ -34,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table, or keep the values."""
     parser = argparse.ArgumentParser(prog="evidence_table", description="The study's table from its raw values.")
     parser.add_argument("pairs", type=Path, metavar="PAIRS", help="pairs.csv of a benchmark, or what --keep made of it")
-    parser.add_argument("--baseline", default="host", help="row that the others are compared with (default: host)")
+    text = "row that the others are compared with (default: the first, but for copy of the source)"
+    parser.add_argument("--baseline", metavar="ROW", help=text)
     parser.add_argument("--keep", type=Path, metavar="FILE", help="write the values compactly (.csv.gz), print nothing")
     args = parser.parse_args(arguments)
     try:
@@ -83,7 +85,7 @@ def keep(runs: Runs, path: Path) -> None:
         temporary.write_bytes(gzip.compress(lines.getvalue().encode(), mtime=0))
 
 
-def table(runs: Runs, baseline: str) -> str:
+def table(runs: Runs, baseline: str | None = None) -> str:
     """Markdown: a line for each row, its seeds put together: the means that there are, and the change of what decides.
 
     That is L1 on hidden pixels, of real clips on all pixels; against the baseline, with its 95 % interval over pairs
@@ -98,6 +100,7 @@ def table(runs: Runs, baseline: str) -> str:
         row = values.setdefault(name, {column: {} for column in of_run})
         for column, found in of_run.items():
             row[column][seed] = found
+    baseline = baseline or next((name for name in values if name != COPY), COPY)
     if baseline not in values:
         raise UserError(f"--baseline {baseline}: expected one of {', '.join(values)}")
     there = {

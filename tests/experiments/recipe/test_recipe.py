@@ -81,6 +81,13 @@ def test_every_key_is_commented_with_its_type_and_default(name):
     assert {key for key in known if not key.startswith(optional)} - {"loss.perceptual", "memory"} <= seen
 
 
+def test_every_field_of_a_memory_is_in_a_recipe():
+    """One that nothing lists would be found in the code alone."""
+    listed = {key for name in NAMES for key in (yaml.safe_load(text_of(name)).get("memory") or {})}
+    fields = {field.name for field in dataclasses.fields(CompensationConfig)}
+    assert fields - {"variant"} <= listed  # the preset says which variant
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [

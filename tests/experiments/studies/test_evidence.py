@@ -128,7 +128,10 @@ def test_every_row_of_the_laboratory_loads(tmp_path):
             recipe = load_recipe(job.recipe, job.overrides)
             assert recipe.host.model["decoder"] == decoder.partition("_")[0]
             levels[decoder] = recipe.host.model["generator_params"]["num_down_blocks"]
-    assert levels == {"fomm": 1, "tpsm_near": 1, "tpsm": 2, "tpsm_far": 3}
+            published = decoder == evidence.PUBLISHED
+            assert recipe.size == (256 if published else 64)
+            assert recipe.memory is None or recipe.memory.config.memory_size == ((32, 32) if published else (8, 8))
+    assert levels == {"fomm": 1, "tpsm_near": 1, "tpsm": 2, "tpsm_far": 3, "fomm_published": 2}
 
 
 def test_fields_are_of_the_paper_s_memory_and_sizes_of_the_one_read_by_place(tmp_path):
@@ -143,6 +146,7 @@ def test_fields_are_of_the_paper_s_memory_and_sizes_of_the_one_read_by_place(tmp
 def test_options_that_do_not_go_together_are_refused(tmp_path):
     wrong = (
         ["--decoders", "tpsm_far", "--scratch"],
+        ["--fields", "--decoders", "fomm_published"],
         ["--pairs-file", "x.csv"],
         ["--clips", "c", "--choose"],
         ["--clips", "c", "data.root=d"],

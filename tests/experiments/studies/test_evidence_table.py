@@ -61,6 +61,14 @@ def test_a_file_of_something_else_is_an_error_of_one_line(content, tmp_path, cap
     assert "expected the values that `memcomp benchmark` writes" in capsys.readouterr().err
 
 
+def test_without_a_baseline_it_is_the_first_row_but_for_the_copy(pairs, capsys):
+    header, *lines = pairs.read_text().splitlines()
+    copies = [f"same identity,copy of the source,{pair},0.4,0.4,0.4,0.5,0.5" for pair in range(3)]
+    pairs.write_text("\n".join([header, *copies, *lines]) + "\n")
+    evidence_table.main([str(pairs)])
+    assert "hidden, against host" in capsys.readouterr().out
+
+
 def test_what_has_one_seed_is_compared_with_several(pairs):
     with pairs.open("a") as file:
         for pair, error in enumerate((0.2, 0.4, 0.6)):
