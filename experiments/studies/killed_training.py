@@ -85,7 +85,7 @@ class Seen:
 
     Attributes:
         status: exit statuses of the training's processes; -9 = killed.
-        last: the last point that was passed.
+        last: the last point that the first process passed, which is the one that waits; others go on for a moment.
         checkpoint: step of the newest checkpoint afterwards; None = there was none yet.
         left: temporary files that lay there, and are left after going on.
         animated: exit status of `animate`; if there was no checkpoint, after going on.
@@ -237,8 +237,8 @@ class Laboratory:
         wanted = (case.point, case.step)
         words = self.training(folder, case.workers)
         processes, ears = self.start(words, text, case.processes, wanted if case.late is None else None)
-        marks = _hear(ears, wanted)
-        assert wanted in marks, f"{case.name}: the training never came there, see {text}"
+        heard = _hear(ears, wanted)
+        assert (ears[0], wanted) in heard, f"{case.name}: the training never came there, see {text}"
         time.sleep(case.late or 0)
         for process in processes:
             assert process.pid is not None
@@ -247,7 +247,7 @@ class Laboratory:
             else:
                 os.killpg(process.pid, getattr(signal, case.sent))
         status = _statuses(processes)
-        marks += _hear(ears, None)
+        heard += _hear(ears, None)
         newest = metadata(folder / CHECKPOINT).get("step")
         left = _left_over(folder)
         animate = ["animate", "--checkpoint", str(folder), "--source", str(self.scratch / "face.png"), "--driving"]
@@ -256,8 +256,8 @@ class Laboratory:
         resumed = self.status(words, text, case.processes)
         animated = animated if newest else self.status(animate, text)
         different = sum(_differences(straight / name, folder / name) for name in (CHECKPOINT, "model.safetensors"))
-        readers = [number for point, number in marks if point == "worker"]
-        passed = [mark for mark in marks if mark[0] != "worker"]
+        readers = [number for _, (point, number) in heard if point == "worker"]
+        passed = [mark for ear, mark in heard if ear is ears[0] and mark[0] != "worker"]
         return Seen(
             status,
             passed[-1],
@@ -270,20 +270,21 @@ class Laboratory:
         )
 
 
-def _hear(ears: Sequence[Connection], wanted: Mark | None) -> list[Mark]:
-    """What the processes tell, until one passes the wanted point, or until all have ended."""
-    marks, left, end = [], list(ears), time.monotonic() + LONGEST
+def _hear(ears: Sequence[Connection], wanted: Mark | None) -> list[tuple[Connection, Mark]]:
+    """What the processes tell, and which, until the first passes the wanted point, or until all have ended."""
+    heard: list[tuple[Connection, Mark]] = []
+    left, end = list(ears), time.monotonic() + LONGEST
     while left and (ready := wait(left, end - time.monotonic())):
         for ear in ready:
             assert isinstance(ear, Connection)
             try:
-                marks.append(ear.recv())
+                heard.append((ear, ear.recv()))
             except (EOFError, OSError):
                 left.remove(ear)
                 continue
-            if ear is ears[0] and marks[-1] == wanted:
-                return marks
-    return marks
+            if ear is ears[0] and heard[-1][1] == wanted:
+                return heard
+    return heard
 
 
 def _statuses(processes: Sequence[ForkServerProcess]) -> tuple[int | None, ...]:
