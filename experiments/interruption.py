@@ -1,7 +1,9 @@
 """How training takes signals: the step is finished and a checkpoint kept, whoever in its process group got them."""
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -33,10 +35,26 @@ def interruption() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def ignore_interrupts(worker: int) -> None:
-    """Make a process that reads data ignore Ctrl-C and SIGTERM: the training process decides what they mean."""
+def belong_to_training(worker: int) -> None:
+    """Make this process, which reads data, leave Ctrl-C and SIGTERM to the training process, and end when that has.
+
+    torch ends it, too, but learns only when reading begins whose child it is: where the training is killed before, its
+    readers would wait for it forever.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Make this process end when the one that started it has, even if that is killed."""
+
+    def ended() -> None:
+        parent.join()  # a pipe tells; processes started after this one hold its other end, too, and end first
+        os._exit(1)
+
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=ended, daemon=True).start()
 
 
 @contextmanager

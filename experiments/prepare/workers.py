@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from multiprocessing import active_children, get_context, parent_process
-from multiprocessing.process import BaseProcess
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import torch
@@ -18,6 +16,7 @@ from tqdm import tqdm
 
 from memcomp.experiments.backends.choose import create_backend, read_choices
 from memcomp.experiments.errors import CannotWrite, Incomplete, UserError
+from memcomp.experiments.interruption import end_with_parent
 from memcomp.experiments.prepare.inputs import Input
 from memcomp.experiments.prepare.options import PrepareOptions
 from memcomp.experiments.prepare.records import Records
@@ -83,15 +82,8 @@ def _start(task: Task) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # interrupted, it ends without a word
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     torch.set_num_threads(1)
-    parent = parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    end_with_parent()
     _worker = Worker(task)
-
-
-def _end_with(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
 
 
 def _do(one: Input) -> str:

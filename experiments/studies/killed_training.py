@@ -55,7 +55,7 @@ SMALL = (
     "log.checkpoint_every=2",
     "loss.consistency=1",
 )
-PATIENCE = 20.0  # seconds for processes that read data to notice that their parent is gone; torch looks every five
+PATIENCE = 20.0  # seconds for processes that read data to notice that their parent is gone
 LONGEST = 300.0  # seconds that one command may take
 Mark = tuple[str, int]  # a point and a step, or "worker" and a process
 
@@ -155,7 +155,7 @@ def _watched(send: Callable[[Mark], None], stop_at: Mark | None) -> None:
     before(log.RunLog, "add", "log row", lambda _, values: int(values["step"]))
     before(kept, "save_run", "checkpoint: begun", lambda *_, **__: now[0])
     before(held_out.HeldOut, "draw", "drawing", lambda *_: now[0])
-    before(setup, "ignore_interrupts", "worker", lambda _: os.getpid())
+    before(setup, "belong_to_training", "worker", lambda _: os.getpid())
 
 
 def _run(words: Sequence[str], out: Path, environment: dict[str, str], send: Connection, stop_at: Mark | None) -> None:
@@ -295,14 +295,15 @@ def _statuses(processes: Sequence[ForkServerProcess]) -> tuple[int | None, ...]:
 
 
 def _alive(pids: Sequence[int]) -> int:
-    """How many processes are still there after torch's own time to notice that their parent is gone."""
+    """How many processes are still there after time enough to notice that their parent is gone."""
     end = time.monotonic() + PATIENCE
-    while (there := [pid for pid in pids if _runs(pid)]) and time.monotonic() < end:
+    while (there := [pid for pid in pids if is_running(pid)]) and time.monotonic() < end:
         time.sleep(0.2)
     return len(there)
 
 
-def _runs(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+    """Whether there is a process of that number that has not ended."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

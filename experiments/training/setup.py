@@ -25,7 +25,7 @@ from memcomp.experiments.data.batching import StepBatches, collate, loading
 from memcomp.experiments.data.sources import held_out_pairs, training_pairs
 from memcomp.experiments.errors import UserError, counted, warn
 from memcomp.experiments.files import atomic_write, writable_folder
-from memcomp.experiments.interruption import ignore_interrupts
+from memcomp.experiments.interruption import belong_to_training
 from memcomp.experiments.processes import Processes
 from memcomp.experiments.recipe.sections import Recipe
 from memcomp.experiments.training.average import Average
@@ -111,7 +111,7 @@ class Training:
             **loading(recipe.data.workers, _batch_bytes(recipe, processes.world), processes.on_this_machine),
             collate_fn=collate,
             pin_memory=device.type == "cuda",
-            worker_init_fn=ignore_interrupts,
+            worker_init_fn=belong_to_training,
         )
         torch.backends.cudnn.benchmark = True  # every step has the same sizes
 

@@ -15,8 +15,9 @@ from memcomp.experiments.checkpoints import kept
 from memcomp.experiments.checkpoints.run_file import load_run
 from memcomp.experiments.checkpoints.trained import load_host, read_trained
 from memcomp.experiments.errors import UserError, warn
-from memcomp.experiments.interruption import ignore_interrupts, interruption, no_worker_left
+from memcomp.experiments.interruption import belong_to_training, interruption, no_worker_left
 from memcomp.experiments.recipe.load import load_recipe, with_overrides
+from memcomp.experiments.studies.killed_training import is_running
 from memcomp.experiments.training import loop as training
 from memcomp.experiments.training.log import RunLog
 from memcomp.experiments.training.loop import train
@@ -200,7 +201,7 @@ def test_only_a_second_sigint_interrupts():
 
 
 def _deaf(ready):
-    ignore_interrupts(0)
+    belong_to_training(0)
     ready.set()
     time.sleep(600)
 
@@ -217,6 +218,37 @@ def test_a_reader_that_does_not_end_is_ended():
         reader.join(0.2)
         assert reader.is_alive()
     assert reader.exitcode == -signal.SIGKILL
+
+
+def _late(begun, reader):
+    parent = os.getppid()
+    reader.value = os.getpid()
+    begun.set()
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    belong_to_training(0)  # torch's own way, which compares its parent with that of now, would see no end
+    time.sleep(600)
+
+
+def _training(context, begun, reader):
+    context.Process(target=_late, args=(begun, reader)).start()
+    time.sleep(600)
+
+
+def test_a_reader_that_begins_when_the_training_is_gone_ends():
+    context = multiprocessing.get_context("fork")
+    begun, reader = context.Event(), context.Value("i")
+    killed = context.Process(target=_training, args=(context, begun, reader))
+    killed.start()
+    assert begun.wait(60)
+    killed.kill()
+    killed.join()
+    end = time.monotonic() + 60
+    while (there := is_running(reader.value)) and time.monotonic() < end:
+        time.sleep(0.05)
+    if there:
+        os.kill(reader.value, signal.SIGKILL)
+    assert not there
 
 
 def test_a_log_whose_last_row_is_cut_is_read(tmp_path):
