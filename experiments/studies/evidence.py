@@ -64,6 +64,7 @@ COMMON = (
     Row("+ IICM + MCM (paper)", MCNET, ("memory.start=paper",)),
     Row("+ memory read by place", PLACED),
     Row("+ global encoder-decoder", "demo/true_motion", ("host.model.completion_width=96",)),
+    Row("+ memory read by place, half the channels", PLACED, ("memory.split=half",)),
 )
 DEEPER = Row("host, one block deeper", "demo/true_motion", ("host.model.generator_params.num_bottleneck_blocks=4",))
 # TPSM's decoder sees 12, 30 and 66 px to either side of a pixel with one, two and three levels (its blocks' 3×3
@@ -77,7 +78,7 @@ ROWS = {
     FAR: COMMON,
     PUBLISHED: tuple(
         replace(row, overrides=(*row.overrides, *PUBLISHED_MEMORY)) if row.recipe in (MCNET, PLACED) else row
-        for row in COMMON[:-1]
+        for row in COMMON[:-2]
     ),
 }
 DECODERS = {
