@@ -9,6 +9,7 @@ compared by direction alone, at a learned temperature (`normalised`).
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from memcomp.attention import Query
 from memcomp.config import CompensationConfig
-from memcomp.layers import DynamicConv2d, compose, preserve_variance, read_values
+from memcomp.layers import DynamicConv2d, compose, of_length_one, preserve_variance, read_values
 
 WAVES = 4  # octaves of the positional features: sine and cosine of x and y, half a wave to four over the picture
 SHARPNESS = 10.0  # of the place term and of normalised queries at the start, before it is learned
@@ -47,16 +48,18 @@ class Place(nn.Module):
         of_rows, of_columns = weight.chunk(2, dim=1)
         down = _waves(height, weight)
         across = down if width == height else _waves(width, weight)
-        rows = of_rows @ down  # (width, H)
-        columns = of_columns @ across + self.mix.bias[:, None]  # type: ignore[index]
-        return F.normalize(rows[:, :, None] + columns[:, None], dim=0)[None]
+        rows = F.linear(down, of_rows)  # (H, width)
+        columns = F.linear(across, of_columns, self.mix.bias)
+        directions = F.normalize(rows[:, None] + columns, dim=2)  # (H, W, width), as the attention takes them
+        return directions.permute(2, 0, 1)[None]
 
 
 def _waves(side: int, like: Tensor) -> Tensor:
-    """Sine and cosine of each octave at the pixel centres of a side: (2 WAVES, side)."""
-    at = (torch.arange(side, device=like.device, dtype=torch.float32) + 0.5) * (2 / side) - 1  # (side,)
-    phase = torch.outer(math.pi / 2 * 2.0 ** torch.arange(WAVES, device=like.device), at)
-    return torch.cat([phase.sin(), phase.cos()]).to(like.dtype)
+    """Sine and cosine of each octave at the pixel centres of a side: (side, 2 WAVES)."""
+    precise: dict[str, Any] = {"device": like.device, "dtype": torch.float32}
+    at = torch.arange(1 - side, side, 2, **precise) / side  # (side,), from -1 to 1
+    phase = torch.outer(at, math.pi / 2 * torch.logspace(0, WAVES - 1, WAVES, base=2, **precise))
+    return torch.cat([phase.sin(), phase.cos()], dim=1).to(like.dtype)
 
 
 class PlacedMCM(nn.Module):
@@ -92,7 +95,7 @@ class PlacedMCM(nn.Module):
     def keys(self, memory: Tensor, descriptor: Tensor) -> Tensor:
         """F_K, (B, C_m, M), times the attention's scale; normalised: of that length."""
         keys = self.key(memory, descriptor).flatten(2)
-        return keys * self.scale if self.sharpness is None else F.normalize(keys, dim=1) * self.sharpness.exp()
+        return keys * self.scale if self.sharpness is None else of_length_one(keys, dim=1) * self.sharpness.exp()
 
     def ask(
         self, feature: Tensor, projection: nn.Conv2d, size: tuple[int, int], visibility: Tensor | None = None

@@ -120,7 +120,7 @@ def nearness(place: Any, here: tuple[int, int], there: tuple[int, int]) -> Tenso
     """
     directions = []
     for name, (height, width) in (("query", here), ("key", there)):
-        y, x = ((torch.arange(n) + 0.5) * (2 / n) - 1 for n in (height, width))  # pixel centres in [-1, 1]
+        y, x = (torch.arange(1 - n, n, 2) / n for n in (height, width))  # pixel centres in [-1, 1]
         angles = [math.pi / 2 * 2**octave for octave in range(4)]
         rows = [wave(angle * y)[:, None].expand(height, width) for wave in (torch.sin, torch.cos) for angle in angles]
         columns = [wave(angle * x).expand(height, width) for wave in (torch.sin, torch.cos) for angle in angles]

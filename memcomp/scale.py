@@ -108,6 +108,8 @@ class Scale(nn.Module):
             compensated = replaced + gate * (compensated - replaced)
         elif self.residual:
             compensated = replaced + compensated
+        elif kept is None:
+            compensated = compensated.clone()  # a view of the attention's output, which what follows could not change
         merged = merge(kept, compensated, self.split)
         last = like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
         return merged.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)

@@ -1,11 +1,13 @@
 """Does the memory help, or merely more training or a larger host? `python -m memcomp.experiments.studies.first_table`.
 
-For FOMM and TPSM, on procedural heads, from one trained host each and for the same steps with a falling learning rate:
+For FOMM and TPSM, and for a FOMM that has learned its occlusion (`fomm_taught`), on procedural heads, from one trained
+host each and for the same steps with a falling learning rate:
 
 - the host alone, trained on,
 - the host alone, widened to the parameters of host + memory (see `capacity.py`),
 - host + MCM (Table 2 of the paper, without IICM),
 - host + IICM + MCM (Table 2),
+- host + the memory read by place (preset `placed`), of the same size at the same taps,
 
 each with several seeds; then `memcomp benchmark` of all runs of a host, and `memcomp inspect` of its memory. The same
 command goes on where it was interrupted, so it can be run in slices: `timeout --signal=INT 9m python -m …`.
@@ -14,6 +16,7 @@ command goes on where it was interrupted, so it can be run in slices: `timeout -
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -27,11 +30,13 @@ from memcomp.experiments.files import writable_folder
 from memcomp.experiments.recipe.load import load_recipe
 from memcomp.experiments.training.side_by_side import Job, train_side_by_side
 
+PLACED = "placed"
 VARIANTS = {  # folder → name of the row after the host's, changes to the recipe of host + IICM + MCM
     "host": ("", ("memory=null", "loss.consistency=0")),
     "wide": (", widened", ("capacity=parameters",)),
     "mcm": (" + MCM", ("memory.identity_conditioning=false",)),
     "iicm_mcm": (" + IICM + MCM", ()),
+    PLACED: (" + memory read by place", ("loss.consistency=0",)),  # and its preset, see `row_words`
 }
 METRICS = "l1,psnr,psnr_peak2,ssim,akd,prmse"  # those that heads have without extra packages
 FULL = (  # the published widths, on heads of 128 px; the perceptual loss whose weights a package ships
@@ -66,6 +71,9 @@ class Plan:
     memory: str
     """Recipe of host + IICM + MCM."""
     overrides: tuple[str, ...] = ()
+    """`key=value` words that change every recipe."""
+    rows: tuple[str, ...] = ()
+    """Those that change the rows' alone."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,21 @@ class Amount:
     """Trainings at once."""
 
 
-SMALL_PLANS = {"fomm": Plan(None, "demo/fomm_mcnet"), "tpsm": Plan("demo/tpsm", "demo/tpsm_mcnet")}
+SMALL_PLANS = {
+    "fomm": Plan(None, "demo/fomm_mcnet"),
+    "tpsm": Plan("demo/tpsm", "demo/tpsm_mcnet"),
+    "fomm_taught": Plan(
+        "demo/fomm_taught",
+        "demo/fomm_taught",
+        rows=(  # the memory and the rates of demo/fomm_mcnet
+            "memory={mode: inplace, start: identity, memory_channels: 64, memory_size: [8, 8], identity_hidden: 64}",
+            "loss.consistency=1",
+            "optim.lr=0.0005",
+            "optim.memory_lr=0.005",
+            "optim.tail=0.5",
+        ),
+    ),
+}
 FULL_PLANS = {"fomm": Plan("fomm", "fomm_mcnet", FULL), "tpsm": Plan("tpsm", "tpsm_mcnet", FULL)}
 
 
@@ -93,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train what is not trained yet, then measure."""
     parser = argparse.ArgumentParser(prog="first_table", description="Host, capacity control, + MCM, + IICM + MCM.")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys to change in every recipe")
-    parser.add_argument("--hosts", nargs="+", choices=SMALL_PLANS, default=list(SMALL_PLANS), help="default: all")
+    parser.add_argument("--hosts", nargs="+", choices=SMALL_PLANS, default=list(FULL_PLANS), help="default: fomm tpsm")
     parser.add_argument("--full", action="store_true", help="published widths at 128 px (GPU); default: small, 64 px")
     parser.add_argument("--host-steps", type=int, metavar="N", help="of the host to start from (default: its recipe's)")
     parser.add_argument("--steps", type=int, default=250, metavar="N", help="of each row (default: %(default)s)")
@@ -107,6 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')}: expected 1 or more, got {value}")
     plans = FULL_PLANS if args.full else SMALL_PLANS
+    if not set(args.hosts) <= set(plans):
+        raise UserError(f"--hosts: expected some of {', '.join(plans)} beside --full")
     parallel = args.parallel or min(2, os.cpu_count() or 1)
     amount = Amount(tuple(args.overrides), args.steps, args.host_steps, tuple(args.seeds), args.pairs, parallel)
     for name in args.hosts:
@@ -128,12 +152,11 @@ def tabulate(plan: Plan, folder: Path, amount: Amount) -> None:
         if steps is None:
             raise UserError(f"--host-steps: expected the steps of {plan.host}, whose recipe counts epochs")
         train([Job(f"{folder.name}: host", plan.host, (*common, f"optim.steps={steps}"), folder / "host")], steps, 1)
-    start = (f"init={init}", "memory.start=identity")  # at step 0 all rows are the same host
     jobs = [
         Job(f"{folder.name}: {variant} (seed {seed})", plan.memory, words, folder / f"{variant}_seed{seed}")
-        for variant, (_, changes) in VARIANTS.items()
+        for variant in VARIANTS
         for seed in amount.seeds
-        for words in [(*common, *start, f"optim.steps={amount.steps}", f"seed={seed}", *changes)]
+        for words in [row_words(plan, variant, (*amount.overrides, f"optim.steps={amount.steps}"), init, seed)]
     ]
     train(jobs, amount.steps, amount.parallel)
     names = [folder.name + row for row, _ in VARIANTS.values() for _ in amount.seeds]
@@ -143,6 +166,19 @@ def tabulate(plan: Plan, folder: Path, amount: Amount) -> None:
     run(["benchmark", *words, "--output", str(folder / "benchmark")])
     seed = amount.seeds[0]
     run(["inspect", str(folder / f"iicm_mcm_seed{seed}"), "--output", str(folder / "inspect")])
+
+
+def row_words(plan: Plan, variant: str, overrides: Sequence[str], init: str, seed: int) -> tuple[str, ...]:
+    """What changes `plan.memory` to the recipe of one row: at step 0 all of a plan's rows are the same host."""
+    words = (*plan.overrides, *plan.rows, *overrides)
+    changes = VARIANTS[variant][1]
+    if variant == PLACED:
+        memory = load_recipe(plan.memory, words).memory
+        assert memory is not None
+        scales = memory.scales if memory.scales == "all" else list(memory.scales)
+        same = {name: memory.config.to_dict()[name] for name in ("memory_channels", "memory_size", "identity_hidden")}
+        changes += ("memory=" + json.dumps({"preset": "placed", "mode": memory.mode, "scales": scales, **same}),)
+    return (*words, f"init={init}", "memory.start=identity", f"seed={seed}", *changes)
 
 
 def train(jobs: Sequence[Job], steps: int, parallel: int) -> None:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memcomp import CompensationConfig, KeypointTap, MemoryCompensation, Tap, VisibilityTap, inject, load, save
+from memcomp.layers import of_length_one
 from memcomp.reference import compensate
 
 SMALL = {"memory_channels": 8, "memory_size": (3, 5), "identity_hidden": 6}
@@ -80,6 +81,19 @@ def test_near_places_look_at_near_tokens_from_the_start() -> None:
     rows, columns = torch.arange(256) // 16, torch.arange(256) % 16
     assert ((best // 8 - rows // 2).abs() <= 1).float().mean() > 0.9
     assert ((best % 8 - columns // 2).abs() <= 1).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_keys_of_length_one(dtype: torch.dtype) -> None:
+    keys = 100 * torch.randn(2, 512, 7, generator=torch.Generator().manual_seed(0)).to(dtype)  # its square: no half
+    keys[:, :, 0] = 0
+    ours = of_length_one(keys.requires_grad_(), dim=1)
+    assert ours.dtype == dtype and torch.equal(ours[:, :, 0], torch.zeros_like(ours[:, :, 0]))
+    torch.testing.assert_close(
+        ours.double(), F.normalize(keys.double(), dim=1), rtol=10 * torch.finfo(dtype).eps, atol=0
+    )
+    ours.sum().backward()
+    assert keys.grad.isfinite().all()
 
 
 def test_a_coarser_grid_of_queries_is_a_choice_of_the_run(tmp_path) -> None:
