@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from types import FrameType
 
 
@@ -48,13 +49,13 @@ def belong_to_training(worker: int) -> None:
 
 def end_with_parent() -> None:
     """Make this process end when the one that started it has, even if that is killed."""
-
-    def ended() -> None:
-        parent.join()  # a pipe tells; processes started after this one hold its other end, too, and end first
-        os._exit(1)
-
     if (parent := multiprocessing.parent_process()) is not None:
-        threading.Thread(target=ended, daemon=True).start()
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()  # a pipe tells; processes started after this one hold its other end, too, and end first
+    os._exit(1)
 
 
 @contextmanager
