@@ -169,7 +169,10 @@ def tabulate(plan: Plan, folder: Path, amount: Amount) -> None:
 
 
 def row_words(plan: Plan, variant: str, overrides: Sequence[str], init: str, seed: int) -> tuple[str, ...]:
-    """What changes `plan.memory` to the recipe of one row: at step 0 all of a plan's rows are the same host."""
+    """What changes `plan.memory` to the recipe of one row: at step 0 all of a plan's rows are the same host.
+
+    Of the recipe's memory the one read by place has the size and the taps, and what `overrides` change of it.
+    """
     words = (*plan.overrides, *plan.rows, *overrides)
     changes = VARIANTS[variant][1]
     if variant == PLACED:
@@ -177,7 +180,8 @@ def row_words(plan: Plan, variant: str, overrides: Sequence[str], init: str, see
         assert memory is not None
         scales = memory.scales if memory.scales == "all" else list(memory.scales)
         same = {name: memory.config.to_dict()[name] for name in ("memory_channels", "memory_size", "identity_hidden")}
-        changes += ("memory=" + json.dumps({"preset": "placed", "mode": memory.mode, "scales": scales, **same}),)
+        preset = "memory=" + json.dumps({"preset": "placed", "mode": memory.mode, "scales": scales, **same})
+        changes += (preset, *(word for word in overrides if word.startswith("memory.")))
     return (*words, f"init={init}", "memory.start=identity", f"seed={seed}", *changes)
 
 

@@ -93,7 +93,7 @@ def test_keys_of_length_one(dtype: torch.dtype) -> None:
         ours.double(), F.normalize(keys.double(), dim=1), rtol=10 * torch.finfo(dtype).eps, atol=0
     )
     ours.sum().backward()
-    assert keys.grad.isfinite().all()
+    assert keys.grad.abs().max() < 1.1e12 and keys.grad.isfinite().all()  # at zeros as torch's
 
 
 def test_a_coarser_grid_of_queries_is_a_choice_of_the_run(tmp_path) -> None:

@@ -46,7 +46,8 @@ def tiny(monkeypatch, head_cache, tmp_path):
 
     monkeypatch.setattr(first_table, "train_side_by_side", train)
     memory = tmp_path / "memory.yaml"
-    memory.write_text("base: demo/fomm_mcnet\nmemory: {memory_channels: 4, memory_size: [2, 2], identity_hidden: 4}\n")
+    size = "memory_channels: 4, memory_size: [2, 2], kernels: 2, identity_hidden: 4"
+    memory.write_text(f"base: demo/fomm_mcnet\nmemory: {{{size}}}\n")
     plan = first_table.Plan("demo/fomm", str(memory), (*WORDS, f"data.cache={head_cache}"))
     monkeypatch.setattr(first_table, "SMALL_PLANS", {"fomm": plan, "tpsm": plan})
     monkeypatch.setattr("memcomp.experiments.data.sources.HELD_OUT_PEOPLE", 2)
@@ -93,6 +94,11 @@ def test_a_host_that_learned_its_occlusion():
     assert found["host"].host == found["mcm"].host == found["placed"].host
     assert found["wide"].capacity == "parameters" and found["host"].memory is None
     assert found["placed"].memory.config.memory_size == (8, 8)
+    words = first_table.row_words(first_table.SMALL_PLANS["fomm"], "iicm_mcm", ("optim.steps=2",), "x", 1)
+    package = first_table.load_recipe("demo/fomm_mcnet", words)
+    assert (found["iicm_mcm"].memory, found["iicm_mcm"].optim) == (package.memory, package.optim)
+    words = first_table.row_words(plan, "placed", ("optim.steps=2", "memory.kernels=2"), "x", 1)
+    assert first_table.load_recipe(plan.memory, words).memory.config.kernels == 2
 
 
 def test_full_has_no_such_host(tmp_path):

@@ -240,9 +240,10 @@ def test_a_reader_that_begins_when_the_training_is_gone_ends():
     begun, reader = context.Event(), context.Value("i")
     killed = context.Process(target=_training, args=(context, begun, reader))
     killed.start()
-    assert begun.wait(60)
+    began = begun.wait(60)
     killed.kill()
     killed.join()
+    assert began
     end = time.monotonic() + 60
     while (there := is_running(reader.value)) and time.monotonic() < end:
         time.sleep(0.05)
